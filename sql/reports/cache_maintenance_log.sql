@@ -1,0 +1,3 @@
+SELECT run_at, step, status, affected, duration_ms, detail, role::text
+FROM @extschema@.cache_maintenance_runs
+ORDER BY run_at DESC, step

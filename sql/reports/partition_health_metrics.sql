@@ -1,0 +1,28 @@
+WITH partition AS (
+    SELECT n.nspname, c.relname, c.oid, c.reltuples,
+           substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz AS starts
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
+),
+entries AS (
+    SELECT tableoid, count(*) AS entries, count(*) FILTER (WHERE expires_at <= clock_timestamp()) AS expired
+    FROM @extschema@.infinite_pages_cache_partitioned
+    GROUP BY tableoid
+)
+SELECT p.nspname,
+       p.relname,
+       pg_size_pretty(pg_total_relation_size(p.oid)),
+       -- Never analyzed, the estimate is what was counted.
+       CASE WHEN p.reltuples < 0 THEN coalesce(e.entries, 0) ELSE p.reltuples::bigint END,
+       greatest(0, extract(day FROM clock_timestamp() - p.starts))::integer,
+       pg_total_relation_size(p.oid),
+       coalesce(e.entries - e.expired, 0),
+       coalesce(e.expired, 0),
+       (p.starts AT TIME ZONE 'UTC')::date,
+       ((extract(year FROM p.starts AT TIME ZONE 'UTC') - extract(year FROM clock_timestamp() AT TIME ZONE 'UTC')) * 12
+         + extract(month FROM p.starts AT TIME ZONE 'UTC') - extract(month FROM clock_timestamp() AT TIME ZONE 'UTC'))::integer
+FROM partition p
+LEFT JOIN entries e ON e.tableoid = p.oid
+ORDER BY p.starts

@@ -1,0 +1,95 @@
+WITH wanted_table (name, restricted) AS (
+    VALUES ('infinite_pages_cache_partitioned', true), ('cache_audit_log', true),
+           ('cache_content_policies', false), ('cache_maintenance_runs', false)
+),
+found AS (
+    SELECT w.name, w.restricted, c.oid, c.relrowsecurity
+    FROM wanted_table w
+    LEFT JOIN pg_class c ON c.relname = w.name AND c.relkind IN ('r', 'p')
+        AND c.relnamespace = (SELECT extnamespace FROM pg_extension WHERE extname = 'infinite_pages_cache')
+),
+cache AS (
+    SELECT oid FROM found WHERE name = 'infinite_pages_cache_partitioned' AND oid IS NOT NULL
+),
+partition AS (
+    SELECT c.oid, c.relname, c.relrowsecurity, pg_get_expr(c.relpartbound, c.oid) AS bounds
+    FROM cache JOIN pg_inherits i ON i.inhparent = cache.oid JOIN pg_class c ON c.oid = i.inhrelid
+),
+version AS (
+    SELECT current_setting('server_version_num')::integer AS number
+)
+SELECT * FROM (
+    SELECT 'tables exist' AS name, bool_and(oid IS NOT NULL) AS ok,
+           coalesce('missing: ' || string_agg(name, ', ') FILTER (WHERE oid IS NULL), count(*) || ' tables') AS detail,
+           CASE WHEN NOT bool_and(oid IS NOT NULL) THEN 'Run SELECT @extschema@.cache_setup();' END AS hint
+    FROM found
+    UNION ALL
+    SELECT 'row security is on', coalesce(bool_and(relrowsecurity), false) AND NOT EXISTS (SELECT 1 FROM partition WHERE NOT relrowsecurity),
+           count(*) FILTER (WHERE relrowsecurity) || ' of ' || count(*) || ' tables, '
+               || (SELECT count(*) FILTER (WHERE relrowsecurity) || ' of ' || count(*) FROM partition) || ' partitions',
+           CASE WHEN NOT coalesce(bool_and(relrowsecurity), false) OR EXISTS (SELECT 1 FROM partition WHERE NOT relrowsecurity)
+                THEN 'Run SELECT @extschema@.cache_setup();' END
+    FROM found WHERE restricted
+    UNION ALL
+    SELECT 'policies exist', count(DISTINCT p.polname) = 3, coalesce(string_agg(DISTINCT p.polname::text, ', '), 'none'),
+           CASE WHEN count(DISTINCT p.polname) < 3 THEN 'Run SELECT @extschema@.cache_setup();' END
+    FROM cache LEFT JOIN pg_policy p ON p.polrelid = cache.oid
+         AND p.polname IN ('tenant_isolation_cache_access', 'analytics_readonly_access', 'admin_maintenance_access')
+    UNION ALL
+    SELECT 'the current month has a partition', coalesce(bool_or(
+               substring(bounds FROM 'FROM \(''([^'']+)''\)')::timestamptz <= clock_timestamp()
+               AND substring(bounds FROM 'TO \(''([^'']+)''\)')::timestamptz > clock_timestamp()), false),
+           count(*) || ' partitions in all', 'Keep cache_run_maintenance() running.'
+    FROM partition
+    UNION ALL
+    SELECT 'coming months have partitions', count(*) >= 1, count(*) || ' months ahead',
+           CASE WHEN count(*) < 1 THEN 'Run SELECT @extschema@.cache_run_maintenance();' END
+    FROM partition WHERE substring(bounds FROM 'FROM \(''([^'']+)''\)')::timestamptz > clock_timestamp()
+    UNION ALL
+    SELECT 'each partition has its entry index', count(*) = 0,
+           coalesce('without one: ' || string_agg(relname::text, ', '), 'all have one'),
+           CASE WHEN count(*) > 0 THEN 'Run SELECT @extschema@.cache_setup();' END
+    FROM partition p
+    WHERE NOT EXISTS (
+        SELECT 1 FROM pg_index x WHERE x.indrelid = p.oid AND x.indisunique AND x.indisvalid
+          AND pg_get_indexdef(x.indexrelid) LIKE '%cache_entry_digest(content_type, cache_key)%')
+    UNION ALL
+    SELECT 'all indexes are valid', count(*) = 0, coalesce('invalid: ' || string_agg(x.indexrelid::regclass::text, ', '), 'all are'),
+           CASE WHEN count(*) > 0 THEN 'REINDEX them.' END
+    FROM pg_index x
+    WHERE NOT x.indisvalid AND x.indrelid IN (SELECT oid FROM cache UNION ALL SELECT oid FROM partition)
+    UNION ALL
+    SELECT 'there is no DEFAULT partition', count(*) = 0, coalesce(string_agg(relname::text, ', '), 'none'),
+           CASE WHEN count(*) > 0 THEN 'It blocks the creation of partitions. Move its rows and drop it.' END
+    FROM partition WHERE bounds = 'DEFAULT'
+    UNION ALL
+    SELECT 'a policy for all other content exists', count(*) = 1, count(*) || ' row for *',
+           CASE WHEN count(*) = 0 THEN 'INSERT INTO @extschema@.cache_content_policies (content_type, ttl) VALUES (''*'', ''7 days'');' END
+    FROM @extschema@.cache_content_policies WHERE content_type = '*'
+    UNION ALL
+    SELECT 'content is compressed with lz4', coalesce(bool_or(a.attcompression = 'l'), false),
+           CASE WHEN bool_or(a.attcompression = 'l') THEN 'lz4' ELSE 'pglz' END,
+           CASE WHEN NOT coalesce(bool_or(a.attcompression = 'l'), false) THEN 'This server was built without lz4, or the column was changed; reading is slower.' END
+    FROM cache JOIN pg_attribute a ON a.attrelid = cache.oid AND a.attname = 'content'
+    UNION ALL
+    SELECT 'the library is preloaded', setting ~ '(^|[ ,"/])infinite_pages_cache', setting,
+           CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
+                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: it spares each connection the loading.' END
+    FROM pg_settings WHERE name = 'shared_preload_libraries'
+    UNION ALL
+    SELECT 'the cache is switched on', current_setting('infinite_pages_cache.enabled')::boolean,
+           'infinite_pages_cache.enabled = ' || current_setting('infinite_pages_cache.enabled'),
+           CASE WHEN NOT current_setting('infinite_pages_cache.enabled')::boolean THEN 'SET infinite_pages_cache.enabled = on;' END
+    UNION ALL
+    SELECT 'writes are audited', current_setting('infinite_pages_cache.audit') <> 'off',
+           'infinite_pages_cache.audit = ' || current_setting('infinite_pages_cache.audit'),
+           CASE WHEN current_setting('infinite_pages_cache.audit') = 'off' THEN 'Set infinite_pages_cache.audit = write.' END
+    UNION ALL
+    SELECT 'the server has its minimum release', number >= minimum, current_setting('server_version'),
+           CASE WHEN number < minimum THEN 'Update to the newest minor release of this major version: older ones let row security leak through statistics.' END
+    FROM version, LATERAL (SELECT CASE number / 10000 WHEN 14 THEN 140019 WHEN 15 THEN 150014 WHEN 16 THEN 160010 WHEN 17 THEN 170006 ELSE 0 END) m (minimum)
+    UNION ALL
+    SELECT 'no maintenance step failed lately', count(*) = 0, count(*) || ' failed in 24 hours',
+           CASE WHEN count(*) > 0 THEN 'Look at cache_maintenance_log.' END
+    FROM @extschema@.cache_maintenance_runs WHERE status = 'failed' AND run_at > clock_timestamp() - interval '24 hours'
+) checks

@@ -1,0 +1,67 @@
+-- Views are thin: what they call runs with the rights and the row security of whoever asks, on every
+-- version of PostgreSQL, and finds its tables only then, so that a restore can create the views first.
+-- The query of each function stands in sql/reports, in a file of the function's name.
+
+CREATE FUNCTION @extschema@.cache_performance_metrics()
+    RETURNS TABLE (content_type text, total_entries bigint, cache_hits bigint, avg_hit_count numeric,
+                   avg_tokens_saved numeric, tokens_saved numeric, expired_entries bigint,
+                   high_priority_entries bigint, last_activity timestamptz, hit_rate_percentage numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
+
+CREATE FUNCTION @extschema@.partition_health_metrics()
+    RETURNS TABLE (schemaname name, partition_name name, size text, row_count_estimate bigint,
+                   partition_age_days integer, size_bytes bigint, live_entries bigint, expired_entries bigint,
+                   from_month date, months_ahead integer)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.partition_health_metrics AS SELECT * FROM @extschema@.partition_health_metrics();
+
+CREATE FUNCTION @extschema@.cache_connection_metrics()
+    RETURNS TABLE (database_name name, total_connections bigint, active_connections bigint,
+                   idle_connections bigint, idle_in_transaction bigint, avg_query_duration_seconds numeric,
+                   max_connections integer, percent_of_max_connections numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 5 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_connection_metrics AS SELECT * FROM @extschema@.cache_connection_metrics();
+
+CREATE FUNCTION @extschema@.user_cache_analytics()
+    RETURNS TABLE (user_id uuid, total_cache_entries bigint, content_types_used bigint, total_cache_hits bigint,
+                   total_tokens_saved numeric, avg_reuse_score numeric, last_cache_access timestamptz,
+                   avg_hits_per_entry numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.user_cache_analytics AS SELECT * FROM @extschema@.user_cache_analytics();
+
+CREATE FUNCTION @extschema@.cache_alerts()
+    RETURNS TABLE (severity text, rule text, value numeric, threshold numeric, firing boolean, what_to_do text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_alerts AS SELECT * FROM @extschema@.cache_alerts();
+
+CREATE FUNCTION @extschema@.cache_maintenance_log()
+    RETURNS TABLE (run_at timestamptz, step text, status text, affected bigint, duration_ms numeric,
+                   detail text, role text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_maintenance_log AS SELECT * FROM @extschema@.cache_maintenance_log();
+
+COMMENT ON VIEW @extschema@.cache_performance_metrics IS
+    'For each content type: entries, hits, tokens saved, expired entries, hit ratio in percent (NULL while lookups are not counted)';
+COMMENT ON VIEW @extschema@.partition_health_metrics IS
+    'For each partition: size with indexes and TOAST, estimated rows, live and expired entries, age; months_ahead counts from the current month';
+COMMENT ON VIEW @extschema@.cache_connection_metrics IS
+    'For each database: client connections by state, how long their queries have run on average, and the share of max_connections';
+COMMENT ON VIEW @extschema@.user_cache_analytics IS
+    'For each user the caller may see: entries, hits, tokens saved, reuse';
+COMMENT ON VIEW @extschema@.cache_alerts IS
+    'Each alert rule: its value now, its threshold, whether it fires, and what to do. A value of NULL has not been measured';
+COMMENT ON VIEW @extschema@.cache_maintenance_log IS
+    'The steps of maintenance runs, newest first';
+COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.partition_health_metrics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_connection_metrics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.user_cache_analytics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_alerts() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_maintenance_log() IS 'The rows of the view of this name';

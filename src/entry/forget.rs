@@ -1,0 +1,28 @@
+//! Erasure of a user.
+
+use super::{checked_user, or_raise};
+use crate::home::Home;
+use crate::operate::archive::ARCHIVE;
+use crate::spi::{self, Access};
+use pgrx::Uuid;
+use pgrx::prelude::*;
+
+/// Erases a user's entries and audit rows, those in the archive too. It works while the cache is
+/// switched off: the duty to erase does not wait.
+#[pg_extern(sql = false)]
+fn cache_forget_user(
+    user_id: Option<Uuid>,
+) -> TableIterator<'static, (name!(entries_deleted, i64), name!(audit_rows_deleted, i64))> {
+    let user_id = or_raise(checked_user(user_id));
+    let home = Home::current();
+    let delete = |table: &str| {
+        let sql = format!("DELETE FROM {}.{table} WHERE user_id = $1", home.schema);
+        spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
+    };
+    let entries = delete(crate::home::CACHE);
+    let mut audit_rows = delete(crate::home::AUDIT_LOG);
+    if home.find_table(ARCHIVE).is_some() {
+        audit_rows += delete(ARCHIVE);
+    }
+    TableIterator::once((entries, audit_rows))
+}

@@ -1,0 +1,80 @@
+//! Invalidation: entries removed because what they were made from has changed.
+
+use super::{Address, checked_content_type, checked_user, matching, missing, or_raise};
+use crate::audit::{self, Event};
+use crate::error::{Refusal, shown};
+use crate::jsonb::RawJsonb;
+use crate::spi::{self, Access};
+use pgrx::Uuid;
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+
+#[pg_extern(sql = false)]
+fn cache_invalidate(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: Option<&[u8]>) -> i64 {
+    let address = or_raise(Address::new(user_id, content_type, cache_key));
+    remove("invalidate", matching, &address.args())
+}
+
+#[pg_extern(sql = false)]
+fn cache_invalidate_content_type(user_id: Option<Uuid>, content_type: Option<&[u8]>) -> i64 {
+    let user_id = or_raise(checked_user(user_id));
+    let content_type = or_raise(checked_content_type(content_type));
+    let args = [user_id.into(), spi::text(content_type)];
+    remove("invalidate_content_type", |_| "user_id = $1 AND content_type = $2".into(), &args)
+}
+
+/// # Errors
+/// 22023 unless the metadata are an object that is not empty: `{}` is contained in everything.
+#[pg_extern(sql = false)]
+fn cache_invalidate_where(user_id: Option<Uuid>, metadata: Option<RawJsonb>) -> i64 {
+    let user_id = or_raise(checked_user(user_id));
+    let hint = "Pass what the metadata of the entries must contain, such as {\"genre\": \"noir\"}.";
+    let metadata = metadata.unwrap_or_else(|| missing("metadata").hint(hint).raise());
+    let text = metadata.to_text();
+    if !text.starts_with('{') || text == "{}" {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "metadata must be a JSON object with at least one field",
+        )
+        .detail(format!("It is {}.", shown(&text)))
+        .hint(hint)
+        .raise();
+    }
+    let args = [user_id.into(), metadata.into()];
+    remove("invalidate_where", |_| "user_id = $1 AND metadata @> $2".into(), &args)
+}
+
+#[pg_extern(sql = false)]
+fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Option<&[u8]>) -> i64 {
+    let user_id = or_raise(checked_user(user_id));
+    let hint = "Pass the name that the entries were stored with as foundation_dependency.";
+    let dependency = foundation_dependency.unwrap_or_else(|| missing("foundation_dependency").hint(hint).raise());
+    let args = [user_id.into(), spi::text(dependency)];
+    remove("invalidate_dependents", |_| "user_id = $1 AND foundation_dependency = $2".into(), &args)
+}
+
+/// Deletes the entries that meet a condition, and returns how many. Row security decides which a tenant
+/// can reach. It does so while the cache is switched off, too: what is outdated must not come back with it.
+fn remove(action: &'static str, condition: impl FnOnce(&str) -> String, args: &[DatumWithOid]) -> i64 {
+    let events = spi::run_kept(
+        Access::Write,
+        action,
+        |schema| {
+            format!(
+                "DELETE FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
+                 RETURNING user_id, content_type, cache_key",
+                condition(schema)
+            )
+        },
+        args,
+        |rows| {
+            rows.map(|rows, row| Event {
+                user_id: rows.get(row, 1).expect("user_id is NOT NULL"),
+                content_type: rows.text(row, 2).expect("content_type is NOT NULL"),
+                cache_key: rows.text(row, 3).expect("cache_key is NOT NULL"),
+            })
+        },
+    );
+    audit::record(action, &events);
+    events.len() as i64
+}

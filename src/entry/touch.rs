@@ -1,0 +1,48 @@
+//! A new time to live for an entry that is alive.
+
+use super::{Address, lock, matching, or_raise, upsert};
+use crate::audit::{self, Event};
+use crate::policy::Policy;
+use crate::spi::{self, Access};
+use crate::{clock, settings};
+use pgrx::Uuid;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::prelude::*;
+
+/// The new expiry, or `None` when there is no live entry: what has expired stays expired.
+#[pg_extern(sql = false)]
+fn cache_touch(
+    user_id: Option<Uuid>,
+    content_type: Option<&[u8]>,
+    cache_key: Option<&[u8]>,
+    ttl: Option<i64>,
+) -> Option<TimestampWithTimeZone> {
+    let address = or_raise(Address::new(user_id, content_type, cache_key));
+    if !settings::ENABLED.get() {
+        return None;
+    }
+    lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));
+    let lifetime = ttl.unwrap_or_else(|| Policy::of(address.content_type).ttl);
+    let mut args = address.args();
+    args.push(spi::timestamptz(upsert::expiry_after(clock::now(), lifetime)));
+    let expiry = spi::run_kept(
+        Access::Write,
+        "touch",
+        |schema| {
+            // The newest version is the entry; an older one is not brought back to life.
+            format!(
+                "UPDATE {schema}.infinite_pages_cache_partitioned SET expires_at = $5 \
+                 WHERE {0} AND expires_at > clock_timestamp() AND created_at = \
+                     (SELECT max(created_at) FROM {schema}.infinite_pages_cache_partitioned WHERE {0}) \
+                 RETURNING expires_at",
+                matching(schema)
+            )
+        },
+        &args,
+        |rows| if rows.count() > 0 { rows.get::<TimestampWithTimeZone>(0, 1) } else { None },
+    );
+    if expiry.is_some() {
+        audit::record("touch", &[Event::of(&address)]);
+    }
+    expiry
+}

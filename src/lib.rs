@@ -1,0 +1,38 @@
+//! infinite_pages_cache: a production cache for AI-generated content inside PostgreSQL.
+//!
+//! This file says what the library does when it is loaded. SQL declarations stand in `sql/functions.sql`
+//! and `sql/views.sql`; each names the Rust function behind it, or the report in `sql/reports`.
+
+mod audit;
+mod clock;
+mod entry;
+mod error;
+mod home;
+mod jsonb;
+mod maintenance;
+mod materialize;
+mod operate;
+mod owner;
+mod partition;
+mod policy;
+mod settings;
+mod spi;
+mod subtransaction;
+mod tenant;
+mod ttl;
+
+use pgrx::prelude::*;
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/functions.sql", name = "functions");
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
+extension_sql!("SELECT @extschema@.cache_setup();", name = "setup", requires = ["views"], finalize);
+
+/// Called once in each backend that uses the extension, or in the server if it is preloaded.
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    home::watch_for_changes();
+}

@@ -1,0 +1,112 @@
+//! Expiry: entries whose time is over are deleted in small batches.
+
+use crate::clock::now;
+use crate::home::{CACHE, Home};
+use crate::partition::catalog::{Partition, partitions_of};
+use crate::settings;
+use crate::spi::{self, Access};
+use pgrx::datum::AnyNumeric;
+use pgrx::prelude::*;
+use std::time::Instant;
+
+/// What was deleted in a partition.
+pub struct Cleaned {
+    pub partition: String,
+    pub deleted: i64,
+    pub bytes: i64,
+    pub milliseconds: f64,
+}
+
+#[pg_extern(sql = false)]
+fn cleanup_expired_cache_entries_production() -> TableIterator<
+    'static,
+    (
+        name!(deleted_count, i64),
+        name!(freed_space_mb, AnyNumeric),
+        name!(cleanup_duration_ms, AnyNumeric),
+        name!(partition_cleaned, Option<String>),
+    ),
+> {
+    let started = Instant::now();
+    let mut rows: Vec<_> = delete_expired(&Home::current())
+        .into_iter()
+        .map(|cleaned| {
+            let megabytes = cleaned.bytes as f64 / 1_048_576.0;
+            (cleaned.deleted, rounded(megabytes), rounded(cleaned.milliseconds), Some(cleaned.partition))
+        })
+        .collect();
+    if rows.is_empty() {
+        rows.push((0, rounded(0.0), rounded(milliseconds_since(started)), None));
+    }
+    TableIterator::new(rows)
+}
+
+/// A number with two decimals.
+pub fn rounded(number: f64) -> AnyNumeric {
+    AnyNumeric::try_from(format!("{number:.2}").as_str()).expect("a decimal number")
+}
+
+pub fn milliseconds_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Deletes every expired entry that nobody holds locked; returns what was deleted where.
+pub fn delete_expired(home: &Home) -> Vec<Cleaned> {
+    let now = now();
+    let partitions = partitions_of(home.table(CACHE));
+    partitions.iter().map(|partition| clean(partition, now)).filter(|cleaned| cleaned.deleted > 0).collect()
+}
+
+fn clean(partition: &Partition, now: i64) -> Cleaned {
+    let started = Instant::now();
+    let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, milliseconds: 0.0 };
+    loop {
+        pgrx::check_for_interrupts!();
+        let (deleted, bytes) = delete_batch(partition, now);
+        cleaned.deleted += deleted;
+        cleaned.bytes += bytes;
+        if deleted == 0 {
+            break;
+        }
+    }
+    cleaned.milliseconds = milliseconds_since(started);
+    cleaned
+}
+
+/// Deletes one batch. Its rows are picked by expiry, through the index, and locked in digest order, as
+/// all who lock several rows do; one that somebody else holds is left for a later run. The statement
+/// goes through the parent, so that a service role can run it with the rights it has there.
+fn delete_batch(partition: &Partition, now: i64) -> (i64, i64) {
+    spi::run_kept(
+        Access::Write,
+        "cleanup",
+        |schema| {
+            let cache = format!("{schema}.infinite_pages_cache_partitioned");
+            format!(
+                "WITH expired AS ( \
+                     SELECT id, user_id, created_at FROM {cache} \
+                     WHERE created_at >= $1 AND created_at < $2 AND expires_at <= $3 ORDER BY expires_at LIMIT $4), \
+                 locked AS ( \
+                     SELECT c.id, c.user_id, c.created_at FROM {cache} c JOIN expired USING (id, user_id, created_at) \
+                     WHERE c.created_at >= $1 AND c.created_at < $2 AND c.expires_at <= $3 \
+                     ORDER BY c.user_id, {schema}.cache_entry_digest(c.content_type, c.cache_key) \
+                     FOR UPDATE OF c SKIP LOCKED), \
+                 deleted AS ( \
+                     DELETE FROM {cache} c USING locked l \
+                     WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at \
+                       AND c.created_at >= $1 AND c.created_at < $2 \
+                     RETURNING pg_column_size(c.content) + pg_column_size(c.cache_key) + pg_column_size(c.content_type) \
+                         + coalesce(pg_column_size(c.metadata), 0) + coalesce(pg_column_size(c.prompt_template), 0) \
+                         + coalesce(pg_column_size(c.prompt_variables), 0) AS bytes) \
+                 SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM deleted"
+            )
+        },
+        &[
+            spi::timestamptz(partition.from),
+            spi::timestamptz(partition.to),
+            spi::timestamptz(now),
+            i64::from(settings::CLEANUP_BATCH_SIZE.get()).into(),
+        ],
+        |rows| (rows.get(0, 1).unwrap_or(0), rows.get(0, 2).unwrap_or(0)),
+    )
+}

@@ -1,0 +1,5 @@
+//! What keeps the cache in order.
+
+mod cleanup;
+mod limits;
+mod run;

@@ -1,0 +1,93 @@
+//! Functions whose rows are the rows of a statement: the statement's tuples go to the result as they
+//! are, without a detour through Rust types.
+
+#![allow(unsafe_code)]
+
+use crate::spi::{self, Access};
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+
+/// Declares the C function `$symbol`, with the record that PostgreSQL wants beside it. `$body` gets the
+/// call's arguments and ends with [`materialize`] or [`nothing`].
+macro_rules! set_returning {
+    ($symbol:ident, $record:ident, $body:path) => {
+        // SAFETY: the name is this extension's own, and the record says how the function is called.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $record() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
+            const RECORD: ::pgrx::pg_sys::Pg_finfo_record = ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &RECORD
+        }
+
+        /// # Safety
+        /// Called by PostgreSQL, for a function declared as sql/functions.sql and sql/views.sql do.
+        // SAFETY: the name is this extension's own.
+        #[unsafe(no_mangle)]
+        #[::pgrx::pg_guard]
+        pub unsafe extern "C-unwind" fn $symbol(fcinfo: ::pgrx::pg_sys::FunctionCallInfo) -> ::pgrx::pg_sys::Datum {
+            $body(fcinfo);
+            // SAFETY: the call's data are PostgreSQL's, valid throughout the call. The rows are in the
+            // result set; the value itself is NULL.
+            unsafe { (*fcinfo).isnull = true };
+            ::pgrx::pg_sys::Datum::null()
+        }
+    };
+}
+pub(crate) use set_returning;
+
+/// Runs a statement and makes its rows the result of the function.
+pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, access: Access, sql: &str, args: &[DatumWithOid]) {
+    let (store, description) = result_set(fcinfo);
+    spi::run(access, sql, args, |rows| {
+        // SAFETY: the tuple table belongs to the open SPI connection; its tuples have the columns of the
+        // result, which is checked first.
+        unsafe {
+            let table = rows.raw();
+            check_columns((*table).tupdesc, description);
+            for row in 0..rows.count() {
+                pg_sys::tuplestore_puttuple(store, *(*table).vals.add(row as usize));
+            }
+        }
+    });
+}
+
+/// Makes the result of the function empty.
+pub fn nothing(fcinfo: pg_sys::FunctionCallInfo) {
+    result_set(fcinfo);
+}
+
+fn result_set(fcinfo: pg_sys::FunctionCallInfo) -> (*mut pg_sys::Tuplestorestate, pg_sys::TupleDesc) {
+    // SAFETY: a set-returning function called from FROM, as a view does, gets a ReturnSetInfo that
+    // allows a materialized result. Store and description live in the query's memory.
+    unsafe {
+        let info = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+        let materialize = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
+        assert!(
+            !info.is_null() && (*info).allowedModes as u32 & materialize != 0,
+            "the function must be called in FROM"
+        );
+        let context = pg_sys::MemoryContextSwitchTo((*(*info).econtext).ecxt_per_query_memory);
+        let mut description: pg_sys::TupleDesc = std::ptr::null_mut();
+        let class = pg_sys::get_call_result_type(fcinfo, std::ptr::null_mut(), &mut description);
+        assert!(class == pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE, "the function returns rows");
+        let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+        (*info).returnMode = materialize;
+        (*info).setResult = store;
+        (*info).setDesc = description;
+        pg_sys::MemoryContextSwitchTo(context);
+        (store, description)
+    }
+}
+
+/// # Safety
+/// Both must be valid descriptions of rows.
+unsafe fn check_columns(actual: pg_sys::TupleDesc, expected: pg_sys::TupleDesc) {
+    // SAFETY: the caller's duty; columns are numbered from 1.
+    unsafe {
+        let columns = (*expected).natts;
+        assert!((*actual).natts == columns, "the statement has {} columns, the function {columns}", (*actual).natts);
+        for column in 1..=columns {
+            let (has, wants) = (pg_sys::SPI_gettypeid(actual, column), pg_sys::SPI_gettypeid(expected, column));
+            assert!(has == wants, "column {column} has type {has:?} where the function has {wants:?}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
+//! of every user; everything else is the owner's.
+
+use super::archive::ARCHIVE;
+use crate::error::{Refusal, shown};
+use crate::home::{AUDIT_LOG, CACHE, Home};
+use crate::owner;
+use crate::partition::create;
+use crate::spi::{self, Access};
+use pgrx::prelude::*;
+
+/// Functions that are not for everybody. All others work with the caller's rights on the tables.
+const TENANT_FUNCTIONS: &[&str] = &["cache_create_current_partition"];
+const SERVICE_FUNCTIONS: &[&str] = &[
+    "cleanup_expired_cache_entries_production",
+    "cache_forget_user",
+    "verify_production_cache",
+    "check_partition_health",
+    "cache_performance_metrics",
+    "partition_health_metrics",
+    "cache_connection_metrics",
+    "cache_alerts",
+    "cache_maintenance_log",
+];
+const OWNER_FUNCTIONS: &[&str] = &[
+    "cache_setup",
+    "cache_run_maintenance",
+    "create_monthly_cache_partition",
+    "drop_old_cache_partitions",
+    "archive_audit_logs",
+    "cache_grant_tenant",
+    "cache_grant_service",
+];
+
+/// Views, each with the function of the same name beneath it.
+const TENANT_VIEWS: &[&str] = &["user_cache_analytics"];
+const SERVICE_VIEWS: &[&str] = &[
+    "cache_performance_metrics",
+    "partition_health_metrics",
+    "cache_connection_metrics",
+    "cache_alerts",
+    "cache_maintenance_log",
+];
+
+/// Predefined roles that watch: they get the reports, and see in them what their rights on the tables show.
+const WATCHERS: [&str; 2] = ["pg_monitor", "pg_read_all_data"];
+
+/// Roles of Supabase and PostgREST, provided for where they exist.
+const KNOWN_TENANT: &str = "authenticated";
+const KNOWN_SERVICE: &str = "service_role";
+
+#[pg_extern(sql = false)]
+fn cache_grant_tenant(role: &str) {
+    let home = Home::current();
+    let role = checked_role(&home, role);
+    grant_tenant_members(&home, &role);
+    grant_tenant_tables(&home, &role);
+}
+
+#[pg_extern(sql = false)]
+fn cache_grant_service(role: &str) {
+    let home = Home::current();
+    let role = checked_role(&home, role);
+    grant_service_members(&home, &role);
+    grant_service_tables(&home, &role);
+}
+
+/// The role's name, quoted.
+///
+/// # Errors
+/// 42704 when there is no such role, 42501 unless the current user owns the table.
+fn checked_role(home: &Home, role: &str) -> String {
+    if !owner::has_rights_of(owner::owner_of(home.table(CACHE))) {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of table {}.{CACHE}", home.schema),
+        )
+        .detail("Only the owner of a table can grant rights on it.")
+        .hint("Run it as the owner.")
+        .raise();
+    }
+    quoted_role(role).unwrap_or_else(|| {
+        Refusal::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {} does not exist", shown(role)))
+            .detail("Rights are granted to a role of this cluster, by its name as it stands in pg_roles.")
+            .hint("Create it first: CREATE ROLE … NOLOGIN.")
+            .raise()
+    })
+}
+
+fn quoted_role(role: &str) -> Option<String> {
+    let sql = "SELECT quote_ident(rolname) FROM pg_roles WHERE rolname = $1";
+    spi::run(Access::ReadLatest, sql, &[role.into()], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
+}
+
+/// Grants all to the roles of Supabase and PostgREST that exist.
+pub fn grant_to_known_roles(home: &Home) {
+    grant_members_to_known_roles(home);
+    if let Some(role) = quoted_role(KNOWN_TENANT) {
+        grant_tenant_tables(home, &role);
+    }
+    if let Some(role) = quoted_role(KNOWN_SERVICE) {
+        grant_service_tables(home, &role);
+    }
+}
+
+/// Grants them the functions and views. These belong to the extension, so a dump leaves these grants to
+/// CREATE EXTENSION; those on the tables are in the dump.
+pub fn grant_members_to_known_roles(home: &Home) {
+    if let Some(role) = quoted_role(KNOWN_TENANT) {
+        grant_tenant_members(home, &role);
+    }
+    if let Some(role) = quoted_role(KNOWN_SERVICE) {
+        grant_service_members(home, &role);
+    }
+}
+
+fn grant_tenant_members(home: &Home, role: &str) {
+    run(format!("GRANT USAGE ON SCHEMA {} TO {role}", home.schema));
+    on_functions(home, TENANT_FUNCTIONS, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    on_views(home, TENANT_VIEWS, role);
+}
+
+fn grant_service_members(home: &Home, role: &str) {
+    grant_tenant_members(home, role);
+    on_functions(home, SERVICE_FUNCTIONS, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    on_views(home, SERVICE_VIEWS, role);
+}
+
+fn grant_tenant_tables(home: &Home, role: &str) {
+    let schema = &home.schema;
+    run(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{CACHE} TO {role}"));
+    run(format!("GRANT SELECT ON {schema}.cache_content_policies TO {role}"));
+}
+
+fn grant_service_tables(home: &Home, role: &str) {
+    let schema = &home.schema;
+    grant_tenant_tables(home, role);
+    run(format!("GRANT INSERT, UPDATE, DELETE ON {schema}.cache_content_policies TO {role}"));
+    run(format!("GRANT SELECT ON {schema}.cache_maintenance_runs TO {role}"));
+    add_to_policy(home, CACHE, role);
+    grant_audit(home, AUDIT_LOG, role);
+    if home.find_table(ARCHIVE).is_some() {
+        grant_audit(home, ARCHIVE, role);
+    }
+}
+
+/// Lets a service role read a table of audit rows, and delete from it, as cache_forget_user() must.
+pub fn grant_audit(home: &Home, table: &str, role: &str) {
+    run(format!("GRANT SELECT, DELETE ON {}.{table} TO {role}", home.schema));
+    add_to_policy(home, table, role);
+}
+
+fn add_to_policy(home: &Home, table: &str, role: &str) {
+    let mut roles = policy_roles(home, table);
+    if !roles.iter().any(|known| known == role) {
+        roles.push(role.to_string());
+        run(format!("ALTER POLICY admin_maintenance_access ON {}.{table} TO {}", home.schema, roles.join(", ")));
+    }
+}
+
+/// The roles of a table's admin_maintenance_access, quoted.
+fn policy_roles(home: &Home, table: &str) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(r.rolname) FROM pg_policy p JOIN pg_roles r ON r.oid = ANY (p.polroles) \
+         WHERE p.polrelid = $1 AND p.polname = 'admin_maintenance_access' ORDER BY 1",
+        &[home.table(table).into()],
+        |rows| rows.map(|rows, row| rows.get(row, 1).expect("a name")),
+    )
+}
+
+/// The service roles, quoted.
+pub fn service_roles(home: &Home) -> Vec<String> {
+    policy_roles(home, CACHE).into_iter().filter(|role| role != "pg_database_owner").collect()
+}
+
+/// Gives the functions and views of the extension that is being created their first privileges,
+/// whatever default privileges have granted.
+pub fn reset_members(home: &Home) {
+    for functions in [TENANT_FUNCTIONS, SERVICE_FUNCTIONS, OWNER_FUNCTIONS] {
+        let granted = spi::run(
+            Access::ReadLatest,
+            "SELECT p.oid::regprocedure::text, \
+                    CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
+             FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a \
+             WHERE p.pronamespace = $1 AND p.proname = ANY ($2) AND a.grantee <> p.proowner",
+            &[home.namespace.into(), names(functions).into()],
+            |rows| rows.map(|rows, row| (rows.get::<String>(row, 1), rows.get::<String>(row, 2))),
+        );
+        for (function, grantee) in granted {
+            let (function, grantee) = (function.expect("a function"), grantee.expect("a role"));
+            run(format!("REVOKE ALL ON FUNCTION {function} FROM {grantee}"));
+        }
+    }
+    for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
+        create::revoke(home, view, "ALL");
+    }
+    for watcher in WATCHERS {
+        on_functions(home, SERVICE_VIEWS, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {watcher}"));
+        on_functions(home, &["verify_production_cache", "check_partition_health"], |function| {
+            format!("GRANT EXECUTE ON FUNCTION {function} TO {watcher}")
+        });
+        on_views(home, SERVICE_VIEWS, watcher);
+        on_views(home, TENANT_VIEWS, watcher);
+    }
+}
+
+fn on_functions(home: &Home, functions: &[&str], statement: impl Fn(&str) -> String) {
+    let found = spi::run(
+        Access::ReadLatest,
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = $1 AND proname = ANY ($2)",
+        &[home.namespace.into(), names(functions).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
+    );
+    for function in found {
+        run(statement(&function));
+    }
+}
+
+fn on_views(home: &Home, views: &[&str], role: &str) {
+    for view in views {
+        run(format!("GRANT SELECT ON {}.{view} TO {role}", home.schema));
+    }
+}
+
+fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|name| (*name).to_string()).collect()
+}
+
+fn run(sql: String) {
+    spi::run(Access::Write, &sql, &[], |_| ());
+}

@@ -1,0 +1,37 @@
+//! Reports: functions whose rows are those of a query in sql/reports, under the views and the checks.
+
+#![allow(unsafe_code)]
+
+use crate::home::Home;
+use crate::materialize::materialize;
+use crate::partition::catalog::function_name;
+use crate::spi::Access;
+use crate::subtransaction::with_setting;
+use pgrx::pg_sys;
+
+/// The query of each report, by the name of its function.
+const REPORTS: [(&str, &str); 8] = [
+    ("cache_performance_metrics", include_str!("../../sql/reports/cache_performance_metrics.sql")),
+    ("partition_health_metrics", include_str!("../../sql/reports/partition_health_metrics.sql")),
+    ("cache_connection_metrics", include_str!("../../sql/reports/cache_connection_metrics.sql")),
+    ("user_cache_analytics", include_str!("../../sql/reports/user_cache_analytics.sql")),
+    ("cache_alerts", include_str!("../../sql/reports/cache_alerts.sql")),
+    ("cache_maintenance_log", include_str!("../../sql/reports/cache_maintenance_log.sql")),
+    ("check_partition_health", include_str!("../../sql/reports/check_partition_health.sql")),
+    ("verify_production_cache", include_str!("../../sql/reports/verify_production_cache.sql")),
+];
+
+crate::materialize::set_returning!(infinite_pages_cache_report, pg_finfo_infinite_pages_cache_report, report);
+
+/// One C function under all reports; it finds its query by the name it was called by.
+fn report(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: a function called by PostgreSQL has its lookup record.
+    let name = function_name(unsafe { (*(*fcinfo).flinfo).fn_oid });
+    let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
+    let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
+    let query = query.replace("@extschema@", &Home::current().schema);
+    // The catalogs show a partition's bounds as text; the queries read it.
+    with_setting(c"DateStyle", "ISO", || {
+        with_setting(c"TimeZone", "UTC", || materialize(fcinfo, Access::Read, &query, &[]));
+    });
+}

@@ -1,0 +1,205 @@
+//! Set-up of a database: tables, indexes, policies, partitions, grants. It creates what is missing and
+//! adopts what exists, so it can be called again at any time.
+
+#![allow(unsafe_code)]
+
+use super::grants;
+use crate::error::Refusal;
+use crate::home::{AUDIT_LOG, CACHE, Home};
+use crate::owner;
+use crate::partition::catalog::{partitions_of, relation_name};
+use crate::partition::create::{self, Table, premake};
+use crate::spi::{self, Access};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// The tables and the statements that make them.
+const TABLES: [(&str, &str); 4] = [
+    (CACHE, include_str!("../../sql/tables/infinite_pages_cache_partitioned.sql")),
+    (AUDIT_LOG, include_str!("../../sql/tables/cache_audit_log.sql")),
+    ("cache_content_policies", include_str!("../../sql/tables/cache_content_policies.sql")),
+    ("cache_maintenance_runs", include_str!("../../sql/tables/cache_maintenance_runs.sql")),
+];
+
+/// The policies of row security, each with the tables that have it.
+const POLICIES: [(&str, &str, &[&str]); 3] = [
+    ("tenant_isolation_cache_access", include_str!("../../sql/policies/tenant_isolation_cache_access.sql"), &[CACHE]),
+    (
+        "analytics_readonly_access",
+        include_str!("../../sql/policies/analytics_readonly_access.sql"),
+        &[CACHE, AUDIT_LOG, super::archive::ARCHIVE],
+    ),
+    (
+        "admin_maintenance_access",
+        include_str!("../../sql/policies/admin_maintenance_access.sql"),
+        &[CACHE, AUDIT_LOG, super::archive::ARCHIVE],
+    ),
+];
+
+#[pg_extern(sql = false)]
+fn cache_setup() {
+    let home = Home::current();
+    if creating_extension() {
+        grants::reset_members(&home);
+        // A restore sets row_security off. It brings the tables itself, after this statement.
+        if !row_security() {
+            grants::grant_members_to_known_roles(&home);
+            return;
+        }
+    }
+    for (name, sql) in TABLES {
+        match home.find_table(name) {
+            None => create_table(&home, name, sql),
+            Some(table) => adopt_table(&home, name, table, sql),
+        }
+    }
+    for (name, table) in [(CACHE, Table::Cache), (AUDIT_LOG, Table::AuditLog)] {
+        run(format!("ALTER TABLE {}.{name} ENABLE ROW LEVEL SECURITY", home.schema));
+        ensure_policies(&home, name);
+        let parent = home.table(name);
+        for partition in partitions_of(parent) {
+            create::secure(&home, table, &partition.name(), parent);
+        }
+        premake(&home, table);
+    }
+    grants::grant_to_known_roles(&home);
+    if creating_extension() {
+        release_tables(&home);
+    }
+}
+
+fn run(sql: String) {
+    spi::run(Access::Write, &sql, &[], |_| ());
+}
+
+fn creating_extension() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::creating_extension }
+}
+
+fn row_security() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::row_security }
+}
+
+fn create_table(home: &Home, name: &str, sql: &str) {
+    run(sql.replace("@extschema@", &home.schema));
+    create::revoke(home, name, "ALL");
+    if name == CACHE && has_lz4() {
+        run(format!("ALTER TABLE {}.{CACHE} ALTER COLUMN content SET COMPRESSION lz4", home.schema));
+    }
+}
+
+/// Whether the server can compress with lz4, which reads back several times faster than pglz.
+fn has_lz4() -> bool {
+    let sql = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'";
+    spi::run(Access::ReadLatest, sql, &[], |rows| rows.count() > 0 && rows.get(0, 1).unwrap_or(false))
+}
+
+/// Takes over a table that exists: adds the columns it lacks.
+///
+/// # Errors
+/// 42501 when it belongs to a role that is neither the caller, nor a superuser, nor the database's
+/// owner: whoever can create tables here could have planted it. 55000 when it cannot serve.
+fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
+    check_origin(home, name, table);
+    let parent = TABLES.iter().find(|(parent, _)| *parent == name).map(|(_, sql)| sql.contains("PARTITION BY RANGE"));
+    if parent == Some(true) {
+        check_partitioning(home, name, table);
+    }
+    // The statements that would create it are the description that it is compared with.
+    let template = format!("{name}_template");
+    run(sql.replace("@extschema@", &home.schema).replace(name, &template));
+    let missing = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(t.attname) || ' ' || format_type(t.atttypid, t.atttypmod) \
+             || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '') \
+         FROM pg_attribute t LEFT JOIN pg_attrdef d ON d.adrelid = t.attrelid AND d.adnum = t.attnum \
+         WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped \
+           AND NOT EXISTS (SELECT 1 FROM pg_attribute a \
+                           WHERE a.attrelid = $2 AND a.attname = t.attname AND NOT a.attisdropped) \
+         ORDER BY t.attnum",
+        &[home.table(&template).into(), table.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a column")),
+    );
+    run(format!("DROP TABLE {}.{template}", home.schema));
+    for column in missing {
+        run(format!("ALTER TABLE {}.{name} ADD COLUMN {column}", home.schema));
+    }
+    // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
+    create::revoke(home, name, "TRUNCATE, REFERENCES, TRIGGER");
+}
+
+fn check_origin(home: &Home, name: &str, table: pg_sys::Oid) {
+    let (owner, trusted) = spi::run(
+        Access::ReadLatest,
+        "SELECT r.rolname::text, r.rolsuper OR r.rolname = current_user \
+             OR r.oid = (SELECT datdba FROM pg_database WHERE datname = current_database()) \
+         FROM pg_roles r WHERE r.oid = $1",
+        &[owner::owner_of(table).into()],
+        |rows| (rows.get::<String>(0, 1).unwrap_or_default(), rows.get::<bool>(0, 2).unwrap_or(false)),
+    );
+    if !trusted {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("table {}.{name} exists and is not yours to adopt", home.schema),
+        )
+        .detail(format!("It belongs to role \"{owner}\", which could change it behind the cache."))
+        .hint("Drop or rename it, or make it yours with ALTER TABLE … OWNER TO.")
+        .raise();
+    }
+}
+
+fn check_partitioning(home: &Home, name: &str, table: pg_sys::Oid) {
+    let key =
+        spi::run(Access::ReadLatest, "SELECT pg_get_partkeydef($1)", &[table.into()], |rows| rows.get::<String>(0, 1));
+    let wanted = if name == CACHE { "RANGE (created_at)" } else { "RANGE (\"timestamp\")" };
+    if key.as_deref() != Some(wanted) {
+        let found = key.map_or_else(|| "not partitioned".to_string(), |key| format!("partitioned by {key}"));
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {}.{name} exists and cannot serve as it is", home.schema),
+        )
+        .detail(format!("It must be partitioned by {wanted}; it is {found}."))
+        .hint("Rename it, run cache_setup() again, and copy its rows.")
+        .raise();
+    }
+}
+
+/// Creates the policies that a table should have and has not. One that exists may have been changed on
+/// purpose, and stays.
+pub fn ensure_policies(home: &Home, table: &str) {
+    for (policy, sql, tables) in POLICIES {
+        if !tables.contains(&table) {
+            continue;
+        }
+        let exists = spi::run(
+            Access::ReadLatest,
+            "SELECT EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = $1 AND polname = $2)",
+            &[home.table(table).into(), policy.into()],
+            |rows| rows.get::<bool>(0, 1).unwrap_or(false),
+        );
+        if !exists {
+            run(sql.replace("@extschema@", &home.schema).replace("@table@", table));
+        }
+    }
+}
+
+/// Takes the tables out of the extension that is being created, so that a dump treats them as the
+/// user's own and DROP EXTENSION leaves them.
+fn release_tables(home: &Home) {
+    let members = spi::run(
+        Access::ReadLatest,
+        "SELECT d.objid, c.relkind = 'S' FROM pg_depend d JOIN pg_class c ON c.oid = d.objid \
+         WHERE d.classid = 'pg_class'::regclass AND d.deptype = 'e' AND c.relkind IN ('r', 'p', 'S') \
+           AND d.refclassid = 'pg_extension'::regclass \
+           AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache')",
+        &[],
+        |rows| rows.map(|rows, row| (rows.get(row, 1).expect("an OID"), rows.get(row, 2).unwrap_or(false))),
+    );
+    for (member, is_sequence) in members {
+        let kind = if is_sequence { "SEQUENCE" } else { "TABLE" };
+        let name = relation_name(member);
+        run(format!("ALTER EXTENSION infinite_pages_cache DROP {kind} {}.{name}", home.schema));
+    }
+}

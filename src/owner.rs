@@ -1,0 +1,45 @@
+//! Work done with the rights of a table's owner, for a caller who must not have them: a tenant's write
+//! leaves an audit row that no tenant could write, or forge, by itself.
+
+#![allow(unsafe_code)]
+
+use pgrx::pg_sys;
+
+/// Runs `f` with the rights of the owner of a table.
+pub fn as_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    // SAFETY: the two variables are set by the call. If `f` raises, the end of the transaction or
+    // subtransaction restores user and context, as it does for any SECURITY DEFINER function.
+    unsafe {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(owner_of(table), context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        let result = f();
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}
+
+/// The owner of a table that exists.
+pub fn owner_of(table: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: the relation is closed again with the lock kept, as a statement on it would.
+    unsafe {
+        let relation = pg_sys::relation_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        owner
+    }
+}
+
+/// Whether the current user has the rights of a role.
+pub fn has_rights_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: lookups in the system caches.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// Whether row security restricts the current user on a table.
+pub fn is_restricted(table: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog lookup for an existing table; InvalidOid stands for the current user.
+    unsafe {
+        pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+    }
+}

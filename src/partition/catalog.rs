@@ -1,0 +1,77 @@
+//! The partitions that a table has, as the server's own cache of them tells.
+
+#![allow(unsafe_code)]
+
+use pgrx::pg_sys;
+
+/// A partition and the timestamps it holds, in microseconds since 2000-01-01 UTC.
+#[derive(Clone, Copy, Debug)]
+pub struct Partition {
+    pub oid: pg_sys::Oid,
+    /// The first microsecond; `i64::MIN` for MINVALUE.
+    pub from: i64,
+    /// The first microsecond after it; `i64::MAX` for MAXVALUE.
+    pub to: i64,
+}
+
+impl Partition {
+    pub fn holds(&self, timestamp: i64) -> bool {
+        self.from <= timestamp && timestamp < self.to
+    }
+
+    /// The partition's name, without its schema.
+    pub fn name(&self) -> String {
+        relation_name(self.oid)
+    }
+}
+
+/// The name of a relation, without its schema.
+pub fn relation_name(relation: pg_sys::Oid) -> String {
+    // SAFETY: get_rel_name returns a palloc'd string, or NULL when the relation is gone.
+    unsafe {
+        let name = pg_sys::get_rel_name(relation);
+        if name.is_null() {
+            relation.to_u32().to_string()
+        } else {
+            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// The name of a function, without its schema.
+pub fn function_name(function: pg_sys::Oid) -> String {
+    // SAFETY: get_func_name returns a palloc'd string for a function that exists, as one being called does.
+    unsafe { std::ffi::CStr::from_ptr(pg_sys::get_func_name(function)).to_string_lossy().into_owned() }
+}
+
+/// The partitions of a table partitioned by a range of one timestamp, oldest first. A DEFAULT
+/// partition, which holds no range, is left out.
+pub fn partitions_of(parent: pg_sys::Oid) -> Vec<Partition> {
+    const DATUM_VALUE: i32 = pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE;
+    // SAFETY: the relation is open while its partition descriptor, which lives as long, is read. Of a
+    // range the entry i of `indexes` names the partition between the bounds i-1 and i, -1 a gap.
+    unsafe {
+        let relation = pg_sys::relation_open(parent, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
+        let mut partitions = Vec::new();
+        if (*descriptor).nparts > 0 {
+            let bounds = (*descriptor).boundinfo;
+            let bound = |index: usize| -> i64 {
+                match **(*bounds).kind.add(index) as i32 {
+                    DATUM_VALUE => (**(*bounds).datums.add(index)).value() as i64,
+                    kind if kind < DATUM_VALUE => i64::MIN,
+                    _ => i64::MAX,
+                }
+            };
+            for index in 1..(*bounds).ndatums as usize {
+                let partition = *(*bounds).indexes.add(index);
+                if partition >= 0 {
+                    let oid = *(*descriptor).oids.add(partition as usize);
+                    partitions.push(Partition { oid, from: bound(index - 1), to: bound(index) });
+                }
+            }
+        }
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        partitions
+    }
+}

@@ -1,0 +1,236 @@
+//! Creation of partitions. One is built beside the table and then attached: readers of the table never
+//! wait, as they would behind CREATE TABLE … PARTITION OF.
+
+#![allow(unsafe_code)]
+
+use super::catalog::partitions_of;
+use super::month::Month;
+use crate::clock::now;
+use crate::error::Refusal;
+use crate::home::{AUDIT_LOG, CACHE, Home};
+use crate::spi::{self, Access};
+use crate::{owner, settings};
+use pgrx::datum::Timestamp;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// First half of the advisory lock that creators of partitions take, one for each table.
+const CREATE_CLASS: i32 = 0x4950_4303;
+
+/// A table that has a partition for each month.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    Cache,
+    AuditLog,
+}
+
+impl Table {
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Cache => CACHE,
+            Table::AuditLog => AUDIT_LOG,
+        }
+    }
+
+    pub fn partition_name(self, month: Month) -> String {
+        match self {
+            Table::Cache => format!("infinite_pages_cache_{}", month.suffix()),
+            Table::AuditLog => format!("{AUDIT_LOG}_{}", month.suffix()),
+        }
+    }
+
+    /// Storage parameters. Room in each page lets counters be updated in place; content goes out of
+    /// line, so that scans for metrics read a narrow table.
+    fn storage(self) -> &'static str {
+        match self {
+            Table::Cache => "WITH (fillfactor = 85, toast_tuple_target = 128)",
+            Table::AuditLog => "",
+        }
+    }
+}
+
+/// Makes sure that the month of a date has its partition, in the calendar as it is written: a date has
+/// no time zone, and a partition's bounds are those of its month in UTC.
+#[pg_extern(sql = false)]
+fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
+    let target_date = target_date.unwrap_or_else(|| {
+        crate::entry::missing("target_date").hint("Pass any day of the month, such as '2027-01-01'.").raise()
+    });
+    let home = Home::current();
+    home.table(CACHE);
+    let month = Month::of(target_date.into()).unwrap_or_else(|| {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
+            "a partition can be made for a month of the years 1 to 9999",
+        )
+        .detail(format!("The date is {}.", show(target_date)))
+        .hint("Pass any day of the month, such as '2027-01-01'.")
+        .raise()
+    });
+    create(&home, Table::Cache, month).0
+}
+
+fn show(timestamp: Timestamp) -> String {
+    match i64::from(timestamp) {
+        i64::MAX => "infinity".into(),
+        i64::MIN => "-infinity".into(),
+        // SAFETY: timestamp_out takes a timestamp, which is a 64-bit integer, and returns a string.
+        value => unsafe {
+            pgrx::direct_function_call::<&core::ffi::CStr>(pg_sys::timestamp_out, &[Some(value.into())])
+                .map_or_else(String::new, |text| text.to_string_lossy().into_owned())
+        },
+    }
+}
+
+/// The partition of the current month. Declared SECURITY DEFINER: a tenant may call it, and can make it
+/// do nothing else.
+#[pg_extern(sql = false)]
+fn cache_create_current_partition() -> String {
+    let month = Month::of(now()).expect("the clock shows a year with four digits");
+    create(&Home::current(), Table::Cache, month).0
+}
+
+/// A moment that the cache has a partition for: now. Creates the partition if need be.
+pub fn ensure_current(home: &Home, parent: pg_sys::Oid) -> i64 {
+    loop {
+        let now = now();
+        if partitions_of(parent).iter().any(|partition| partition.holds(now)) {
+            return now;
+        }
+        // Once more from the top: the month may end between the two calls.
+        let sql = format!("SELECT {}.cache_create_current_partition()", home.schema);
+        spi::run(Access::Write, &sql, &[], |_| ());
+    }
+}
+
+/// The same for the audit log. Called with the rights of its owner.
+pub fn ensure_current_audit(home: &Home, log: pg_sys::Oid) {
+    let now = now();
+    // The row gets its timestamp a moment later, which near the end of a month may be the next month.
+    const MARGIN: i64 = 60_000_000;
+    for moment in [now, now + MARGIN] {
+        if !partitions_of(log).iter().any(|partition| partition.holds(moment)) {
+            create(home, Table::AuditLog, Month::of(moment).expect("the clock shows a year with four digits"));
+        }
+    }
+}
+
+/// Creates what is missing of the partitions of this month and the next `premake`; returns how many.
+pub fn premake(home: &Home, table: Table) -> i64 {
+    let this = Month::of(now()).expect("the clock shows a year with four digits");
+    let months = (0..=i64::from(settings::PREMAKE.get())).filter_map(|ahead| this.plus(ahead));
+    months.filter(|month| create(home, table, *month).1).count() as i64
+}
+
+/// The partition that holds a month, by its name, and whether it had to be created.
+///
+/// # Errors
+/// 42501 unless the current user owns the table; 42P07 when something else has the partition's name.
+pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
+    let parent = home.table(table.name());
+    let existing = || {
+        partitions_of(parent)
+            .into_iter()
+            .find(|partition| partition.from <= month.start() && month.end() <= partition.to)
+    };
+    if let Some(partition) = existing() {
+        return (partition.name(), false);
+    }
+    check_owner(home, table, parent);
+    lock_creation(table);
+    if let Some(partition) = existing() {
+        return (partition.name(), false);
+    }
+    let name = table.partition_name(month);
+    if home.find_table(&name).is_some() {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,
+            format!("{}.{name} exists and is not a partition of {}", home.schema, table.name()),
+        )
+        .detail("The month's partition must have this name.")
+        .hint(format!("Rename it, or attach it: ALTER TABLE {}.{} ATTACH PARTITION …", home.schema, table.name()))
+        .raise();
+    }
+    build(home, table, month, &name, parent);
+    (name, true)
+}
+
+fn build(home: &Home, table: Table, month: Month, name: &str, parent: pg_sys::Oid) {
+    let (schema, parent_name) = (&home.schema, table.name());
+    let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
+    ddl(format!(
+        "CREATE TABLE {schema}.{name} (LIKE {schema}.{parent_name} \
+             INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION) {}",
+        table.storage()
+    ));
+    secure(home, table, name, parent);
+    let (from, to) = month.bounds();
+    ddl(format!(
+        "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"
+    ));
+}
+
+/// What a partition has of its own: the parent's owner, row security without a policy, no grants, and
+/// the unique index of its entries. A tenant then reaches its rows through the parent only.
+pub fn secure(home: &Home, table: Table, name: &str, parent: pg_sys::Oid) {
+    let schema = &home.schema;
+    let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
+    let owner = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(pg_get_userbyid($1))",
+        &[owner::owner_of(parent).into()],
+        |rows| rows.get::<String>(0, 1).expect("a name"),
+    );
+    ddl(format!("ALTER TABLE {schema}.{name} OWNER TO {owner}"));
+    ddl(format!("ALTER TABLE {schema}.{name} ENABLE ROW LEVEL SECURITY"));
+    revoke(home, name, "ALL");
+    if table == Table::Cache {
+        ddl(format!(
+            "CREATE UNIQUE INDEX IF NOT EXISTS {name}_entry_idx ON {schema}.{name} \
+                 (user_id, {schema}.cache_entry_digest(content_type, cache_key))"
+        ));
+    }
+}
+
+/// Revokes privileges on a table from everybody but its owner; default privileges may have granted some.
+pub fn revoke(home: &Home, name: &str, privileges: &str) {
+    let relation = home.table(name);
+    let grantees = spi::run(
+        Access::ReadLatest,
+        "SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
+         FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = $1 AND a.grantee <> c.relowner",
+        &[relation.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    for grantee in grantees {
+        spi::run(
+            Access::Write,
+            &format!("REVOKE {privileges} ON TABLE {}.{name} FROM {grantee}", home.schema),
+            &[],
+            |_| (),
+        );
+    }
+}
+
+fn check_owner(home: &Home, table: Table, parent: pg_sys::Oid) {
+    if owner::has_rights_of(owner::owner_of(parent)) {
+        return;
+    }
+    Refusal::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("must be owner of table {}.{}", home.schema, table.name()),
+    )
+    .detail("Only the owner of a table can change its partitions.")
+    .hint("Run it as the owner. Any role can make the current month's partition with cache_create_current_partition().")
+    .raise()
+}
+
+fn lock_creation(table: Table) {
+    // SAFETY: the advisory lock function takes two int4 and returns void.
+    unsafe {
+        pgrx::direct_function_call::<()>(
+            pg_sys::pg_advisory_xact_lock_int4,
+            &[Some(CREATE_CLASS.into()), Some((table as i32).into())],
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! Monthly partitions: which there are, how one is made, and when one goes.
+
+pub mod catalog;
+pub mod create;
+pub mod month;
+pub mod retire;

@@ -1,0 +1,47 @@
+//! Content policies: what applies to a type of content where a call does not say.
+
+use crate::spi::{self, Access};
+use crate::ttl;
+use pgrx::datum::{AnyNumeric, Interval};
+
+/// Defaults for new entries of one type of content.
+#[derive(Clone)]
+pub struct Policy {
+    /// Microseconds, or [`ttl::INFINITE`].
+    pub ttl: i64,
+    /// What generating the answer costs, in the application's own unit.
+    pub token_cost: AnyNumeric,
+    /// 1 = high … 3 = low.
+    pub priority_tier: i32,
+}
+
+impl Policy {
+    /// The policy of a type of content: its own row, else the row `*`, else what that row was installed with.
+    pub fn of(content_type: &[u8]) -> Self {
+        spi::run_kept(
+            Access::Read,
+            "policy",
+            |schema| {
+                format!(
+                    "SELECT ttl, token_cost, priority_tier FROM {schema}.cache_content_policies \
+                     WHERE content_type IN ($1, '*') ORDER BY content_type = '*' LIMIT 1"
+                )
+            },
+            &[spi::text(content_type)],
+            |rows| {
+                if rows.count() == 0 {
+                    return Self {
+                        ttl: 7 * crate::partition::month::DAY,
+                        token_cost: AnyNumeric::from(1),
+                        priority_tier: 3,
+                    };
+                }
+                Self {
+                    ttl: rows.get::<Interval>(0, 1).map_or(ttl::INFINITE, |ttl| ttl::microseconds(&ttl)),
+                    token_cost: rows.get(0, 2).expect("token_cost is NOT NULL"),
+                    priority_tier: rows.get(0, 3).expect("priority_tier is NOT NULL"),
+                }
+            },
+        )
+    }
+}

@@ -1,0 +1,120 @@
+//! Every setting of the extension, each with its unit, range, default and reason.
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use std::ffi::CString;
+
+/// What the audit log records.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum Audit {
+    #[name = c"off"]
+    Off,
+    #[name = c"write"]
+    Write,
+}
+
+/// Emergency switch: lookups miss and writes do nothing.
+pub static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+/// Identity of a session that has no claims.
+pub static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// What the audit log records.
+pub static AUDIT: GucSetting<Audit> = GucSetting::<Audit>::new(Audit::Write);
+/// Largest content of an entry, in bytes of jsonb.
+pub static MAX_CONTENT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(16 * 1024 * 1024);
+/// Partitions kept ready after the current month's.
+pub static PREMAKE: GucSetting<i32> = GucSetting::<i32>::new(3);
+/// Longest wait of maintenance for a lock, in milliseconds.
+pub static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(500);
+/// Rows that one statement of cleanup deletes at most.
+pub static CLEANUP_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
+/// Months of the audit log that maintenance keeps, the current one included.
+pub static AUDIT_RETENTION_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
+/// Age at which rows of the maintenance log are deleted, in minutes.
+pub static MAINTENANCE_LOG_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+
+/// Defines the settings; called once when the library is loaded.
+pub fn define() {
+    GucRegistry::define_bool_guc(
+        c"infinite_pages_cache.enabled",
+        c"Switches the cache on.",
+        c"When off, every lookup is a miss and every write does nothing, so that an application can go on without its cache in an emergency.",
+        &ENABLED,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"infinite_pages_cache.user_id",
+        c"User (uuid) that the session acts for when request.jwt.claims is empty.",
+        c"For clients that do not come through PostgREST; set it with SET LOCAL when connections are pooled. A malformed value is nobody.",
+        &USER_ID,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"infinite_pages_cache.audit",
+        c"What the audit log records: off, or write (every upsert, touch and invalidation).",
+        c"Only a superuser may change it, so that nobody works unseen.",
+        &AUDIT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.max_content_bytes",
+        c"Largest content of an entry, in bytes of jsonb before compression.",
+        c"A runaway answer is refused before it fills the disk. A jsonb value can hold 255 MB at most.",
+        &MAX_CONTENT_BYTES,
+        1,
+        255 * 1024 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.premake",
+        c"Monthly partitions kept ready after the current month's.",
+        c"With three, nothing is missed when maintenance does not run for a quarter.",
+        &PREMAKE,
+        0,
+        60,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.lock_timeout",
+        c"Longest time that maintenance waits for a lock.",
+        c"Lookups and upserts queue behind a waiting DDL statement; this bounds how long. What could not be locked is tried again by the next run.",
+        &LOCK_TIMEOUT,
+        1,
+        60_000,
+        GucContext::Userset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.cleanup_batch_size",
+        c"Expired entries that one statement of cleanup deletes at most.",
+        c"Small batches keep row locks short and can be cancelled between two of them.",
+        &CLEANUP_BATCH_SIZE,
+        1,
+        100_000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.audit_retention_months",
+        c"Months of the audit log that maintenance keeps, the current one included; 0 keeps all.",
+        c"Older partitions of the log are dropped. Those that archive_audit_logs() has moved are never touched.",
+        &AUDIT_RETENTION_MONTHS,
+        0,
+        1200,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.maintenance_log_retention",
+        c"Age at which rows of cache_maintenance_log are deleted; 0 keeps all.",
+        c"The log of a server that is never looked at must not grow for ever.",
+        &MAINTENANCE_LOG_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MIN,
+    );
+}

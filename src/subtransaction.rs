@@ -1,0 +1,110 @@
+//! Attempts that may fail without failing the transaction.
+
+#![allow(unsafe_code)]
+
+use crate::error::Refusal;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
+use pgrx::prelude::*;
+use std::ffi::{CStr, CString};
+use std::panic::AssertUnwindSafe;
+
+/// Why an attempt failed.
+pub struct Failure {
+    pub code: PgSqlErrorCode,
+    pub message: String,
+}
+
+/// Runs `f` in a subtransaction. If it raises, all it did is undone and the error is returned; a
+/// cancelled query and a terminated backend are raised on.
+pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Failure> {
+    // SAFETY: the order that PL/pgSQL uses. Memory context and resource owner are the same after the
+    // subtransaction as before, however it ends.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+            let value = f();
+            pg_sys::ReleaseCurrentSubTransaction();
+            Ok(value)
+        }))
+        .catch_others(|error| Err(error))
+        .catch_rust_panic(|error| Err(error))
+        .execute();
+        if result.is_err() {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        result.map_err(failure)
+    }
+}
+
+fn failure(error: CaughtError) -> Failure {
+    let report = report_of(&error);
+    let code = report.sql_error_code();
+    if matches!(code, PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN) {
+        error.rethrow();
+    }
+    Failure { code, message: report.message().to_string() }
+}
+
+/// Runs `f`; if it raises an error with this code and `explain` returns one, that is raised instead.
+pub fn translate<T>(code: PgSqlErrorCode, f: impl FnOnce() -> T, explain: impl Fn() -> Option<Refusal>) -> T {
+    let explain = AssertUnwindSafe(explain);
+    PgTryBuilder::new(AssertUnwindSafe(f))
+        .catch_when(code, move |error| {
+            let AssertUnwindSafe(explain) = &explain;
+            match explain() {
+                Some(refusal) => refusal.raise(),
+                None => error.rethrow(),
+            }
+        })
+        .execute()
+}
+
+/// Runs `f`; an error of the caller's making that it raises is raised as `explain` tells it.
+pub fn translate_any<T>(f: impl FnOnce() -> T, explain: impl Fn(PgSqlErrorCode, &str) -> Refusal) -> T {
+    let explain = AssertUnwindSafe(explain);
+    PgTryBuilder::new(AssertUnwindSafe(f))
+        .catch_others(move |error| {
+            let report = report_of(&error);
+            let AssertUnwindSafe(explain) = &explain;
+            explain(report.sql_error_code(), report.message()).raise()
+        })
+        .execute()
+}
+
+fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
+    match error {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report,
+    }
+}
+
+/// Runs `f` with a setting changed, and sets it back.
+pub fn with_setting<T>(name: &CStr, value: &str, f: impl FnOnce() -> T) -> T {
+    let value = CString::new(value).expect("the value has no NUL byte");
+    // SAFETY: what the SET clause of a function does; if `f` raises, the end of the transaction or
+    // subtransaction sets the value back.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = f();
+        pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
+}

@@ -1,0 +1,77 @@
+//! The type `cache_ttl`: microseconds, or [`INFINITE`]; always positive. PostgreSQL has no infinite
+//! interval before version 17.
+
+#![allow(unsafe_code)]
+
+use crate::error::{Refusal, shown};
+use crate::partition::month::DAY;
+use pgrx::datum::{FromDatum, Interval};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::ffi::{CStr, CString};
+
+/// A time to live without end; the expiry of such an entry is `infinity`.
+pub const INFINITE: i64 = i64::MAX;
+
+#[pg_extern(sql = false)]
+fn cache_ttl_in(text: &CStr) -> i64 {
+    parse(text)
+}
+
+/// Reads what interval reads, and infinity.
+///
+/// # Errors
+/// Those of interval for what it does not read; 22023 unless positive.
+pub fn parse(text: &CStr) -> i64 {
+    if text.to_bytes().trim_ascii().eq_ignore_ascii_case(b"infinity") {
+        return INFINITE;
+    }
+    // SAFETY: interval_in takes a NUL-terminated string, an OID and a type modifier, and returns an interval.
+    let interval = unsafe {
+        let datum = pgrx::direct_function_call_as_datum(
+            pg_sys::interval_in,
+            &[Some(pg_sys::Datum::from(text.as_ptr())), Some(pg_sys::InvalidOid.into()), Some((-1i32).into())],
+        );
+        datum.and_then(|datum| Interval::from_datum(datum, false))
+    };
+    microseconds(&interval.expect("interval_in never returns NULL"))
+}
+
+#[pg_extern(sql = false)]
+fn cache_ttl_from_interval(value: Interval) -> i64 {
+    microseconds(&value)
+}
+
+#[pg_extern(sql = false)]
+fn cache_ttl_out(ttl: i64) -> CString {
+    let text = if ttl == INFINITE {
+        "infinity".to_string()
+    } else {
+        let interval = Interval::new(0, (ttl / DAY) as i32, ttl % DAY).expect("a time to live is a valid interval");
+        interval.to_string()
+    };
+    CString::new(text).expect("an interval has no NUL byte")
+}
+
+/// Microseconds of a time to live. Months count 30 days and days 24 hours, so that it means the same
+/// on every day and in every time zone.
+///
+/// # Errors
+/// 22023 unless positive.
+pub fn microseconds(interval: &Interval) -> i64 {
+    microseconds_of(interval).unwrap_or_else(|| {
+        Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "a time to live must be positive")
+            .detail(format!("It is {}.", shown(&interval.to_string())))
+            .hint("To remove an entry call cache_invalidate(); to keep it for ever use 'infinity'.")
+            .raise()
+    })
+}
+
+/// The same for any interval; `None` unless positive. What is too long to count is infinite.
+pub fn microseconds_of(interval: &Interval) -> Option<i64> {
+    let (months, days, rest) = (interval.months(), interval.days(), interval.micros());
+    let total = (i128::from(months) * 30 + i128::from(days)) * i128::from(DAY) + i128::from(rest);
+    // Its days must fit an interval again; PostgreSQL's own infinity is longer still.
+    let longest = i128::from(i32::MAX) * i128::from(DAY);
+    (total > 0).then(|| if total > longest { INFINITE } else { total as i64 })
+}
