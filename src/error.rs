@@ -6,22 +6,21 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
 /// An error about to be raised. `detail` says which rule was broken by which value, `hint` what to do.
 #[must_use = "an error does nothing until it is raised"]
 pub struct Refusal {
-    report: ErrorReport,
+    /// Boxed, since it is much larger than what it stands in for in a `Result`.
+    report: Box<ErrorReport>,
 }
 
 impl Refusal {
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
-        Self { report: ErrorReport::new(code, message.into(), function_name!()) }
+        Self { report: Box::new(ErrorReport::new(code, message.into(), function_name!())) }
     }
 
-    pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.report = self.report.set_detail(detail);
-        self
+    pub fn detail(self, detail: impl Into<String>) -> Self {
+        Self { report: Box::new(self.report.set_detail(detail)) }
     }
 
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.report = self.report.set_hint(hint);
-        self
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { report: Box::new(self.report.set_hint(hint)) }
     }
 
     /// Says where in a batch the refused entry stands (the first is 1).

@@ -19,6 +19,8 @@ mod settings;
 mod spi;
 mod subtransaction;
 mod tenant;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 mod ttl;
 
 use pgrx::prelude::*;
@@ -35,4 +37,15 @@ extension_sql!("SELECT @extschema@.cache_setup();", name = "setup", requires = [
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     home::watch_for_changes();
+}
+
+/// What `cargo pgrx test` asks for.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'infinite_pages_cache'"]
+    }
 }

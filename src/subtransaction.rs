@@ -30,8 +30,8 @@ pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Failure> {
             pg_sys::ReleaseCurrentSubTransaction();
             Ok(value)
         }))
-        .catch_others(|error| Err(error))
-        .catch_rust_panic(|error| Err(error))
+        .catch_others(|error| Err(Box::new(error)))
+        .catch_rust_panic(|error| Err(Box::new(error)))
         .execute();
         if result.is_err() {
             pg_sys::MemoryContextSwitchTo(context);
@@ -39,7 +39,7 @@ pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Failure> {
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        result.map_err(failure)
+        result.map_err(|error| failure(*error))
     }
 }
 

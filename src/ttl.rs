@@ -73,5 +73,5 @@ pub fn microseconds_of(interval: &Interval) -> Option<i64> {
     let total = (i128::from(months) * 30 + i128::from(days)) * i128::from(DAY) + i128::from(rest);
     // Its days must fit an interval again; PostgreSQL's own infinity is longer still.
     let longest = i128::from(i32::MAX) * i128::from(DAY);
-    (total > 0).then(|| if total > longest { INFINITE } else { total as i64 })
+    (total > 0).then_some(if total > longest { INFINITE } else { total as i64 })
 }

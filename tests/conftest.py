@@ -1,0 +1,233 @@
+"""A private cluster for the whole run, and a fresh database with the extension for each test."""
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psycopg
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PG_CONFIG = os.environ.get("PG_CONFIG", "/usr/lib/postgresql/15/bin/pg_config")
+BINDIR = Path(subprocess.check_output([PG_CONFIG, "--bindir"], text=True).strip())
+
+ALICE = "a11ce000-0000-4000-8000-000000000001"
+BOB = "b0b00000-0000-4000-8000-000000000002"
+
+
+def as_server_user(command):
+    """PostgreSQL refuses to run as root."""
+    return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else list(command)
+
+
+class Cluster:
+    """A cluster of its own: initdb, start, stop, and the client programs of its version."""
+
+    def __init__(self, settings=None, environment=None):
+        self.directory = Path(tempfile.mkdtemp(prefix="ipc-test-"))
+        self.directory.chmod(0o755)
+        if os.geteuid() == 0:
+            os.chown(self.directory, pwd.getpwnam("postgres").pw_uid, -1)
+        self.data = self.directory / "data"
+        # With RUST_BACKTRACE set, pgrx puts a backtrace where an error has no DETAIL.
+        self.environment = {**os.environ, "LC_ALL": "C.UTF-8", "RUST_BACKTRACE": "0", **(environment or {})}
+        self.run_server("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                        "--locale=C.UTF-8", "--no-sync", environment=os.environ)
+        self.configure({
+            "listen_addresses": "", "unix_socket_directories": str(self.directory), "fsync": "off",
+            "max_connections": 120, "shared_preload_libraries": "infinite_pages_cache", **(settings or {}),
+        })
+        self.start()
+
+    def configure(self, settings):
+        lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        subprocess.run(as_server_user(["tee", "-a", str(self.data / "postgresql.conf")]), input=lines, text=True,
+                       check=True, stdout=subprocess.DEVNULL)
+
+    def run_server(self, program, *arguments, environment=None):
+        subprocess.run(as_server_user([str(BINDIR / program), *map(str, arguments)]), check=True, cwd="/",
+                       env=environment or self.environment, stdout=subprocess.DEVNULL)
+
+    def start(self):
+        self.run_server("pg_ctl", "-D", self.data, "-l", self.directory / "log", "-w", "start")
+
+    def stop(self, mode="fast"):
+        self.run_server("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
+
+    def restart(self, mode="fast"):
+        self.stop(mode)
+        self.start()
+
+    def remove(self):
+        self.stop("immediate")
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def log(self):
+        return (self.directory / "log").read_text()
+
+    def connect(self, dbname="postgres", user="postgres", **options):
+        options.setdefault("autocommit", True)
+        return psycopg.connect(host=str(self.directory), dbname=dbname, user=user, **options)
+
+    def client(self, program, *arguments, **options):
+        """Runs psql, pg_dump … against the cluster; raises when it fails, unless check=False."""
+        options.setdefault("check", True)
+        environment = {**os.environ, "PGHOST": str(self.directory), "PGUSER": "postgres",
+                       **options.pop("environment", {})}
+        return subprocess.run([str(BINDIR / program), *map(str, arguments)], env=environment, text=True,
+                              capture_output=True, **options)
+
+
+class ClockCluster(Cluster):
+    """A cluster whose clock the test sets, by libfaketime."""
+
+    def __init__(self, settings=None):
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        assert library, "libfaketime is missing: apt-get install libfaketime"
+        self.offset = Path(tempfile.mkdtemp(prefix="ipc-clock-")) / "offset"
+        self.offset.parent.chmod(0o755)
+        self.set_clock(datetime.now(timezone.utc))
+        super().__init__(settings, {
+            "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(self.offset), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        })
+
+    def set_clock(self, moment):
+        """From now on the server's clock runs from this moment."""
+        new = self.offset.with_suffix(".new")
+        new.write_text(f"{(moment - datetime.now(timezone.utc)).total_seconds():+.3f}")
+        new.rename(self.offset)
+
+    def remove(self):
+        super().remove()
+        shutil.rmtree(self.offset.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    cluster = Cluster()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def clock_cluster():
+    cluster = ClockCluster()
+    yield cluster
+    cluster.remove()
+
+
+_numbers = itertools.count()
+
+
+class Database:
+    """A database with the extension."""
+
+    def __init__(self, cluster, extension=True):
+        self.cluster = cluster
+        self.name = f"test_{next(_numbers)}"
+        with cluster.connect() as connection:
+            connection.execute(f"CREATE DATABASE {self.name}")
+        if extension:
+            self.execute("CREATE EXTENSION infinite_pages_cache")
+
+    def connect(self, user="postgres", **options):
+        return self.cluster.connect(self.name, user, **options)
+
+    def execute(self, sql, parameters=None):
+        """Runs statements on a connection of their own; returns the rows of the last one, if it has any."""
+        with self.connect() as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else None
+
+    def value(self, sql, parameters=None):
+        return self.execute(sql, parameters)[0][0]
+
+    def contents(self):
+        """Every row of every table of the extension's schema, digested: equal when nothing has changed."""
+        with self.connect() as connection:
+            tables = connection.execute(
+                "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_extension e ON e.extnamespace = c.relnamespace "
+                "WHERE e.extname = 'infinite_pages_cache' AND c.relkind = 'r' ORDER BY 1").fetchall()
+            return {table: connection.execute(
+                f"SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM {table} t").fetchone()
+                for (table,) in tables}
+
+    def drop(self):
+        with self.cluster.connect() as connection:
+            connection.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(cluster):
+    database = Database(cluster)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def empty_database(cluster):
+    """A database without the extension."""
+    database = Database(cluster, extension=False)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def roles(cluster):
+    """The roles of PostgREST and Supabase; dropped after the test, so that others run without them."""
+    with temporary_roles(cluster, "anon", "authenticated", "service_role") as names:
+        yield names
+
+
+@contextlib.contextmanager
+def temporary_roles(cluster, *names):
+    with cluster.connect() as connection:
+        for name in names:
+            connection.execute(f"CREATE ROLE {name} NOLOGIN")
+    try:
+        yield list(names)
+    finally:
+        with cluster.connect() as connection:
+            databases = connection.execute("SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0'").fetchall()
+            for (name,) in databases:
+                with cluster.connect(name) as other:
+                    for role in names:
+                        other.execute(f"DROP OWNED BY {role}")
+            for name in names:
+                connection.execute(f"DROP ROLE {name}")
+
+
+def together(*actions):
+    """Runs actions at the same time, each in a thread; returns their results, raises their first error."""
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return [future.result() for future in [pool.submit(action) for action in actions]]
+
+
+def wait_until(condition, timeout=20):
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def is_waiting(database, connection):
+    """Whether a connection waits for a lock."""
+    return database.value("SELECT coalesce(max(wait_event_type) = 'Lock', false) FROM pg_stat_activity WHERE pid = %s",
+                          (connection.info.backend_pid,))
+
+
+def sqlstate_of(action):
+    """The SQLSTATE, message, DETAIL and HINT of the error that an action raises."""
+    with pytest.raises(psycopg.Error) as caught:
+        action()
+    return caught.value.diag
