@@ -3,6 +3,7 @@
 
 use crate::entry::Address;
 use crate::home::{AUDIT_LOG, Home};
+use crate::kept;
 use crate::partition::create;
 use crate::settings::{self, Audit};
 use crate::spi::{self, Access};
@@ -53,7 +54,7 @@ pub fn record(action: &str, events: &[Event]) {
                 user_agent.clone().into(),
                 role.into(),
             ];
-            spi::run_kept(
+            kept::run(
                 Access::Write,
                 "audit",
                 |schema| {

@@ -16,6 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const CACHE: &str = "infinite_pages_cache_partitioned";
 /// The audit log, the parent of its partitions.
 pub const AUDIT_LOG: &str = "cache_audit_log";
+/// Archived months of the audit log; exists once there are any.
+pub const AUDIT_ARCHIVE: &str = "cache_audit_archive";
+/// Content policies.
+pub const POLICIES: &str = "cache_content_policies";
+/// The table behind the view cache_maintenance_log.
+pub const RUNS: &str = "cache_maintenance_runs";
 
 /// The extension's schema.
 pub struct Home {

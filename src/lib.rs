@@ -3,21 +3,24 @@
 //! This file says what the library does when it is loaded. SQL declarations stand in `sql/functions.sql`
 //! and `sql/views.sql`; each names the Rust function behind it, or the report in `sql/reports`.
 
+mod advisory;
 mod audit;
+mod catch;
 mod clock;
 mod entry;
 mod error;
 mod home;
 mod jsonb;
+mod kept;
 mod maintenance;
 mod materialize;
 mod operate;
 mod owner;
 mod partition;
 mod policy;
+mod setting_scope;
 mod settings;
 mod spi;
-mod subtransaction;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;

@@ -1,9 +1,11 @@
-//! Work done with the rights of a table's owner, for a caller who must not have them: a tenant's write
-//! leaves an audit row that no tenant could write, or forge, by itself.
+//! Owners of tables: who is one, and work done with an owner's rights for a caller who must not have them.
+//! A tenant's write leaves an audit row that no tenant could write, or forge, by itself.
 
 #![allow(unsafe_code)]
 
-use pgrx::pg_sys;
+use crate::error::Refusal;
+use crate::home::Home;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Runs `f` with the rights of the owner of a table.
 pub fn as_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
@@ -31,9 +33,25 @@ pub fn owner_of(table: pg_sys::Oid) -> pg_sys::Oid {
 }
 
 /// Whether the current user has the rights of a role.
-pub fn has_rights_of(role: pg_sys::Oid) -> bool {
+fn has_rights_of(role: pg_sys::Oid) -> bool {
     // SAFETY: lookups in the system caches.
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// Checks that the current user owns one of the extension's tables, or has its owner's rights.
+///
+/// # Errors
+/// 42501 with the given detail and hint.
+pub fn check(home: &Home, table: &str, detail: &str, hint: &str) {
+    if !has_rights_of(owner_of(home.table(table))) {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of table {}.{table}", home.schema),
+        )
+        .detail(detail)
+        .hint(hint)
+        .raise();
+    }
 }
 
 /// Whether row security restricts the current user on a table.

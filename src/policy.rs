@@ -1,5 +1,6 @@
 //! Content policies: what applies to a type of content where a call does not say.
 
+use crate::kept;
 use crate::spi::{self, Access};
 use crate::ttl;
 use pgrx::datum::{AnyNumeric, Interval};
@@ -18,7 +19,7 @@ pub struct Policy {
 impl Policy {
     /// The policy of a type of content: its own row, else the row `*`, else what that row was installed with.
     pub fn of(content_type: &[u8]) -> Self {
-        spi::run_kept(
+        kept::run(
             Access::Read,
             "policy",
             |schema| {

@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PG_CONFIG = os.environ.get("PG_CONFIG", "/usr/lib/postgresql/15/bin/pg_config")
 BINDIR = Path(subprocess.check_output([PG_CONFIG, "--bindir"], text=True).strip())
 
+# Clusters live in memory where there is plenty: creating a database takes a third of the time.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 << 30 else None
+
 ALICE = "a11ce000-0000-4000-8000-000000000001"
 BOB = "b0b00000-0000-4000-8000-000000000002"
 
@@ -32,7 +35,7 @@ class Cluster:
     """A cluster of its own: initdb, start, stop, and the client programs of its version."""
 
     def __init__(self, settings=None, environment=None):
-        self.directory = Path(tempfile.mkdtemp(prefix="ipc-test-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="ipc-test-", dir=MEMORY))
         self.directory.chmod(0o755)
         if os.geteuid() == 0:
             os.chown(self.directory, pwd.getpwnam("postgres").pw_uid, -1)

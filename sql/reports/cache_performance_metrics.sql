@@ -1,5 +1,5 @@
 -- The hit ratio needs the misses, which nothing counts yet; until then it is NULL, not a guess.
-SELECT content_type,
+SELECT content_type::text,
        count(*),
        coalesce(sum(hit_count), 0)::bigint,
        round(avg(hit_count), 2),

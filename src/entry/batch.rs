@@ -7,7 +7,7 @@ use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
 use crate::policy::Policy;
 use crate::spi::{self, Access};
-use crate::{clock, settings, subtransaction, tenant, ttl};
+use crate::{catch, clock, settings, tenant, ttl};
 use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
@@ -219,7 +219,7 @@ impl Raw {
     fn read<T>(&self, position: usize, field: &str, kind: &str, parse: impl Fn(&std::ffi::CStr) -> T) -> Option<T> {
         let text = self.fields.get(field)?;
         let source = CString::new(text.as_str()).expect("jsonb holds no NUL");
-        Some(subtransaction::translate_any(
+        Some(catch::translate_any(
             || parse(&source),
             |code, message| {
                 Refusal::new(code, format!("{field} must be {kind}"))

@@ -1,8 +1,7 @@
 //! Erasure of a user.
 
 use super::{checked_user, or_raise};
-use crate::home::Home;
-use crate::operate::archive::ARCHIVE;
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
 use crate::spi::{self, Access};
 use pgrx::Uuid;
 use pgrx::prelude::*;
@@ -19,10 +18,10 @@ fn cache_forget_user(
         let sql = format!("DELETE FROM {}.{table} WHERE user_id = $1", home.schema);
         spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
     };
-    let entries = delete(crate::home::CACHE);
-    let mut audit_rows = delete(crate::home::AUDIT_LOG);
-    if home.find_table(ARCHIVE).is_some() {
-        audit_rows += delete(ARCHIVE);
+    let entries = delete(CACHE);
+    let mut audit_rows = delete(AUDIT_LOG);
+    if home.find_table(AUDIT_ARCHIVE).is_some() {
+        audit_rows += delete(AUDIT_ARCHIVE);
     }
     TableIterator::once((entries, audit_rows))
 }

@@ -4,6 +4,7 @@ use super::{Address, checked_content_type, checked_user, matching, missing, or_r
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
+use crate::kept;
 use crate::spi::{self, Access};
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
@@ -56,13 +57,13 @@ fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Opt
 /// Deletes the entries that meet a condition, and returns how many. Row security decides which a tenant
 /// can reach. It does so while the cache is switched off, too: what is outdated must not come back with it.
 fn remove(action: &'static str, condition: impl FnOnce(&str) -> String, args: &[DatumWithOid]) -> i64 {
-    let events = spi::run_kept(
+    let events = kept::run(
         Access::Write,
         action,
         |schema| {
             format!(
                 "DELETE FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
-                 RETURNING user_id, content_type, cache_key",
+                 RETURNING user_id, content_type::text, cache_key::text",
                 condition(schema)
             )
         },

@@ -6,9 +6,8 @@
 //! the lock table. Groups first and in order, then keys in order: no two writes that lock all they need
 //! at once can deadlock.
 
-#![allow(unsafe_code)]
-
-use pgrx::{Uuid, pg_sys};
+use crate::advisory::{Class, lock, lock_shared};
+use pgrx::Uuid;
 use std::collections::BTreeSet;
 
 /// The groups that all keys fall in, and so the most locks that a large batch takes. The shared lock
@@ -16,10 +15,6 @@ use std::collections::BTreeSet;
 const GROUPS: u32 = 1024;
 /// Up to so many keys are locked one by one.
 const SINGLE_KEYS: usize = 256;
-
-/// First half of the advisory lock keys of groups, keys and of other uses of this extension.
-const GROUP_CLASS: i32 = 0x4950_4301;
-const KEY_CLASS: i32 = 0x4950_4302;
 
 /// Where a key is locked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,14 +38,14 @@ pub fn lock_keys<'a>(keys: impl Iterator<Item = (&'a Uuid, &'a Uuid)>) {
     let groups = distinct(places.iter().map(|place| place.group));
     for group in groups {
         if whole_groups {
-            advisory(pg_sys::pg_advisory_xact_lock_int4, GROUP_CLASS, group);
+            lock(Class::KeyGroup, group);
         } else {
-            advisory(pg_sys::pg_advisory_xact_lock_shared_int4, GROUP_CLASS, group);
+            lock_shared(Class::KeyGroup, group);
         }
     }
     if !whole_groups {
         for key in distinct(places.iter().map(|place| place.key)) {
-            advisory(pg_sys::pg_advisory_xact_lock_int4, KEY_CLASS, key);
+            lock(Class::Key, key);
         }
     }
 }
@@ -58,15 +53,6 @@ pub fn lock_keys<'a>(keys: impl Iterator<Item = (&'a Uuid, &'a Uuid)>) {
 /// The distinct numbers, in order.
 fn distinct(numbers: impl Iterator<Item = u32>) -> BTreeSet<u32> {
     numbers.collect()
-}
-
-type PgFunction = unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
-
-fn advisory(function: PgFunction, class: i32, object: u32) {
-    // SAFETY: the advisory lock functions take two int4 and return void.
-    unsafe {
-        pgrx::direct_function_call::<()>(function, &[Some(class.into()), Some((object as i32).into())]);
-    }
 }
 
 #[cfg(test)]

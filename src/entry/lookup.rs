@@ -6,6 +6,7 @@ use super::{Address, checked_content_type, checked_key, checked_user, matching, 
 use crate::error::Refusal;
 use crate::home::Home;
 use crate::jsonb::RawJsonb;
+use crate::kept;
 use crate::materialize::{materialize, nothing};
 use crate::settings;
 use crate::spi::{self, Access};
@@ -23,7 +24,7 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
     if !settings::ENABLED.get() {
         return None;
     }
-    spi::run_kept(
+    kept::run(
         Access::Read,
         "lookup",
         |schema| {
@@ -50,8 +51,8 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     }
     let schema = &Home::current().schema;
     let sql = format!(
-        "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, hit_count, \
-                token_cost, priority_tier, story_id, foundation_dependency \
+        "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, hit_count::bigint, \
+                token_cost, priority_tier::integer, story_id, foundation_dependency::text \
          FROM (SELECT * FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1) newest \
          WHERE expires_at > clock_timestamp()",
         matching(schema)

@@ -2,6 +2,7 @@
 
 use super::{Address, lock, matching, or_raise, upsert};
 use crate::audit::{self, Event};
+use crate::kept;
 use crate::policy::Policy;
 use crate::spi::{self, Access};
 use crate::{clock, settings};
@@ -25,7 +26,7 @@ fn cache_touch(
     let lifetime = ttl.unwrap_or_else(|| Policy::of(address.content_type).ttl);
     let mut args = address.args();
     args.push(spi::timestamptz(upsert::expiry_after(clock::now(), lifetime)));
-    let expiry = spi::run_kept(
+    let expiry = kept::run(
         Access::Write,
         "touch",
         |schema| {

@@ -6,11 +6,12 @@ use crate::clock::now;
 use crate::error::{Refusal, shown};
 use crate::home::{CACHE, Home};
 use crate::jsonb::RawJsonb;
+use crate::kept;
 use crate::partition::create;
 use crate::partition::month::Month;
 use crate::policy::Policy;
 use crate::spi::{self, Access};
-use crate::{owner, settings, subtransaction, tenant, ttl};
+use crate::{catch, owner, settings, tenant, ttl};
 use pgrx::datum::{AnyNumeric, DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -240,7 +241,7 @@ impl Writer {
         let mut args = self.args(address, values, policy);
         args.extend([spi::timestamptz(self.month.start()), spi::timestamptz(self.month.end())]);
         self.as_tenant(address, || {
-            spi::run_kept(
+            kept::run(
                 Access::Write,
                 "upsert: update",
                 |schema| {
@@ -271,7 +272,7 @@ impl Writer {
             moved.access_frequency.into(),
         ]);
         self.as_tenant(address, || {
-            spi::run_kept(
+            kept::run(
                 Access::Write,
                 "upsert: insert",
                 |schema| {
@@ -300,7 +301,7 @@ impl Writer {
     fn remove(&self, address: &Address, outdated: &[Version]) -> Option<Moved> {
         let mut args = address.args();
         args.extend([spi::timestamptz(self.month.start()), spi::timestamptz(self.month.end())]);
-        let removed = spi::run_kept(
+        let removed = kept::run(
             Access::Write,
             "upsert: remove",
             |schema| {
@@ -337,7 +338,7 @@ impl Writer {
         if !owner::is_restricted(self.parent) {
             return write();
         }
-        subtransaction::translate(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, write, || {
+        catch::translate(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, write, || {
             let acting = tenant::cache_current_user_id();
             (acting != Some(address.user_id)).then(|| {
                 let acting = acting.map_or_else(|| "no user".to_string(), |user| format!("user {user}"));
@@ -364,7 +365,7 @@ struct Moved {
 
 /// Every version of an entry that is committed now, or written by this transaction.
 fn existing(address: &Address) -> Vec<Version> {
-    spi::run_kept(
+    kept::run(
         Access::ReadLatest,
         "upsert: versions",
         |schema| format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema)),

@@ -2,6 +2,7 @@
 
 use crate::clock::now;
 use crate::home::{CACHE, Home};
+use crate::kept;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::settings;
 use crate::spi::{self, Access};
@@ -77,7 +78,7 @@ fn clean(partition: &Partition, now: i64) -> Cleaned {
 /// all who lock several rows do; one that somebody else holds is left for a later run. The statement
 /// goes through the parent, so that a service role can run it with the rights it has there.
 fn delete_batch(partition: &Partition, now: i64) -> (i64, i64) {
-    spi::run_kept(
+    kept::run(
         Access::Write,
         "cleanup",
         |schema| {

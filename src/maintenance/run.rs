@@ -1,27 +1,21 @@
 //! A run of maintenance: its steps, each on its own, and their log.
 
-#![allow(unsafe_code)]
-
 use super::cleanup::{delete_expired, milliseconds_since, rounded};
 use super::limits::evict_over_limit;
+use crate::advisory::{self, Class};
 use crate::clock::now;
-use crate::home::{AUDIT_LOG, CACHE, Home};
+use crate::home::{AUDIT_LOG, CACHE, Home, RUNS};
 use crate::partition::catalog::partitions_of;
 use crate::partition::create::{Table, premake};
 use crate::partition::month::Month;
 use crate::partition::retire;
+use crate::partition::secure::secure_all;
+use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
-use crate::{owner, settings, subtransaction};
+use crate::{catch, owner, settings};
 use pgrx::datum::{AnyNumeric, DatumWithOid};
-use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::time::Instant;
-
-/// First half of the advisory lock that a run holds.
-const RUN_CLASS: i32 = 0x4950_4304;
-
-/// The table behind the view cache_maintenance_log.
-const RUNS: &str = "cache_maintenance_runs";
 
 /// What a step did: how much of it, and in words what a number does not say.
 struct Outcome {
@@ -41,7 +35,11 @@ struct Step {
 }
 
 /// In this order: a drop locks the table until the end of the transaction, so it comes last.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
+    Step {
+        name: "secure partitions",
+        run: |home| (secure_all(home, Table::Cache) + secure_all(home, Table::AuditLog)).into(),
+    },
     Step { name: "premake partitions", run: |home| premake(home, Table::Cache).into() },
     Step { name: "premake audit partitions", run: |home| premake(home, Table::AuditLog).into() },
     Step {
@@ -56,6 +54,9 @@ const STEPS: [Step; 8] = [
 ];
 
 /// Runs every step. One that fails is undone and reported, and the next one runs.
+///
+/// # Errors
+/// 42501 unless the current user owns the table.
 #[pg_extern(sql = false)]
 fn cache_run_maintenance() -> TableIterator<
     'static,
@@ -68,8 +69,13 @@ fn cache_run_maintenance() -> TableIterator<
     ),
 > {
     let home = Home::current();
-    check_owner(&home);
-    if !lock_run() {
+    owner::check(
+        &home,
+        CACHE,
+        "Maintenance creates and drops partitions.",
+        "Run it as the owner. A service role can call cleanup_expired_cache_entries_production().",
+    );
+    if !advisory::try_lock(Class::Maintenance, 0) {
         let detail = Some("another run is in progress".to_string());
         return TableIterator::once(("run".into(), "skipped".into(), 0, rounded(0.0), detail));
     }
@@ -83,36 +89,12 @@ type Row = (String, String, i64, AnyNumeric, Option<String>);
 
 fn run_step(home: &Home, step: &Step) -> Row {
     let started = Instant::now();
-    let (status, outcome) = match subtransaction::attempt(|| (step.run)(home)) {
+    let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
+    let (status, outcome) = match catch::attempt(|| with_setting(c"lock_timeout", &timeout, || (step.run)(home))) {
         Ok(outcome) => ("ok", outcome),
         Err(failure) => ("failed", Outcome { affected: 0, detail: Some(failure.message) }),
     };
     (step.name.into(), status.into(), outcome.affected, rounded(milliseconds_since(started)), outcome.detail)
-}
-
-/// # Errors
-/// 42501: most steps change what only the owner may change.
-fn check_owner(home: &Home) {
-    if !owner::has_rights_of(owner::owner_of(home.table(CACHE))) {
-        crate::error::Refusal::new(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of table {}.{CACHE}", home.schema),
-        )
-        .detail("Maintenance creates and drops partitions.")
-        .hint("Run it as the owner. A service role can call cleanup_expired_cache_entries_production().")
-        .raise();
-    }
-}
-
-fn lock_run() -> bool {
-    // SAFETY: the advisory lock function takes two int4 and returns bool.
-    unsafe {
-        pgrx::direct_function_call::<bool>(
-            pg_sys::pg_try_advisory_xact_lock_int4,
-            &[Some(RUN_CLASS.into()), Some(0i32.into())],
-        )
-        .unwrap_or(false)
-    }
 }
 
 fn outcome_of(retired: Vec<retire::Retired>) -> Outcome {

@@ -1,19 +1,20 @@
 //! The archive of the audit log: months moved out of retention's reach, still one table to query, to
 //! dump, and to erase a user from.
 
+use super::grants;
+use super::policies::ensure_policies;
 use crate::clock::now;
 use crate::error::{Refusal, shown};
-use crate::home::{AUDIT_LOG, Home};
-use crate::partition::catalog::{Partition, partitions_of};
-use crate::partition::create::revoke;
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, Home};
+use crate::partition::catalog::{Partition, partitions_of, qualified_name};
+use crate::partition::create::Table;
+use crate::partition::secure::{revoke, secure};
+use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
 use crate::ttl;
-use crate::{owner, settings, subtransaction};
+use crate::{owner, settings};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
-
-/// The table that holds archived months; made when the first one is archived.
-pub const ARCHIVE: &str = "cache_audit_archive";
 
 /// # Errors
 /// 22023 unless `older_than` is positive, 42501 unless the current user owns the log, 55P03 when a
@@ -32,30 +33,24 @@ fn archive_audit_logs(
     });
     let home = Home::current();
     let log = home.table(AUDIT_LOG);
-    if !owner::has_rights_of(owner::owner_of(log)) {
-        Refusal::new(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of table {}.{AUDIT_LOG}", home.schema),
-        )
-        .detail("Archiving moves partitions from one table to another.")
-        .hint("Run it as the owner.")
-        .raise();
-    }
+    owner::check(&home, AUDIT_LOG, "Archiving moves partitions from one table to another.", "Run it as the owner.");
     let schema = &home.schema;
     let limit = now().saturating_sub(age);
     let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
     let mut archived = Vec::new();
     for partition in partitions_of(log).into_iter().filter(|partition| partition.to <= limit) {
         let name = partition.name();
-        let moved = subtransaction::with_setting(c"lock_timeout", &timeout, || {
+        let moved = with_setting(c"lock_timeout", &timeout, || {
             ensure_archive(&home);
             let bounds = bounds_of(&partition);
+            let moved = qualified_name(partition.oid);
+            secure(&home, Table::AuditLog, partition.oid);
             let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
-            ddl(format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {schema}.{name}"));
-            ddl(format!("ALTER TABLE {schema}.{ARCHIVE} ATTACH PARTITION {schema}.{name} {bounds}"));
+            ddl(format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
+            ddl(format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));
             spi::run(
                 Access::Write,
-                &format!("SELECT count(*), pg_total_relation_size($1::oid::regclass) FROM {schema}.{name}"),
+                &format!("SELECT count(*), pg_total_relation_size($1::oid::regclass) FROM {moved}"),
                 &[partition.oid.into()],
                 |rows| (rows.get(0, 1).unwrap_or(0), rows.get(0, 2).unwrap_or(0)),
             )
@@ -81,25 +76,24 @@ fn bounds_of(partition: &Partition) -> String {
 }
 
 fn ensure_archive(home: &Home) {
-    if home.find_table(ARCHIVE).is_some() {
+    if home.find_table(AUDIT_ARCHIVE).is_some() {
         return;
     }
     let schema = &home.schema;
     for sql in [
         format!(
-            "CREATE TABLE {schema}.{ARCHIVE} (LIKE {schema}.{AUDIT_LOG} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) \
+            "CREATE TABLE {schema}.{AUDIT_ARCHIVE} (LIKE {schema}.{AUDIT_LOG} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) \
              PARTITION BY RANGE (\"timestamp\")"
         ),
-        format!("ALTER TABLE {schema}.{ARCHIVE} ENABLE ROW LEVEL SECURITY"),
         format!(
-            "COMMENT ON TABLE {schema}.{ARCHIVE} IS 'Months of cache_audit_log that archive_audit_logs() has moved here'"
+            "COMMENT ON TABLE {schema}.{AUDIT_ARCHIVE} IS 'Months of cache_audit_log that archive_audit_logs() has moved here'"
         ),
     ] {
         spi::run(Access::Write, &sql, &[], |_| ());
     }
-    revoke(home, ARCHIVE, "ALL");
-    super::setup::ensure_policies(home, ARCHIVE);
-    for role in super::grants::service_roles(home) {
-        super::grants::grant_audit(home, ARCHIVE, &role);
+    revoke(home.table(AUDIT_ARCHIVE), "ALL");
+    ensure_policies(home, AUDIT_ARCHIVE);
+    for role in grants::service_roles(home) {
+        grants::grant_audit(home, AUDIT_ARCHIVE, &role);
     }
 }

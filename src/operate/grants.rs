@@ -1,11 +1,10 @@
 //! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
 //! of every user; everything else is the owner's.
 
-use super::archive::ARCHIVE;
 use crate::error::{Refusal, shown};
-use crate::home::{AUDIT_LOG, CACHE, Home};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
 use crate::owner;
-use crate::partition::create;
+use crate::partition::secure;
 use crate::spi::{self, Access};
 use pgrx::prelude::*;
 
@@ -70,15 +69,7 @@ fn cache_grant_service(role: &str) {
 /// # Errors
 /// 42704 when there is no such role, 42501 unless the current user owns the table.
 fn checked_role(home: &Home, role: &str) -> String {
-    if !owner::has_rights_of(owner::owner_of(home.table(CACHE))) {
-        Refusal::new(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of table {}.{CACHE}", home.schema),
-        )
-        .detail("Only the owner of a table can grant rights on it.")
-        .hint("Run it as the owner.")
-        .raise();
-    }
+    owner::check(home, CACHE, "Only the owner of a table can grant rights on it.", "Run it as the owner.");
     quoted_role(role).unwrap_or_else(|| {
         Refusal::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {} does not exist", shown(role)))
             .detail("Rights are granted to a role of this cluster, by its name as it stands in pg_roles.")
@@ -129,18 +120,18 @@ fn grant_service_members(home: &Home, role: &str) {
 fn grant_tenant_tables(home: &Home, role: &str) {
     let schema = &home.schema;
     run(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{CACHE} TO {role}"));
-    run(format!("GRANT SELECT ON {schema}.cache_content_policies TO {role}"));
+    run(format!("GRANT SELECT ON {schema}.{POLICIES} TO {role}"));
 }
 
 fn grant_service_tables(home: &Home, role: &str) {
     let schema = &home.schema;
     grant_tenant_tables(home, role);
-    run(format!("GRANT INSERT, UPDATE, DELETE ON {schema}.cache_content_policies TO {role}"));
-    run(format!("GRANT SELECT ON {schema}.cache_maintenance_runs TO {role}"));
+    run(format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
+    run(format!("GRANT SELECT ON {schema}.{RUNS} TO {role}"));
     add_to_policy(home, CACHE, role);
     grant_audit(home, AUDIT_LOG, role);
-    if home.find_table(ARCHIVE).is_some() {
-        grant_audit(home, ARCHIVE, role);
+    if home.find_table(AUDIT_ARCHIVE).is_some() {
+        grant_audit(home, AUDIT_ARCHIVE, role);
     }
 }
 
@@ -193,7 +184,7 @@ pub fn reset_members(home: &Home) {
         }
     }
     for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
-        create::revoke(home, view, "ALL");
+        secure::revoke(home.table(view), "ALL");
     }
     for watcher in WATCHERS {
         on_functions(home, SERVICE_VIEWS, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {watcher}"));

@@ -1,7 +1,8 @@
 //! What an operator calls: set-up, grants, reports, archiving.
 
 mod analytics;
-pub mod archive;
+mod archive;
 mod grants;
+mod policies;
 mod report;
 mod setup;

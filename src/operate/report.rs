@@ -5,8 +5,8 @@
 use crate::home::Home;
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
+use crate::setting_scope::with_setting;
 use crate::spi::Access;
-use crate::subtransaction::with_setting;
 use pgrx::pg_sys;
 
 /// The query of each report, by the name of its function.

@@ -4,11 +4,13 @@
 #![allow(unsafe_code)]
 
 use super::grants;
+use super::policies::ensure_policies;
 use crate::error::Refusal;
-use crate::home::{AUDIT_LOG, CACHE, Home};
+use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
 use crate::owner;
-use crate::partition::catalog::{partitions_of, relation_name};
-use crate::partition::create::{self, Table, premake};
+use crate::partition::catalog::qualified_name;
+use crate::partition::create::{Table, premake};
+use crate::partition::secure;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -17,23 +19,8 @@ use pgrx::prelude::*;
 const TABLES: [(&str, &str); 4] = [
     (CACHE, include_str!("../../sql/tables/infinite_pages_cache_partitioned.sql")),
     (AUDIT_LOG, include_str!("../../sql/tables/cache_audit_log.sql")),
-    ("cache_content_policies", include_str!("../../sql/tables/cache_content_policies.sql")),
-    ("cache_maintenance_runs", include_str!("../../sql/tables/cache_maintenance_runs.sql")),
-];
-
-/// The policies of row security, each with the tables that have it.
-const POLICIES: [(&str, &str, &[&str]); 3] = [
-    ("tenant_isolation_cache_access", include_str!("../../sql/policies/tenant_isolation_cache_access.sql"), &[CACHE]),
-    (
-        "analytics_readonly_access",
-        include_str!("../../sql/policies/analytics_readonly_access.sql"),
-        &[CACHE, AUDIT_LOG, super::archive::ARCHIVE],
-    ),
-    (
-        "admin_maintenance_access",
-        include_str!("../../sql/policies/admin_maintenance_access.sql"),
-        &[CACHE, AUDIT_LOG, super::archive::ARCHIVE],
-    ),
+    (POLICIES, include_str!("../../sql/tables/cache_content_policies.sql")),
+    (RUNS, include_str!("../../sql/tables/cache_maintenance_runs.sql")),
 ];
 
 #[pg_extern(sql = false)]
@@ -54,17 +41,13 @@ fn cache_setup() {
         }
     }
     for (name, table) in [(CACHE, Table::Cache), (AUDIT_LOG, Table::AuditLog)] {
-        run(format!("ALTER TABLE {}.{name} ENABLE ROW LEVEL SECURITY", home.schema));
         ensure_policies(&home, name);
-        let parent = home.table(name);
-        for partition in partitions_of(parent) {
-            create::secure(&home, table, &partition.name(), parent);
-        }
+        secure::secure_all(&home, table);
         premake(&home, table);
     }
     grants::grant_to_known_roles(&home);
     if creating_extension() {
-        release_tables(&home);
+        release_tables();
     }
 }
 
@@ -84,7 +67,7 @@ fn row_security() -> bool {
 
 fn create_table(home: &Home, name: &str, sql: &str) {
     run(sql.replace("@extschema@", &home.schema));
-    create::revoke(home, name, "ALL");
+    secure::revoke(home.table(name), "ALL");
     if name == CACHE && has_lz4() {
         run(format!("ALTER TABLE {}.{CACHE} ALTER COLUMN content SET COMPRESSION lz4", home.schema));
     }
@@ -127,7 +110,7 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
         run(format!("ALTER TABLE {}.{name} ADD COLUMN {column}", home.schema));
     }
     // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
-    create::revoke(home, name, "TRUNCATE, REFERENCES, TRIGGER");
+    secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
 }
 
 fn check_origin(home: &Home, name: &str, table: pg_sys::Oid) {
@@ -166,28 +149,9 @@ fn check_partitioning(home: &Home, name: &str, table: pg_sys::Oid) {
     }
 }
 
-/// Creates the policies that a table should have and has not. One that exists may have been changed on
-/// purpose, and stays.
-pub fn ensure_policies(home: &Home, table: &str) {
-    for (policy, sql, tables) in POLICIES {
-        if !tables.contains(&table) {
-            continue;
-        }
-        let exists = spi::run(
-            Access::ReadLatest,
-            "SELECT EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = $1 AND polname = $2)",
-            &[home.table(table).into(), policy.into()],
-            |rows| rows.get::<bool>(0, 1).unwrap_or(false),
-        );
-        if !exists {
-            run(sql.replace("@extschema@", &home.schema).replace("@table@", table));
-        }
-    }
-}
-
 /// Takes the tables out of the extension that is being created, so that a dump treats them as the
 /// user's own and DROP EXTENSION leaves them.
-fn release_tables(home: &Home) {
+fn release_tables() {
     let members = spi::run(
         Access::ReadLatest,
         "SELECT d.objid, c.relkind = 'S' FROM pg_depend d JOIN pg_class c ON c.oid = d.objid \
@@ -199,7 +163,6 @@ fn release_tables(home: &Home) {
     );
     for (member, is_sequence) in members {
         let kind = if is_sequence { "SEQUENCE" } else { "TABLE" };
-        let name = relation_name(member);
-        run(format!("ALTER EXTENSION infinite_pages_cache DROP {kind} {}.{name}", home.schema));
+        run(format!("ALTER EXTENSION infinite_pages_cache DROP {kind} {}", qualified_name(member)));
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::spi::{self, Access};
 use pgrx::pg_sys;
 
 /// A partition and the timestamps it holds, in microseconds since 2000-01-01 UTC.
@@ -36,6 +37,18 @@ pub fn relation_name(relation: pg_sys::Oid) -> String {
             std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
         }
     }
+}
+
+/// The name of a relation with its schema, quoted for use in a statement.
+pub fn qualified_name(relation: pg_sys::Oid) -> String {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1",
+        &[relation.into()],
+        |rows| if rows.count() > 0 { rows.get(0, 1) } else { None },
+    )
+    .unwrap_or_else(|| panic!("relation {relation:?} is gone"))
 }
 
 /// The name of a function, without its schema.

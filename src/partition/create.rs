@@ -5,6 +5,8 @@
 
 use super::catalog::partitions_of;
 use super::month::Month;
+use super::secure::secure;
+use crate::advisory::{self, Class};
 use crate::clock::now;
 use crate::error::Refusal;
 use crate::home::{AUDIT_LOG, CACHE, Home};
@@ -13,9 +15,6 @@ use crate::{owner, settings};
 use pgrx::datum::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-
-/// First half of the advisory lock that creators of partitions take, one for each table.
-const CREATE_CLASS: i32 = 0x4950_4303;
 
 /// A table that has a partition for each month.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,8 +135,13 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
     if let Some(partition) = existing() {
         return (partition.name(), false);
     }
-    check_owner(home, table, parent);
-    lock_creation(table);
+    owner::check(
+        home,
+        table.name(),
+        "Only the owner of a table can change its partitions.",
+        "Run it as the owner. Any role can make the current month's partition with cache_create_current_partition().",
+    );
+    advisory::lock(Class::CreatePartition, table as u32);
     if let Some(partition) = existing() {
         return (partition.name(), false);
     }
@@ -151,11 +155,11 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
         .hint(format!("Rename it, or attach it: ALTER TABLE {}.{} ATTACH PARTITION …", home.schema, table.name()))
         .raise();
     }
-    build(home, table, month, &name, parent);
+    build(home, table, month, &name);
     (name, true)
 }
 
-fn build(home: &Home, table: Table, month: Month, name: &str, parent: pg_sys::Oid) {
+fn build(home: &Home, table: Table, month: Month, name: &str) {
     let (schema, parent_name) = (&home.schema, table.name());
     let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
     ddl(format!(
@@ -163,74 +167,9 @@ fn build(home: &Home, table: Table, month: Month, name: &str, parent: pg_sys::Oi
              INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION) {}",
         table.storage()
     ));
-    secure(home, table, name, parent);
+    secure(home, table, home.table(name));
     let (from, to) = month.bounds();
     ddl(format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"
     ));
-}
-
-/// What a partition has of its own: the parent's owner, row security without a policy, no grants, and
-/// the unique index of its entries. A tenant then reaches its rows through the parent only.
-pub fn secure(home: &Home, table: Table, name: &str, parent: pg_sys::Oid) {
-    let schema = &home.schema;
-    let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
-    let owner = spi::run(
-        Access::ReadLatest,
-        "SELECT quote_ident(pg_get_userbyid($1))",
-        &[owner::owner_of(parent).into()],
-        |rows| rows.get::<String>(0, 1).expect("a name"),
-    );
-    ddl(format!("ALTER TABLE {schema}.{name} OWNER TO {owner}"));
-    ddl(format!("ALTER TABLE {schema}.{name} ENABLE ROW LEVEL SECURITY"));
-    revoke(home, name, "ALL");
-    if table == Table::Cache {
-        ddl(format!(
-            "CREATE UNIQUE INDEX IF NOT EXISTS {name}_entry_idx ON {schema}.{name} \
-                 (user_id, {schema}.cache_entry_digest(content_type, cache_key))"
-        ));
-    }
-}
-
-/// Revokes privileges on a table from everybody but its owner; default privileges may have granted some.
-pub fn revoke(home: &Home, name: &str, privileges: &str) {
-    let relation = home.table(name);
-    let grantees = spi::run(
-        Access::ReadLatest,
-        "SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
-         FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = $1 AND a.grantee <> c.relowner",
-        &[relation.into()],
-        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
-    );
-    for grantee in grantees {
-        spi::run(
-            Access::Write,
-            &format!("REVOKE {privileges} ON TABLE {}.{name} FROM {grantee}", home.schema),
-            &[],
-            |_| (),
-        );
-    }
-}
-
-fn check_owner(home: &Home, table: Table, parent: pg_sys::Oid) {
-    if owner::has_rights_of(owner::owner_of(parent)) {
-        return;
-    }
-    Refusal::new(
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        format!("must be owner of table {}.{}", home.schema, table.name()),
-    )
-    .detail("Only the owner of a table can change its partitions.")
-    .hint("Run it as the owner. Any role can make the current month's partition with cache_create_current_partition().")
-    .raise()
-}
-
-fn lock_creation(table: Table) {
-    // SAFETY: the advisory lock function takes two int4 and returns void.
-    unsafe {
-        pgrx::direct_function_call::<()>(
-            pg_sys::pg_advisory_xact_lock_int4,
-            &[Some(CREATE_CLASS.into()), Some((table as i32).into())],
-        );
-    }
 }

@@ -4,3 +4,4 @@ pub mod catalog;
 pub mod create;
 pub mod month;
 pub mod retire;
+pub mod secure;

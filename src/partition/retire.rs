@@ -2,15 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use super::catalog::{Partition, partitions_of};
+use super::catalog::{Partition, partitions_of, qualified_name};
 use super::create::Table;
 use super::month::Month;
+use crate::catch::{self, Failure};
 use crate::clock::now;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
+use crate::setting_scope::with_setting;
 use crate::settings;
 use crate::spi::{self, Access};
-use crate::subtransaction::{self, Failure, with_setting};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -77,7 +78,7 @@ pub fn retire(home: &Home, table: Table, partition: &Partition, include_live: bo
         retired.detail = "kept: it holds live entries".into();
         return retired;
     }
-    match drop_when_locked(home, table, partition, &retired.name, include_live) {
+    match drop_when_locked(home, table, partition, include_live) {
         Ok(Some(bytes)) => {
             retired.dropped = true;
             retired.freed_bytes = bytes;
@@ -110,16 +111,16 @@ fn drop_when_locked(
     home: &Home,
     table: Table,
     partition: &Partition,
-    name: &str,
     include_live: bool,
 ) -> Result<Option<i64>, Failure> {
     let (schema, parent) = (&home.schema, table.name());
+    let partition_name = qualified_name(partition.oid);
     let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
     let mut attempts = 0;
     loop {
-        let result = subtransaction::attempt(|| {
+        let result = catch::attempt(|| {
             with_setting(c"lock_timeout", &timeout, || {
-                let sql = format!("LOCK TABLE ONLY {schema}.{parent}, {schema}.{name} IN ACCESS EXCLUSIVE MODE");
+                let sql = format!("LOCK TABLE ONLY {schema}.{parent}, {partition_name} IN ACCESS EXCLUSIVE MODE");
                 spi::run(Access::Write, &sql, &[], |_| ());
             });
             if !include_live && live_entries(home, table, partition) > 0 {
@@ -131,7 +132,7 @@ fn drop_when_locked(
                 &[partition.oid.into()],
                 |rows| rows.get::<i64>(0, 1).unwrap_or(0),
             );
-            spi::run(Access::Write, &format!("DROP TABLE {schema}.{name}"), &[], |_| ());
+            spi::run(Access::Write, &format!("DROP TABLE {partition_name}"), &[], |_| ());
             Some(bytes)
         });
         attempts += 1;

@@ -1,0 +1,140 @@
+# `make` lists the targets. PG_CONFIG=/path/to/pg_config chooses the PostgreSQL to build for and to run.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help demo psql demo-stop test lint install package clean packages tools prerequisites
+MAKEFLAGS += --no-print-directory
+
+# Looked up only when a recipe runs, since an earlier one may have to install it: the newest server
+# that can be built for (headers) and run.
+PG_CONFIG ?= $(shell for found in $$(printf '%s\n' /usr/lib/postgresql/*/bin/pg_config | sort -rV) pg_config; do \
+	if $(call complete,$$found); then command -v $$found; break; fi; done)
+complete = { [ -e "$$($(1) --includedir-server)/postgres.h" ] && [ -x "$$($(1) --bindir)/postgres" ]; } 2>/dev/null
+MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+FEATURES = --no-default-features --features pg$(MAJOR)
+DEMO = target/demo/pg$(MAJOR)
+
+# cargo-pgrx must be of the very version of the library. What it keeps stays under target/.
+PGRX := $(shell sed -n 's/^pgrx = "=\(.*\)"/\1/p' Cargo.toml)
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+export PGRX_HOME := $(CURDIR)/target/pgrx
+export PG_CONFIG
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: prerequisites ## A day of a story application against a private server under target/demo
+	@tests/cluster.sh stop $(DEMO) # a running server would keep the library that it has loaded
+	$(MAKE) install
+	tests/cluster.sh start $(DEMO)
+	examples/demo/demo.sh $(DEMO)
+
+psql: ## Open psql in the database of the demo
+	@[ -d $(DEMO) ] || { echo 'There is no demo yet: run "make demo" first.' >&2; exit 1; }
+	tests/cluster.sh start $(DEMO)
+	tests/cluster.sh psql $(DEMO) -d demo
+
+demo-stop: ## Stop the server of the demo
+	@tests/cluster.sh stop $(DEMO)
+
+# cargo pgrx test installs a test build of its own, so the install comes after it. It has no way to
+# start a server as root, nor to write to a system's directories as anybody else: --runas serves both.
+test: PACKAGES += sudo libfaketime python3-venv
+test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
+	@tests/cluster.sh stop $(DEMO)
+	echo '== Tests inside the server: about 2 minutes the first time, seconds after that'
+	runas=()
+	if [ "$$(id -u)" = 0 ] || ! { $(writable); }; then
+		pgdata=$$(mktemp -d -p /tmp)
+		trap '$(as_root) rm -rf "$$pgdata"' EXIT
+		chmod 711 "$$pgdata" # the tests pass through it as whoever calls
+		$(as_root) chown postgres "$$pgdata"
+		runas=(--runas postgres --pgdata "$$pgdata")
+	fi
+	export USER=$$(id -un)
+	CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1 cargo pgrx test pg$(MAJOR) --no-default-features "$${runas[@]}"
+	$(MAKE) install
+	echo '== Tests by a real client, against servers of their own: some minutes'
+	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests -q -o cache_dir=target/pytest_cache
+
+lint: prerequisites ## Formatting and clippy
+	@echo '== Formatting and clippy: about 1 minute the first time'
+	cargo fmt --all --check
+	cargo clippy --all-targets $(FEATURES) -- -D warnings
+
+install: prerequisites ## Build the extension and install it into the server of PG_CONFIG (or under DESTDIR)
+	@echo '== Building for PostgreSQL $(MAJOR) and installing: about 3 minutes the first time, seconds after that'
+	if [ -n '$(DESTDIR)' ]; then
+		cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir '$(DESTDIR)'
+	elif $(writable); then
+		cargo pgrx install --release $(FEATURES) --pg-config $(PG_CONFIG)
+	else
+		# Not `cargo pgrx install --sudo`: it overwrites the library in place, under the feet of a running server.
+		rm -rf target/staging
+		cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir target/staging
+		echo 'Copying to the directories of PostgreSQL $(MAJOR) with sudo'
+		$(as_root) bash -c 'umask 022; cp -R --no-preserve=mode --remove-destination target/staging/. /'
+	fi
+
+package: prerequisites ## Build a tree of files to pack, under target/package
+	@echo '== Building for PostgreSQL $(MAJOR): about 3 minutes the first time, seconds after that'
+	rm -rf target/package/pg$(MAJOR)
+	cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir target/package/pg$(MAJOR)
+	find target/package/pg$(MAJOR) -type f
+
+clean: ## Stop the demo and remove everything under target
+	@for cluster in target/demo/*/; do
+		if [ -d "$$cluster" ]; then tests/cluster.sh remove "$$cluster"; fi
+	done
+	rm -rf target
+
+# ── what the targets above need ──────────────────────────────────────────────────────────────────
+
+writable = [ -w "$$($(PG_CONFIG) --pkglibdir)" ] && [ -w "$$($(PG_CONFIG) --sharedir)/extension" ]
+as_root = $(if $(filter 0,$(shell id -u)),,sudo)
+
+# On Debian and Ubuntu, what is missing of these and of PostgreSQL is installed.
+PACKAGES = build-essential pkg-config libclang-dev
+packages:
+	@command -v cargo >/dev/null || { echo 'Rust is missing: install it from https://rustup.rs' >&2; exit 1; }
+	missing=()
+	if command -v apt-get >/dev/null; then
+		for package in $(PACKAGES); do
+			dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null | grep -qx installed || missing+=("$$package")
+		done
+	fi
+	# PostgreSQL: the major that PG_CONFIG names, or the one of the distribution.
+	if ! $(call complete,'$(PG_CONFIG)'); then
+		major=$$(sed -nE 's|^/usr/lib/postgresql/([0-9]+)/bin/pg_config$$|\1|p' <<<'$(PG_CONFIG)')
+		if ! command -v apt-get >/dev/null || { [ -n '$(PG_CONFIG)' ] && [ -z "$$major" ]; }; then
+			echo 'No PostgreSQL with server headers at PG_CONFIG=$(PG_CONFIG); install it or name another pg_config' >&2
+			exit 1
+		fi
+		missing+=("postgresql$${major:+-$$major}" "postgresql-server-dev-$${major:-all}")
+	fi
+	[ $${#missing[@]} -gt 0 ] || exit 0
+	echo "== Installing $${missing[*]}: about 1 minute"
+	if [ "$$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+		echo "These need root, and there is no sudo. As root: apt-get install $${missing[*]}" >&2
+		exit 1
+	fi
+	$(as_root) apt-get update
+	$(as_root) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$${missing[@]}"
+
+tools: packages
+	@[ "$$(cargo pgrx --version 2>/dev/null)" = 'cargo-pgrx $(PGRX)' ] && exit 0
+	echo '== Building cargo-pgrx $(PGRX) under target/tools: about 2 minutes'
+	cargo install cargo-pgrx --version $(PGRX) --locked --debug --root target/tools
+
+prerequisites: tools
+	@grep -qxF 'pg$(MAJOR) = "$(PG_CONFIG)"' target/pgrx/config.toml 2>/dev/null && exit 0
+	cargo pgrx init --no-run --pg$(MAJOR)=$(PG_CONFIG)
+
+target/venv/requirements.txt: tests/requirements.txt
+	@echo '== Creating a Python environment under target/venv: a few seconds'
+	python3 -m venv --clear target/venv
+	target/venv/bin/pip install -r $<
+	cp $< $@

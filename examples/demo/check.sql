@@ -1,0 +1,43 @@
+-- What the day has shown, checked: an error here means that the demo did not do what it said.
+CREATE TEMP TABLE claims (claim text, holds boolean);
+
+INSERT INTO claims
+SELECT 'every first request was a miss, every repeated one a hit',
+       count(*) = 57 AND bool_and(hit = repeated)
+FROM (SELECT hit, row_number() OVER (PARTITION BY who, content_type, title, at >= '22:00' ORDER BY id) > 1 AS repeated
+      FROM app.log) AS requests;
+
+INSERT INTO claims
+SELECT 'one entry for each user, content type and key', count(*) > 0 AND count(*) = count(DISTINCT (user_id, content_type, cache_key))
+FROM infinite_pages_cache_partitioned;
+
+INSERT INTO claims
+SELECT 'the expired preview is gone', count(*) = 0
+FROM infinite_pages_cache_partitioned WHERE cache_key = 'preview';
+
+INSERT INTO claims
+SELECT 'nothing of Flat Water was built on the old foundation', count(*) = 2
+FROM infinite_pages_cache_partitioned WHERE foundation_dependency = 'flat-water';
+
+INSERT INTO claims
+SELECT 'every text came back as it was stored', count(*) > 0 AND bool_and(e.content = t.answer)
+FROM infinite_pages_cache_partitioned e JOIN app.texts t ON e.cache_key = cache_key(t.request) AND t.name <> 'public-clocks/tone';
+
+SELECT set_config('request.jwt.claims', json_build_object('sub', (SELECT id FROM app.users WHERE name = 'tomas'))::text, false) AS ignored \gset
+SELECT id AS tomas FROM app.users WHERE name = 'tomas' \gset
+SET ROLE authenticated;
+SELECT count(*) > 0 AND bool_and(user_id = :'tomas') AS isolated FROM infinite_pages_cache_partitioned \gset
+RESET ROLE;
+INSERT INTO claims VALUES ('a tenant sees his own entries only', :'isolated');
+
+\pset footer off
+\echo
+\echo '── Checked ──────────────────────────────────────────────────────────────────────────────'
+\echo
+SELECT claim, CASE WHEN holds THEN 'yes' ELSE 'NO' END AS holds FROM claims;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM claims WHERE holds IS NOT TRUE) THEN
+        RAISE EXCEPTION 'the demo did not do what it said';
+    END IF;
+END $$;

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# A day of a story application, told in SQL, in a fresh database "demo" of the cluster that
+# tests/cluster.sh started in DIR:  examples/demo/demo.sh DIR
+set -euo pipefail
+[ $# = 1 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+
+dir=$(realpath -- "$1")
+cd "$(dirname "$0")"
+sql() { ../../tests/cluster.sh psql "$dir" -X -q -v ON_ERROR_STOP=1 -P pager=off "$@"; }
+
+# What a reader's own settings would change in the output.
+export PGOPTIONS='-c client_min_messages=warning' PSQL_PAGER='' PGTZ=UTC
+
+sql -d postgres <<'SQL'
+DROP DATABASE IF EXISTS demo WITH (FORCE);
+CREATE DATABASE demo;
+-- The role that the application's users act as. The extension never creates roles.
+SELECT 'CREATE ROLE authenticated NOLOGIN'
+    WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'authenticated') \gexec
+SQL
+sql -d demo -c 'CREATE EXTENSION infinite_pages_cache'
+sql -d demo -f app.sql
+
+# The texts in story/ stand for what a language model would write. psql reads them, since the server
+# may not be allowed to.
+for file in story/*/*.md; do
+    printf "\\\\set text \`cat %s\`\nCALL app.add_text('%s', :'text');\n" "$file" "$file"
+done | sql -d demo
+
+# One stream for results and errors, so that the refusal in section 6 stands where it belongs.
+sql -d demo <day.sql 2>&1
+sql -d demo -f check.sql
+
+echo
+echo 'To look around in the same database:  make psql'

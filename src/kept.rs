@@ -1,0 +1,94 @@
+//! Statements whose plan the backend keeps, until the extension's schema or functions change.
+
+#![allow(unsafe_code)]
+
+use crate::home::Home;
+use crate::spi::{Access, Rows, connected, rows, split};
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::CString;
+
+/// Runs a statement of which the backend keeps the plan, under `name`, until the extension changes.
+/// `sql` gets the quoted schema of the extension.
+pub fn run<T>(
+    access: Access,
+    name: &'static str,
+    sql: impl FnOnce(&str) -> String,
+    args: &[DatumWithOid],
+    f: impl FnOnce(&Rows) -> T,
+) -> T {
+    let home = Home::current();
+    connected(access, |caller_context| {
+        let (mut types, mut values, nulls) = split(args);
+        let plan = kept_plan(name, &home, sql, &mut types);
+        let _executing = Executing::begin();
+        // SAFETY: SPI is connected, the plan is kept and was prepared for arguments of these types.
+        let code =
+            unsafe { pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0) };
+        f(&rows(code, caller_context))
+    })
+}
+
+thread_local! {
+    /// Kept plans by name, each with the generation of [`Home`] that its text was made for.
+    static PLANS: RefCell<HashMap<&'static str, (u64, pg_sys::SPIPlanPtr)>> = RefCell::new(HashMap::new());
+    static OUTDATED: RefCell<Vec<pg_sys::SPIPlanPtr>> = const { RefCell::new(Vec::new()) };
+    static EXECUTING: Cell<u32> = const { Cell::new(0) };
+}
+
+fn kept_plan(
+    name: &'static str,
+    home: &Home,
+    sql: impl FnOnce(&str) -> String,
+    types: &mut [pg_sys::Oid],
+) -> pg_sys::SPIPlanPtr {
+    match PLANS.with_borrow(|plans| plans.get(name).copied()) {
+        Some((generation, plan)) if generation == home.generation => return plan,
+        Some((_, outdated)) => {
+            PLANS.with_borrow_mut(|plans| plans.remove(name));
+            OUTDATED.with_borrow_mut(|plans| plans.push(outdated));
+        }
+        None => {}
+    }
+    free_outdated();
+    let sql = CString::new(sql(&home.schema)).expect("a statement has no NUL byte");
+    // SAFETY: SPI is connected; SPI_keepplan moves the plan out of the connection's memory.
+    let plan = unsafe {
+        let plan = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as i32, types.as_mut_ptr());
+        assert!(!plan.is_null(), "could not prepare {name}");
+        pg_sys::SPI_keepplan(plan);
+        plan
+    };
+    PLANS.with_borrow_mut(|plans| plans.insert(name, (home.generation, plan)));
+    plan
+}
+
+/// Plans are freed while none is being executed only: a trigger may have outdated, and called, the
+/// very plan that fired it.
+fn free_outdated() {
+    if EXECUTING.get() > 0 {
+        return;
+    }
+    while let Some(plan) = OUTDATED.with_borrow_mut(Vec::pop) {
+        // SAFETY: a kept plan that nothing names any more and that is not being executed.
+        unsafe { pg_sys::SPI_freeplan(plan) };
+    }
+}
+
+/// Counts the kept plans under execution, also when one of them ends in an error.
+struct Executing;
+
+impl Executing {
+    fn begin() -> Self {
+        EXECUTING.set(EXECUTING.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Executing {
+    fn drop(&mut self) {
+        EXECUTING.set(EXECUTING.get() - 1);
+    }
+}

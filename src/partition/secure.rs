@@ -1,0 +1,96 @@
+//! What a partition must have of its own, since it does not inherit it: the parent's owner, row security
+//! without a policy, no grants, and the unique index of its entries. A tenant then reaches its rows
+//! through the parent only.
+
+use super::catalog::{partitions_of, qualified_name, relation_name};
+use super::create::Table;
+use crate::home::Home;
+use crate::owner;
+use crate::spi::{self, Access};
+use pgrx::pg_sys;
+
+/// Gives every partition of a table what it lacks, as one made by hand does; returns how many lacked
+/// something.
+pub fn secure_all(home: &Home, table: Table) -> i64 {
+    let partitions = partitions_of(home.table(table.name()));
+    partitions.iter().filter(|partition| secure(home, table, partition.oid)).count() as i64
+}
+
+/// Gives a partition what it lacks; returns whether it lacked anything. What it has is left alone: each
+/// of the statements would lock it.
+pub fn secure(home: &Home, table: Table, partition: pg_sys::Oid) -> bool {
+    let parent = home.table(table.name());
+    let owner = owner::owner_of(parent);
+    let (right_owner, row_security, indexed, owner_name) = spi::run(
+        Access::ReadLatest,
+        "SELECT c.relowner = $2, c.relrowsecurity, EXISTS ( \
+             SELECT 1 FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid \
+             AND pg_get_indexdef(x.indexrelid) LIKE '%cache_entry_digest(content_type, cache_key)%'), \
+             quote_ident(pg_get_userbyid($2)) \
+         FROM pg_class c WHERE c.oid = $1",
+        &[partition.into(), owner.into()],
+        |rows| {
+            let holds = |column| rows.get::<bool>(0, column).unwrap_or(false);
+            (holds(1), holds(2), holds(3), rows.get::<String>(0, 4).expect("a name"))
+        },
+    );
+    let indexed = indexed || table != Table::Cache;
+    let name = qualified_name(partition);
+    let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
+    if !right_owner {
+        ddl(format!("ALTER TABLE {name} OWNER TO {owner_name}"));
+    }
+    if !row_security {
+        ddl(format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
+    }
+    if !indexed {
+        ddl(format!(
+            "CREATE UNIQUE INDEX {} ON {name} (user_id, {}.cache_entry_digest(content_type, cache_key))",
+            index_name(&relation_name(partition)),
+            home.schema
+        ));
+    }
+    let granted = revoke(partition, "ALL");
+    granted || !(right_owner && row_security && indexed)
+}
+
+/// The name of a partition's entry index, quoted. The partition's own name may be of any length.
+fn index_name(partition: &str) -> String {
+    const LIMIT: usize = pg_sys::NAMEDATALEN as usize - 1;
+    const SUFFIX: &str = "_entry_idx";
+    let kept: String = partition
+        .char_indices()
+        .take_while(|(index, character)| index + character.len_utf8() <= LIMIT - SUFFIX.len())
+        .map(|(_, character)| character)
+        .collect();
+    format!("\"{}{SUFFIX}\"", kept.replace('"', "\"\""))
+}
+
+/// Revokes privileges on a table or view from everybody but its owner; default privileges may have
+/// granted some. Returns whether anybody had any.
+pub fn revoke(relation: pg_sys::Oid, privileges: &str) -> bool {
+    let grantees = spi::run(
+        Access::ReadLatest,
+        "SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
+         FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = $1 AND a.grantee <> c.relowner",
+        &[relation.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    let name = qualified_name(relation);
+    for grantee in &grantees {
+        spi::run(Access::Write, &format!("REVOKE {privileges} ON TABLE {name} FROM {grantee}"), &[], |_| ());
+    }
+    !grantees.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::index_name;
+
+    #[test]
+    fn index_names_fit_and_are_quoted() {
+        assert_eq!(index_name("infinite_pages_cache_2026_11"), "\"infinite_pages_cache_2026_11_entry_idx\"");
+        assert_eq!(index_name("a\"b"), "\"a\"\"b_entry_idx\"");
+        assert_eq!(index_name(&"é".repeat(60)).len(), 2 + 52 + 10);
+    }
+}

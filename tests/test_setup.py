@@ -1,0 +1,365 @@
+"""Set-up: it may run again at any time, adopts what serves, and refuses what does not."""
+
+import hashlib
+import json
+
+import pytest
+
+from catalog import state
+from conftest import ALICE, BOB, Cluster, Database, sqlstate_of, temporary_roles
+from test_lookups import lookup, upsert
+from test_partitions import bounds, month, name_of
+
+CACHE = "infinite_pages_cache_partitioned"
+EXTENSION = "CREATE EXTENSION infinite_pages_cache"
+
+# The table that existing clients have, column by column (DESIGN.md §8).
+LEGACY = """
+    CREATE TABLE infinite_pages_cache_partitioned (
+        id uuid DEFAULT gen_random_uuid(), cache_key text NOT NULL, content jsonb NOT NULL, content_type text NOT NULL,
+        user_id uuid NOT NULL, story_id uuid, metadata jsonb DEFAULT '{}', foundation_dependency text,
+        prompt_template text, prompt_variables jsonb DEFAULT '{}', semantic_similarity_hash text,
+        reuse_score numeric(3,1) DEFAULT 5.0, created_at timestamptz DEFAULT now(),
+        expires_at timestamptz DEFAULT now() + interval '7 days', hit_count integer DEFAULT 0,
+        adaptation_count integer DEFAULT 0, token_cost_saved bigint DEFAULT 0, last_accessed timestamptz DEFAULT now(),
+        access_frequency integer DEFAULT 1, priority_tier integer DEFAULT 3, compression_applied boolean DEFAULT false,
+        PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at);
+    CREATE POLICY tenant_isolation_cache_access ON infinite_pages_cache_partitioned USING (user_id = gen_random_uuid());
+"""
+
+
+def legacy_month(offset):
+    first, after = month(offset), month(offset + 1)
+    return (f"CREATE TABLE {name_of(offset)} PARTITION OF {CACHE} FOR VALUES FROM ('{first}') TO ('{after}'); "
+            f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at, hit_count) "
+            f"VALUES ('{ALICE}', 'tone', 'k{offset}', '{offset}', '{first}', 'infinity', 7);")
+
+
+def failed_checks(database, report="verify_production_cache"):
+    return [row[0] for row in database.execute(f"SELECT * FROM {report}() WHERE NOT ok")]
+
+
+# ── again ────────────────────────────────────────────────────────────────────────────────────────
+
+@pytest.mark.parametrize("with_roles", [False, True])
+def test_a_second_set_up_changes_nothing(cluster, request, with_roles):
+    if with_roles:
+        request.getfixturevalue("roles")
+    database = Database(cluster)
+    with database.connect() as connection:
+        upsert(connection, "1")
+    before = state(database)
+    database.execute("SELECT cache_setup()")
+    database.execute("SELECT cache_setup()")
+    after = state(database)
+    for part, found in before.items():
+        assert after[part] == found, part
+    database.drop()
+
+
+def test_set_up_repairs_what_is_missing(database):
+    expected = state(database)
+    database.execute(f"""
+        DROP TABLE {name_of(1)};
+        DROP POLICY tenant_isolation_cache_access ON {CACHE};
+        ALTER TABLE {CACHE} DISABLE ROW LEVEL SECURITY;
+        ALTER TABLE {name_of(0)} DISABLE ROW LEVEL SECURITY;
+        DROP INDEX {name_of(0)}_entry_idx;
+        GRANT SELECT ON {name_of(0)} TO PUBLIC;
+        ALTER TABLE {CACHE} DROP COLUMN token_cost""")
+    assert {"row security is on", "policies exist", "each partition has its entry index"} <= set(failed_checks(database))
+    assert name_of(0) in failed_checks(database, "check_partition_health")
+    database.execute("SELECT cache_setup()")
+    assert failed_checks(database) == failed_checks(database, "check_partition_health") == []
+    found = state(database)
+    for part in ("policies", "table grants", "function grants", "relations"):
+        assert found[part] == expected[part], part
+    assert {row[:3] for row in found["columns"]} == {row[:3] for row in expected["columns"]}
+
+
+@pytest.mark.parametrize("table", [CACHE, "cache_audit_log", "cache_content_policies", "cache_maintenance_runs"])
+def test_a_missing_table_is_reported_and_made_again(database, table):
+    database.execute(f"DROP TABLE {table}")
+    [row] = [row for row in database.execute("SELECT name, ok, detail, hint FROM verify_production_cache()") if row[0] == "tables exist"]
+    assert row[1] is False and table in row[2] and "cache_setup()" in row[3]
+    database.execute("SELECT cache_setup()")
+    assert failed_checks(database) == []
+
+
+def test_what_an_operator_changed_stays_changed(database):
+    database.execute(f"""
+        ALTER POLICY analytics_readonly_access ON {CACHE} USING (priority_tier = 1);
+        UPDATE cache_content_policies SET ttl = '1 hour' WHERE content_type = 'tone';
+        DELETE FROM cache_content_policies WHERE content_type = 'setting';
+        CREATE INDEX mine ON {CACHE} (story_id)""")
+    before = state(database)
+    database.execute("SELECT cache_setup()")
+    assert state(database) == before
+
+
+# ── a table that exists ──────────────────────────────────────────────────────────────────────────
+
+def test_a_legacy_partitioned_table_is_adopted(empty_database):
+    database = empty_database
+    database.execute(LEGACY + legacy_month(-1) + legacy_month(0) + EXTENSION)
+    assert failed_checks(database) in ([], ["content is compressed with lz4"])
+    assert failed_checks(database, "check_partition_health") == []
+    assert set(bounds(database)) == {name_of(offset) for offset in range(-1, 4)}
+    assert database.value(f"SELECT attname FROM pg_attribute WHERE attrelid = '{CACHE}'::regclass AND attname = 'token_cost'")
+    with database.connect() as connection:
+        assert lookup(connection, (ALICE, "tone", "k-1")) == -1
+        # A new version takes over what the old one, a month back, had counted.
+        upsert(connection, '"new"', (ALICE, "tone", "k-1"))
+        assert lookup(connection, (ALICE, "tone", "k-1")) == "new"
+        assert connection.execute(f"SELECT hit_count FROM {CACHE} WHERE cache_key = 'k-1'").fetchall() == [(7,)]
+        for view in ("cache_performance_metrics", "user_cache_analytics", "partition_health_metrics", "cache_alerts"):
+            assert connection.execute(f"SELECT * FROM {view}").fetchall()
+        assert {status for (status,) in connection.execute("SELECT status FROM cache_run_maintenance()")} == {"ok"}
+
+
+def test_an_entry_of_a_legacy_table_can_be_got_whole(empty_database):
+    """Its counters are integers, not bigints."""
+    empty_database.execute(LEGACY + legacy_month(0) + EXTENSION)
+    assert empty_database.execute("SELECT content, hit_count, token_cost, priority_tier FROM cache_get(%s, 'tone', 'k0')", (ALICE,)) == [(0, 7, None, 3)]
+
+
+def test_an_adopted_table_isolates_tenants(empty_database, roles):
+    """Grants of old on the partitions and a policy of the name that does nothing of the kind."""
+    database = empty_database
+    database.execute(LEGACY + legacy_month(0) + f"GRANT ALL ON {CACHE}, {name_of(0)} TO authenticated, anon;" + EXTENSION)
+    database.execute("SELECT cache_upsert(%s, 'tone', 'b', '1')", (BOB,))
+    with database.connect() as connection:
+        connection.execute("SET ROLE authenticated")
+        assert sqlstate_of(lambda: connection.execute(f"SELECT * FROM {name_of(0)}")).sqlstate == "42501"
+        assert sqlstate_of(lambda: connection.execute(f"TRUNCATE {CACHE}")).sqlstate == "42501"
+        # The policy is the user's: it lets nobody see anything, and set-up has not changed it.
+        connection.execute("SELECT set_config('infinite_pages_cache.user_id', %s, false)", (ALICE,))
+        assert connection.execute(f"SELECT count(*) FROM {CACHE}").fetchone() == (0,)
+
+
+def test_a_legacy_table_that_holds_a_key_twice_is_refused_with_a_way_out(empty_database):
+    """No unique index kept legacy clients from storing a key twice in a month."""
+    database = empty_database
+    database.execute(LEGACY + legacy_month(0) + f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content) VALUES ('{ALICE}', 'tone', 'k0', '2')")
+    refused = sqlstate_of(lambda: database.execute(EXTENSION))
+    assert refused.sqlstate == "23505"
+    assert "k0" in refused.message_detail and refused.message_hint
+    assert database.value(f"SELECT count(*) FROM {CACHE}") == 2
+
+
+@pytest.mark.parametrize("table, found", [
+    (f"CREATE TABLE {CACHE} (id uuid, created_at timestamptz)", "not partitioned"),
+    (f"CREATE TABLE {CACHE} (id uuid, created_at timestamptz) PARTITION BY RANGE (id)", "RANGE (id)"),
+    (f"CREATE TABLE {CACHE} (id uuid, created_at timestamptz) PARTITION BY LIST (created_at)", "LIST (created_at)"),
+    ("CREATE TABLE cache_audit_log (id bigint)", "not partitioned"),
+])
+def test_a_table_that_cannot_serve_is_refused(empty_database, table, found):
+    empty_database.execute(table)
+    refused = sqlstate_of(lambda: empty_database.execute(EXTENSION))
+    assert refused.sqlstate == "55000" and found in refused.message_detail and refused.message_hint
+    assert empty_database.value("SELECT count(*) FROM pg_extension WHERE extname = 'infinite_pages_cache'") == 0
+    assert empty_database.value("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v')") == 1
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW", "SEQUENCE"])
+def test_something_else_of_the_name_is_refused(empty_database, kind):
+    empty_database.execute(f"CREATE {kind} {CACHE}" + (" AS SELECT 1 AS id" if "VIEW" in kind else ""))
+    refused = sqlstate_of(lambda: empty_database.execute(EXTENSION))
+    assert refused.sqlstate in ("55000", "42809") and refused.message_detail and refused.message_hint
+
+
+@pytest.mark.parametrize("table", [CACHE, "cache_audit_log", "cache_content_policies", "cache_maintenance_runs", name_of(0)])
+def test_a_table_planted_by_another_role_is_refused(empty_database, cluster, table):
+    with temporary_roles(cluster, "mallory"):
+        empty_database.execute("GRANT CREATE ON SCHEMA public TO mallory")
+        definition = {CACHE: LEGACY, "cache_audit_log": 'CREATE TABLE cache_audit_log (id bigint, "timestamp" timestamptz) PARTITION BY RANGE ("timestamp")'
+                      }.get(table, f"CREATE TABLE {table} (content_type text, ttl interval)")
+        with empty_database.connect() as connection:
+            connection.execute("SET ROLE mallory")
+            connection.execute(definition)
+        refused = sqlstate_of(lambda: empty_database.execute(EXTENSION))
+        assert refused.sqlstate == ("42P07" if table == name_of(0) else "42501") and refused.message_hint
+        assert empty_database.value("SELECT count(*) FROM pg_extension WHERE extname = 'infinite_pages_cache'") == 0
+
+
+def test_a_table_of_the_databases_owner_is_adopted(empty_database, cluster):
+    with temporary_roles(cluster, "landlord"):
+        empty_database.execute(f"ALTER DATABASE {empty_database.name} OWNER TO landlord; GRANT CREATE ON SCHEMA public TO landlord")
+        with empty_database.connect() as connection:
+            connection.execute("SET ROLE landlord")
+            connection.execute(LEGACY + legacy_month(0))
+        empty_database.execute(EXTENSION)
+        assert {owner for (owner,) in empty_database.execute(
+            "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relname LIKE 'infinite_pages_cache%%' AND relkind IN ('r', 'p')")} == {"landlord"}
+        # Its owner, no superuser, keeps it, and can be given the rest.
+        empty_database.execute("SELECT cache_grant_service('landlord'); GRANT EXECUTE ON FUNCTION "
+                               "drop_old_cache_partitions(integer, boolean), create_monthly_cache_partition(timestamp) TO landlord")
+        with empty_database.connect() as connection:
+            connection.execute("SET ROLE landlord")
+            upsert(connection, "1", (ALICE, "tone", "new"))
+            assert lookup(connection, (ALICE, "tone", "new")) == 1
+            assert connection.execute("SELECT create_monthly_cache_partition('2020-01-01')").fetchone() == ("infinite_pages_cache_2020_01",)
+            assert connection.execute("SELECT dropped FROM drop_old_cache_partitions()").fetchall() == [(True,)]
+        empty_database.execute(f"ALTER DATABASE {empty_database.name} OWNER TO postgres")
+        empty_database.execute("DROP EXTENSION infinite_pages_cache CASCADE")
+
+
+# ── what is installed ────────────────────────────────────────────────────────────────────────────
+
+def test_everything_has_a_comment_and_no_table_is_a_member(database):
+    members = "SELECT objid FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid = '{}'::regclass " \
+              "AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache')"
+    functions = database.execute(f"SELECT oid::regprocedure::text, obj_description(oid, 'pg_proc') FROM pg_proc WHERE oid IN ({members.format('pg_proc')})")
+    views = database.execute(f"SELECT relname, obj_description(oid, 'pg_class') FROM pg_class WHERE oid IN ({members.format('pg_class')}) AND relkind = 'v'")
+    types = database.execute(f"SELECT typname, obj_description(oid, 'pg_type') FROM pg_type WHERE oid IN ({members.format('pg_type')}) AND typtype = 'b' AND typcategory <> 'A'")
+    tables = database.execute("SELECT relname, obj_description(oid, 'pg_class') FROM pg_class "
+                              "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition")
+    assert (len(functions) > 25, len(views), len(types), len(tables)) == (True, 6, 1, 4)
+    assert [name for name, comment in functions + views + types + tables if not comment] == []
+    assert database.execute(f"SELECT relname FROM pg_class WHERE oid IN ({members.format('pg_class')}) AND relkind NOT IN ('v', 'c')") == []
+    assert database.value("SELECT obj_description(oid, 'pg_extension') FROM pg_extension WHERE extname = 'infinite_pages_cache'")
+
+
+def test_content_policies_are_those_of_the_specification(database):
+    # content-policies.csv: type, ttl in days, cost, threshold, most entries of a user.
+    assert database.value("SELECT count(*) FROM cache_content_policies") == 32
+    assert database.execute("SELECT content_type, ttl::text, token_cost::float, similarity_threshold::float, max_entries FROM cache_content_policies "
+                            "WHERE content_type IN ('story_foundation', 'foreshadowing', 'improvement_grammar', 'export_txt', 'setting') ORDER BY 1") == [
+        ("export_txt", "7 days", 0.5, 0.95, 50), ("foreshadowing", "3 days", 0.5, 0.70, 200),
+        ("improvement_grammar", "1 day", 1, 0.90, 200), ("setting", "21 days", 1.5, 0.65, 400), ("story_foundation", "30 days", 8, 0.75, 200)]
+
+
+def test_creation_in_a_schema_of_its_own_and_refusal_to_move(empty_database):
+    empty_database.execute("CREATE SCHEMA cache")
+    empty_database.execute(EXTENSION + " SCHEMA cache")
+    assert empty_database.value("SELECT count(*) FROM cache.verify_production_cache() WHERE NOT ok") == 0
+    # Its tables would stay behind.
+    assert sqlstate_of(lambda: empty_database.execute("ALTER EXTENSION infinite_pages_cache SET SCHEMA public")).sqlstate == "0A000"
+
+
+def test_a_refused_creation_leaves_nothing(empty_database):
+    empty_database.execute("CREATE TABLE cache_maintenance_runs (x int)")
+    before = state(empty_database)
+    with empty_database.connect(autocommit=False) as connection:
+        connection.execute(EXTENSION)
+        connection.rollback()
+    assert state(empty_database) == before
+
+
+# ── other servers ────────────────────────────────────────────────────────────────────────────────
+
+def test_a_server_that_does_not_preload_the_library():
+    cluster = Cluster({"shared_preload_libraries": ""})
+    try:
+        database = Database(cluster)
+        with database.connect() as connection:
+            upsert(connection, "1")
+            assert lookup(connection) == 1
+        with database.connect() as connection:
+            # Its settings can be set before the library is loaded.
+            connection.execute("SET infinite_pages_cache.enabled = off")
+            assert lookup(connection) is None
+        checks = {name: (ok, hint) for name, ok, _, hint in database.execute("SELECT * FROM verify_production_cache()")}
+        assert [name for name, (ok, _) in checks.items() if not ok] == ["the library is preloaded"]
+        assert "shared_preload_libraries" in checks["the library is preloaded"][1]
+        assert {status for (status,) in database.execute("SELECT status FROM cache_run_maintenance()")} == {"ok"}
+        # A dump of it restores.
+        cluster.client("pg_dump", "-Fc", "-d", database.name, "-f", cluster.directory / "dump")
+        target = Database(cluster, extension=False)
+        cluster.client("pg_restore", "--exit-on-error", "-d", target.name, cluster.directory / "dump")
+        with target.connect() as connection:
+            assert lookup(connection) == 1
+    finally:
+        cluster.remove()
+
+
+KEY = (ALICE, "Öde", "Übergröße")
+
+
+def create_encoded(cluster, encoding):
+    database = Database(cluster, extension=False)
+    database.drop()
+    with cluster.connect() as connection:
+        connection.execute(f"CREATE DATABASE {database.name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    return database
+
+
+@pytest.fixture(params=["LATIN1", "SQL_ASCII"])
+def encoded(cluster, request):
+    """A connection to a database of another encoding; in SQL_ASCII the bytes are those that the client sends."""
+    database = create_encoded(cluster, request.param)
+    database.execute(EXTENSION)
+    with database.connect(client_encoding="UTF8") as connection:
+        yield connection
+    database.drop()
+
+
+def test_keys_and_content_beyond_ascii(encoded):
+    upsert(encoded, '{"Café": "naïve"}', KEY)
+    assert lookup(encoded, KEY) == {"Café": "naïve"}
+    upsert(encoded, '"ÿ"', KEY, metadata='{"é": "è"}', prompt_template="ß", foundation_dependency="Maß")
+    assert encoded.execute("SELECT * FROM cache_lookup_many(%s, %s, %s)", (*KEY[:2], [KEY[2], "Ü"])).fetchall() == [(KEY[2], "ÿ"), ("Ü", None)]
+    assert encoded.execute(f"SELECT prompt_template, foundation_dependency FROM {CACHE}").fetchall() == [("ß", "Maß")]
+    assert encoded.execute("SELECT cache_key, content_type FROM cache_audit_log ORDER BY id DESC LIMIT 1").fetchone() == (KEY[2], KEY[1])
+    assert encoded.execute("SELECT count(*) FROM verify_production_cache() WHERE NOT ok").fetchone() == (0,)
+
+
+def test_batches_beyond_ascii(encoded):
+    entry = {"user_id": ALICE, "content_type": KEY[1], "cache_key": KEY[2], "content": "ÿ", "metadata": {"é": "è"}, "prompt_template": "ß"}
+    encoded.execute("SELECT cache_upsert_many(%s::jsonb)", (json.dumps([entry], ensure_ascii=False),))
+    assert lookup(encoded, KEY) == "ÿ"
+
+
+def test_invalidation_beyond_ascii(encoded):
+    upsert(encoded, "1", KEY, metadata='{"é": "è"}', foundation_dependency="Maß")
+    upsert(encoded, "2", (ALICE, "Öde", "2"), foundation_dependency="Maß")
+    assert encoded.execute("SELECT cache_invalidate_where(%s, %s::jsonb)", (ALICE, '{"é": "è"}')).fetchone() == (1,)
+    assert encoded.execute("SELECT cache_invalidate_dependents(%s, 'Maß')", (ALICE,)).fetchone() == (1,)
+
+
+def test_a_request_has_the_same_key_in_every_encoding(encoded):
+    """RFC 8785 hashes UTF-8."""
+    assert encoded.execute("SELECT cache_key(%s::jsonb)", ('{"title": "Café"}',)).fetchone()[0] == \
+        hashlib.sha256('{"title":"Café"}'.encode()).hexdigest()
+
+
+def test_claims_beyond_ascii_name_their_user(encoded):
+    encoded.execute("SELECT set_config('request.jwt.claims', %s, false)", (f'{{"sub": "{ALICE}", "name": "José"}}',))
+    assert str(encoded.execute("SELECT cache_current_user_id()").fetchone()[0]) == ALICE
+
+
+def test_refusals_beyond_ascii_are_proper_errors(encoded):
+    refused = sqlstate_of(lambda: upsert(encoded, "1", (ALICE, "ö" * 300, "k")))
+    assert refused.sqlstate == "22023" and "ö" in refused.message_detail
+    refused = sqlstate_of(lambda: encoded.execute("SELECT cache_grant_tenant('größe')"))
+    assert refused.sqlstate == "42704" and "größe" in refused.message_primary
+
+
+def test_a_schema_beyond_ascii(encoded):
+    encoded.execute('DROP EXTENSION infinite_pages_cache CASCADE; CREATE SCHEMA "Müll"; CREATE EXTENSION infinite_pages_cache SCHEMA "Müll"')
+    encoded.execute('SET search_path = "Müll"')
+    upsert(encoded, "1", KEY)
+    assert lookup(encoded, KEY) == 1
+    assert encoded.execute("SELECT count(*) FROM verify_production_cache() WHERE NOT ok").fetchone() == (0,)
+
+
+def test_an_encoding_that_refuses_bytes_which_are_not_its_own(cluster):
+    database = create_encoded(cluster, "EUC_JP")
+    with database.connect(client_encoding="UTF8") as connection:
+        connection.execute(EXTENSION)
+        upsert(connection, '"物語"', (ALICE, "設定", "鍵"))
+        assert lookup(connection, (ALICE, "設定", "鍵")) == "物語"
+        assert connection.execute("SELECT count(*) FROM cache_alerts").fetchone()[0] > 5
+        assert connection.execute("SELECT count(*) FROM verify_production_cache() WHERE NOT ok").fetchone() == (0,)
+    database.drop()
+
+
+def test_what_the_extension_says_is_ascii(database):
+    """So that it is legible in every encoding."""
+    texts = database.execute("SELECT description FROM pg_description JOIN pg_proc p ON objoid = p.oid AND classoid = 'pg_proc'::regclass "
+                             "WHERE pronamespace = 'public'::regnamespace UNION ALL "
+                             "SELECT description FROM pg_description JOIN pg_class c ON objoid = c.oid AND classoid = 'pg_class'::regclass "
+                             "WHERE relnamespace = 'public'::regnamespace UNION ALL "
+                             "SELECT what_to_do FROM cache_alerts UNION ALL SELECT concat(detail, hint) FROM verify_production_cache()")
+    assert len(texts) > 60
+    assert [text for (text,) in texts if not text.isascii()] == []
