@@ -3,7 +3,7 @@
 -- temporary object can change what those statements mean. (cache_lookup, the hot path, names every
 -- operator's schema instead: a SET clause costs it a fifth of its time.)
 
--- ── time to live ─────────────────────────────────────────────────────────────────────────────────
+-- == time to live ==
 -- interval has no infinity before PostgreSQL 17, so a time to live is a type of its own. It takes
 -- what interval takes, and 'infinity'; an interval is accepted wherever it is expected.
 CREATE TYPE @extschema@.cache_ttl;
@@ -26,7 +26,7 @@ COMMENT ON FUNCTION @extschema@.cache_ttl_from_interval(interval) IS 'Turns an i
 CREATE CAST (interval AS @extschema@.cache_ttl)
     WITH FUNCTION @extschema@.cache_ttl_from_interval(interval) AS IMPLICIT;
 
--- ── keys and identity ────────────────────────────────────────────────────────────────────────────
+-- == keys and identity ==
 CREATE FUNCTION @extschema@.cache_key(request jsonb) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_key_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
@@ -43,7 +43,7 @@ CREATE FUNCTION @extschema@.cache_current_user_id() RETURNS uuid
 COMMENT ON FUNCTION @extschema@.cache_current_user_id() IS
     'User the session acts for: the claim sub in request.jwt.claims or, where there are no claims, infinite_pages_cache.user_id. NULL when there is none or it is malformed';
 
--- ── read ─────────────────────────────────────────────────────────────────────────────────────────
+-- == read ==
 CREATE FUNCTION @extschema@.cache_lookup(user_id uuid, content_type text, cache_key text) RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cache_lookup_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_lookup(uuid, text, text) IS
@@ -65,7 +65,7 @@ CREATE FUNCTION @extschema@.cache_lookup_many(user_id uuid, content_type text, c
 COMMENT ON FUNCTION @extschema@.cache_lookup_many(uuid, text, text[]) IS
     'One row for each requested key, in the order of the request; content is NULL for a miss. Writes nothing';
 
--- ── write ────────────────────────────────────────────────────────────────────────────────────────
+-- == write ==
 CREATE FUNCTION @extschema@.cache_upsert(
         user_id uuid, content_type text, cache_key text, content jsonb,
         ttl @extschema@.cache_ttl DEFAULT NULL, metadata jsonb DEFAULT NULL, token_cost numeric DEFAULT NULL,
@@ -122,7 +122,7 @@ CREATE FUNCTION @extschema@.cache_forget_user(user_id uuid)
 COMMENT ON FUNCTION @extschema@.cache_forget_user(uuid) IS
     'Erases a user: every entry, every audit row, archived ones too. Leaves no trace, not even of the erasure';
 
--- ── partitions ───────────────────────────────────────────────────────────────────────────────────
+-- == partitions ==
 CREATE FUNCTION @extschema@.create_monthly_cache_partition(target_date timestamp) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'create_monthly_cache_partition_wrapper';
@@ -151,7 +151,7 @@ CREATE FUNCTION @extschema@.check_partition_health()
 COMMENT ON FUNCTION @extschema@.check_partition_health() IS
     'A verdict on each partition: attached, indexed, protected by row security, of bearable size; and on gaps and months ahead';
 
--- ── maintenance ──────────────────────────────────────────────────────────────────────────────────
+-- == maintenance ==
 CREATE FUNCTION @extschema@.cleanup_expired_cache_entries_production()
     RETURNS TABLE (deleted_count bigint, freed_space_mb numeric, cleanup_duration_ms numeric, partition_cleaned text)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
@@ -166,7 +166,7 @@ CREATE FUNCTION @extschema@.cache_run_maintenance()
 COMMENT ON FUNCTION @extschema@.cache_run_maintenance() IS
     'All that keeps the cache in order, a row for each step: partitions ahead, expiry, limits, audit retention, ANALYZE, drop of dead months';
 
--- ── operate ──────────────────────────────────────────────────────────────────────────────────────
+-- == operate ==
 CREATE FUNCTION @extschema@.cache_setup() RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'cache_setup_wrapper';
@@ -188,7 +188,7 @@ COMMENT ON FUNCTION @extschema@.cache_grant_service(text) IS
 CREATE FUNCTION @extschema@.verify_production_cache()
     RETURNS TABLE (name text, ok boolean, detail text, hint text)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_verify';
 COMMENT ON FUNCTION @extschema@.verify_production_cache() IS
     'A row for each check of the installation, with what to do about those that are not ok';
 

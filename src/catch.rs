@@ -10,7 +10,6 @@ use std::panic::AssertUnwindSafe;
 
 /// Why an attempt failed.
 pub struct Failure {
-    pub code: PgSqlErrorCode,
     pub message: String,
 }
 
@@ -48,7 +47,7 @@ fn failure(error: CaughtError) -> Failure {
     if matches!(code, PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN) {
         error.rethrow();
     }
-    Failure { code, message: report.message().to_string() }
+    Failure { message: report.message().to_string() }
 }
 
 /// Runs `f`; if it raises an error with this code and `explain` returns one, that is raised instead.

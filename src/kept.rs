@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::home::Home;
+use crate::setting_scope::with_setting;
 use crate::spi::{Access, Rows, connected, rows, split};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -24,9 +25,11 @@ pub fn run<T>(
         let (mut types, mut values, nulls) = split(args);
         let plan = kept_plan(name, &home, sql, &mut types);
         let _executing = Executing::begin();
+        // A plan made while a partition was empty must still be good when it is full: by an index.
         // SAFETY: SPI is connected, the plan is kept and was prepared for arguments of these types.
-        let code =
-            unsafe { pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0) };
+        let code = with_setting(c"enable_seqscan", "off", || unsafe {
+            pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0)
+        });
         f(&rows(code, caller_context))
     })
 }
@@ -56,7 +59,9 @@ fn kept_plan(
     let sql = CString::new(sql(&home.schema)).expect("a statement has no NUL byte");
     // SAFETY: SPI is connected; SPI_keepplan moves the plan out of the connection's memory.
     let plan = unsafe {
-        let plan = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as i32, types.as_mut_ptr());
+        // One plan for all arguments from the first call on: a pooled connection may never make a sixth.
+        let options = pg_sys::CURSOR_OPT_GENERIC_PLAN as i32;
+        let plan = pg_sys::SPI_prepare_cursor(sql.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
         assert!(!plan.is_null(), "could not prepare {name}");
         pg_sys::SPI_keepplan(plan);
         plan

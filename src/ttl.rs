@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::catch;
 use crate::error::{Refusal, shown};
 use crate::partition::month::DAY;
 use pgrx::datum::{FromDatum, Interval};
@@ -12,6 +13,9 @@ use std::ffi::{CStr, CString};
 
 /// A time to live without end; the expiry of such an entry is `infinity`.
 pub const INFINITE: i64 = i64::MAX;
+
+/// The last timestamp lies in the year 294276, so many microseconds after 2000-01-01.
+pub const END_OF_TIME: i64 = 9_223_371_331_200_000_000;
 
 #[pg_extern(sql = false)]
 fn cache_ttl_in(text: &CStr) -> i64 {
@@ -26,6 +30,18 @@ pub fn parse(text: &CStr) -> i64 {
     if text.to_bytes().trim_ascii().eq_ignore_ascii_case(b"infinity") {
         return INFINITE;
     }
+    let interval = catch::translate_any(
+        || read_interval(text),
+        |code, message| {
+            Refusal::new(code, message)
+                .detail(format!("The time to live is {}.", shown(&text.to_string_lossy())))
+                .hint("Write it as an interval, such as '7 days', or as 'infinity'.")
+        },
+    );
+    microseconds(&interval)
+}
+
+fn read_interval(text: &CStr) -> Interval {
     // SAFETY: interval_in takes a NUL-terminated string, an OID and a type modifier, and returns an interval.
     let interval = unsafe {
         let datum = pgrx::direct_function_call_as_datum(
@@ -34,7 +50,7 @@ pub fn parse(text: &CStr) -> i64 {
         );
         datum.and_then(|datum| Interval::from_datum(datum, false))
     };
-    microseconds(&interval.expect("interval_in never returns NULL"))
+    interval.expect("interval_in never returns NULL")
 }
 
 #[pg_extern(sql = false)]
@@ -71,7 +87,7 @@ pub fn microseconds(interval: &Interval) -> i64 {
 pub fn microseconds_of(interval: &Interval) -> Option<i64> {
     let (months, days, rest) = (interval.months(), interval.days(), interval.micros());
     let total = (i128::from(months) * 30 + i128::from(days)) * i128::from(DAY) + i128::from(rest);
-    // Its days must fit an interval again; PostgreSQL's own infinity is longer still.
-    let longest = i128::from(i32::MAX) * i128::from(DAY);
-    (total > 0).then_some(if total > longest { INFINITE } else { total as i64 })
+    // PostgreSQL's own infinity is longer still than all of time.
+    let finite = i64::try_from(total).ok().filter(|total| *total < END_OF_TIME);
+    (total > 0).then_some(finite.unwrap_or(INFINITE))
 }

@@ -98,7 +98,9 @@ class ClockCluster(Cluster):
         self.offset = Path(tempfile.mkdtemp(prefix="ipc-clock-")) / "offset"
         self.offset.parent.chmod(0o755)
         self.set_clock(datetime.now(timezone.utc))
-        super().__init__(settings, {
+        # libfaketime reads its file at each look at the clock, and must not be interrupted by a signal whose
+        # handler looks, too: a timeout that fires while another statement runs.
+        super().__init__({"deadlock_timeout": "20s", **(settings or {})}, {
             "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(self.offset), "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         })

@@ -375,7 +375,7 @@ def test_what_a_tenant_writes_into_its_rows_does_not_break_the_reports_on_all(su
     fill_for_alice(supabase)
     with supabase.connect() as connection:
         with acting(connection, ALICE):
-            connection.execute(f"UPDATE {CACHE} SET hit_count = 9223372036854775807, adaptation_count = 9223372036854775807, token_cost = 'NaN', "
+            connection.execute(f"UPDATE {CACHE} SET hit_count = 9223372036854775807, adaptation_count = 9223372036854775807, "
                                "token_cost_saved = 9223372036854775807, last_accessed = 'infinity', expires_at = 'infinity', reuse_score = NULL, "
                                "metadata = NULL, access_frequency = NULL")
         with acting(connection, None, "service_role"):

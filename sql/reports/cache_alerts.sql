@@ -10,7 +10,7 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 2, 'critical', 'connections above 90 % of max_connections',
            round(100.0 * count(*) / current_setting('max_connections')::integer, 1), 90, true,
            'Look at cache_connection_metrics; pool connections (PgBouncer in transaction mode) or raise max_connections.'
-    FROM pg_stat_activity WHERE backend_type = 'client backend'
+    FROM pg_stat_activity WHERE coalesce(backend_type, 'client backend') = 'client backend' AND datname IS NOT NULL
     UNION ALL
     SELECT 3, 'critical', 'query response time above 200 ms',
            round(1000 * avg(extract(epoch FROM clock_timestamp() - query_start))::numeric, 1), 200, true,
@@ -45,7 +45,7 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     UNION ALL
     SELECT 9, 'warning', 'unusual access: share of one user in the writes of the last hour above 50 % (of 1,000 or more)',
            CASE WHEN coalesce(sum(writes), 0) >= 1000 THEN round(100.0 * max(writes) / sum(writes), 1) ELSE 0 END, 50, true,
-           'Look at cache_audit_log for that user: SELECT user_id, action, count(*) … GROUP BY 1, 2.'
+           'Look at cache_audit_log for that user: SELECT user_id, action, count(*) ... GROUP BY 1, 2.'
     FROM (SELECT count(*) AS writes FROM @extschema@.cache_audit_log
           WHERE "timestamp" > clock_timestamp() - interval '1 hour' GROUP BY user_id) by_user
 )

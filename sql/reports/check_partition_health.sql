@@ -19,7 +19,7 @@ finding AS (
           AND pg_get_indexdef(x.indexrelid) LIKE '%cache_entry_digest(content_type, cache_key)%')
     UNION ALL
     SELECT p.name, p.starts, 'granted to ' || string_agg(DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END, ', '),
-           'REVOKE ALL ON @extschema@.' || quote_ident(p.name) || ' FROM …; tenants go through the parent.'
+           'REVOKE ALL ON @extschema@.' || quote_ident(p.name) || ' FROM ...; tenants go through the parent.'
     FROM partition p JOIN pg_class c ON c.oid = p.oid, aclexplode(c.relacl) a
     WHERE a.grantee <> c.relowner
     GROUP BY p.name, p.starts

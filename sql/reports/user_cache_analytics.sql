@@ -1,10 +1,10 @@
 SELECT user_id,
        count(*),
        count(DISTINCT content_type),
-       coalesce(sum(hit_count), 0)::bigint,
+       least(coalesce(sum(hit_count), 0), 9223372036854775807)::bigint,
        coalesce(sum(token_cost_saved), 0)::numeric,
        round(avg(reuse_score), 2),
-       max(last_accessed),
+       least(max(last_accessed), clock_timestamp()),
        round(avg(hit_count), 2)
 FROM @extschema@.infinite_pages_cache_partitioned
 GROUP BY user_id

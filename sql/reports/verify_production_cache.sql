@@ -63,10 +63,6 @@ SELECT * FROM (
            CASE WHEN count(*) > 0 THEN 'It blocks the creation of partitions. Move its rows and drop it.' END
     FROM partition WHERE bounds = 'DEFAULT'
     UNION ALL
-    SELECT 'a policy for all other content exists', count(*) = 1, count(*) || ' row for *',
-           CASE WHEN count(*) = 0 THEN 'INSERT INTO @extschema@.cache_content_policies (content_type, ttl) VALUES (''*'', ''7 days'');' END
-    FROM @extschema@.cache_content_policies WHERE content_type = '*'
-    UNION ALL
     SELECT 'content is compressed with lz4', coalesce(bool_or(a.attcompression = 'l'), false),
            CASE WHEN bool_or(a.attcompression = 'l') THEN 'lz4' ELSE 'pglz' END,
            CASE WHEN NOT coalesce(bool_or(a.attcompression = 'l'), false) THEN 'This server was built without lz4, or the column was changed; reading is slower.' END
@@ -88,8 +84,4 @@ SELECT * FROM (
     SELECT 'the server has its minimum release', number >= minimum, current_setting('server_version'),
            CASE WHEN number < minimum THEN 'Update to the newest minor release of this major version: older ones let row security leak through statistics.' END
     FROM version, LATERAL (SELECT CASE number / 10000 WHEN 14 THEN 140019 WHEN 15 THEN 150014 WHEN 16 THEN 160010 WHEN 17 THEN 170006 ELSE 0 END) m (minimum)
-    UNION ALL
-    SELECT 'no maintenance step failed lately', count(*) = 0, count(*) || ' failed in 24 hours',
-           CASE WHEN count(*) > 0 THEN 'Look at cache_maintenance_log.' END
-    FROM @extschema@.cache_maintenance_runs WHERE status = 'failed' AND run_at > clock_timestamp() - interval '24 hours'
 ) checks

@@ -23,7 +23,7 @@ CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
     access_frequency integer DEFAULT 1,
     priority_tier integer NOT NULL DEFAULT 3 CHECK (priority_tier BETWEEN 1 AND 3),
     compression_applied boolean DEFAULT false,
-    token_cost numeric CHECK (token_cost >= 0),
+    token_cost numeric CHECK (token_cost >= 0 AND token_cost < 'Infinity'),
     PRIMARY KEY (id, user_id, created_at)
 ) PARTITION BY RANGE (created_at);
 
@@ -39,4 +39,4 @@ COMMENT ON TABLE @extschema@.infinite_pages_cache_partitioned IS
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.token_cost IS
     'What generating the answer cost, in the application''s own unit';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.priority_tier IS
-    '1 = high … 3 = low: the order in which entries are kept when a user has too many';
+    '1 = high ... 3 = low: the order in which entries are kept when a user has too many';

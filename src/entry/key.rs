@@ -18,6 +18,7 @@ fn cache_key(request: RawJsonb) -> String {
             PgSqlErrorCode::ERRCODE_STATEMENT_TOO_COMPLEX,
             "a request can be nested 127 levels deep at most",
         )
+        .detail("Deeper nesting is refused before it can exhaust the stack.")
         .hint("Leave what does not decide the answer out of the key, or flatten it.")
         .raise(),
         Err(error) => Refusal::new(

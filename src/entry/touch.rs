@@ -2,10 +2,11 @@
 
 use super::{Address, lock, matching, or_raise, upsert};
 use crate::audit::{self, Event};
+use crate::home::{CACHE, Home};
 use crate::kept;
 use crate::policy::Policy;
 use crate::spi::{self, Access};
-use crate::{clock, settings};
+use crate::{clock, owner, settings};
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
@@ -20,6 +21,10 @@ fn cache_touch(
 ) -> Option<TimestampWithTimeZone> {
     let address = or_raise(Address::new(user_id, content_type, cache_key));
     if !settings::ENABLED.get() {
+        return None;
+    }
+    // A tenant must not hold up the writers of another one's key.
+    if owner::is_restricted(Home::current().table(CACHE)) && upsert::existing(&address).is_empty() {
         return None;
     }
     lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));

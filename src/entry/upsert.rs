@@ -122,7 +122,7 @@ impl Values<'_> {
         if let Some(tier) = self.priority_tier.filter(|tier| !(1..=3).contains(tier)) {
             return refuse("priority_tier must be 1 (high), 2 or 3 (low)", format!("It is {tier}."), "Pass 1, 2 or 3.");
         }
-        if let Some(cost) = self.token_cost.as_ref().filter(|cost| cost.is_nan() || **cost < AnyNumeric::from(0)) {
+        if let Some(cost) = self.token_cost.as_ref().filter(|cost| !is_finite(cost) || **cost < AnyNumeric::from(0)) {
             return refuse(
                 "token_cost must be a number not below 0",
                 format!("It is {}.", shown(&cost.to_string())),
@@ -132,7 +132,7 @@ impl Values<'_> {
         if let Some(score) = self
             .reuse_score
             .as_ref()
-            .filter(|score| score.is_nan() || **score < AnyNumeric::from(0) || **score > AnyNumeric::from(10))
+            .filter(|score| !is_finite(score) || **score < AnyNumeric::from(0) || **score > AnyNumeric::from(10))
         {
             return refuse(
                 "reuse_score must lie between 0 and 10",
@@ -153,12 +153,10 @@ impl Values<'_> {
 /// # Errors
 /// 22008 when it lies after what a timestamp can hold.
 pub fn expiry_after(now: i64, lifetime: i64) -> i64 {
-    // The year 294276, where timestamps end.
-    const END_OF_TIMESTAMPS: i64 = 9_223_371_331_200_000_000;
     if lifetime == ttl::INFINITE {
         return i64::MAX;
     }
-    now.checked_add(lifetime).filter(|expiry| *expiry < END_OF_TIMESTAMPS).unwrap_or_else(|| {
+    now.checked_add(lifetime).filter(|expiry| *expiry < ttl::END_OF_TIME).unwrap_or_else(|| {
         Refusal::new(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, "the entry would expire after the end of time")
             .detail("Timestamps end with the year 294276.")
             .hint("To keep an entry for ever use 'infinity'.")
@@ -166,12 +164,16 @@ pub fn expiry_after(now: i64, lifetime: i64) -> i64 {
     })
 }
 
+fn is_finite(number: &AnyNumeric) -> bool {
+    !number.is_nan() && !number.to_string().ends_with("Infinity")
+}
+
 fn show_timestamp(timestamp: i64) -> String {
     TimestampWithTimeZone::try_from(timestamp).map_or_else(|_| "infinite".into(), |timestamp| timestamp.to_string())
 }
 
 /// A version of an entry that exists, with what a new version inherits.
-struct Version {
+pub struct Version {
     created_at: i64,
 }
 
@@ -364,7 +366,7 @@ struct Moved {
 }
 
 /// Every version of an entry that is committed now, or written by this transaction.
-fn existing(address: &Address) -> Vec<Version> {
+pub fn existing(address: &Address) -> Vec<Version> {
     kept::run(
         Access::ReadLatest,
         "upsert: versions",

@@ -29,17 +29,21 @@ fn cleanup_expired_cache_entries_production() -> TableIterator<
     ),
 > {
     let started = Instant::now();
-    let mut rows: Vec<_> = delete_expired(&Home::current())
+    let mut rows: Vec<_> = delete_expired(&Home::current(), None)
         .into_iter()
         .map(|cleaned| {
-            let megabytes = cleaned.bytes as f64 / 1_048_576.0;
-            (cleaned.deleted, rounded(megabytes), rounded(cleaned.milliseconds), Some(cleaned.partition))
+            (cleaned.deleted, megabytes_of(cleaned.bytes), rounded(cleaned.milliseconds), Some(cleaned.partition))
         })
         .collect();
     if rows.is_empty() {
-        rows.push((0, rounded(0.0), rounded(milliseconds_since(started)), None));
+        rows.push((0, megabytes_of(0), rounded(milliseconds_since(started)), None));
     }
     TableIterator::new(rows)
+}
+
+/// Megabytes, to the byte.
+fn megabytes_of(bytes: i64) -> AnyNumeric {
+    AnyNumeric::try_from(format!("{:.6}", bytes as f64 / 1_048_576.0).as_str()).expect("a decimal number")
 }
 
 /// A number with two decimals.
@@ -51,14 +55,15 @@ pub fn milliseconds_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1000.0
 }
 
-/// Deletes every expired entry that nobody holds locked; returns what was deleted where.
-pub fn delete_expired(home: &Home) -> Vec<Cleaned> {
+/// Deletes the expired entries that nobody holds locked, until the deadline; returns what was deleted
+/// where.
+pub fn delete_expired(home: &Home, deadline: Option<Instant>) -> Vec<Cleaned> {
     let now = now();
     let partitions = partitions_of(home.table(CACHE));
-    partitions.iter().map(|partition| clean(partition, now)).filter(|cleaned| cleaned.deleted > 0).collect()
+    partitions.iter().map(|partition| clean(partition, now, deadline)).filter(|cleaned| cleaned.deleted > 0).collect()
 }
 
-fn clean(partition: &Partition, now: i64) -> Cleaned {
+fn clean(partition: &Partition, now: i64, deadline: Option<Instant>) -> Cleaned {
     let started = Instant::now();
     let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, milliseconds: 0.0 };
     loop {
@@ -66,7 +71,7 @@ fn clean(partition: &Partition, now: i64) -> Cleaned {
         let (deleted, bytes) = delete_batch(partition, now);
         cleaned.deleted += deleted;
         cleaned.bytes += bytes;
-        if deleted == 0 {
+        if deleted == 0 || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             break;
         }
     }
@@ -74,9 +79,9 @@ fn clean(partition: &Partition, now: i64) -> Cleaned {
     cleaned
 }
 
-/// Deletes one batch. Its rows are picked by expiry, through the index, and locked in digest order, as
-/// all who lock several rows do; one that somebody else holds is left for a later run. The statement
-/// goes through the parent, so that a service role can run it with the rights it has there.
+/// Deletes one batch. Its rows are picked by expiry, through the index; one that somebody else holds is
+/// left for a later run, so this waits for nobody and can be part of no deadlock. The statement goes
+/// through the parent, so that a service role can run it with the rights it has there.
 fn delete_batch(partition: &Partition, now: i64) -> (i64, i64) {
     kept::run(
         Access::Write,
@@ -84,14 +89,10 @@ fn delete_batch(partition: &Partition, now: i64) -> (i64, i64) {
         |schema| {
             let cache = format!("{schema}.infinite_pages_cache_partitioned");
             format!(
-                "WITH expired AS ( \
+                "WITH locked AS ( \
                      SELECT id, user_id, created_at FROM {cache} \
-                     WHERE created_at >= $1 AND created_at < $2 AND expires_at <= $3 ORDER BY expires_at LIMIT $4), \
-                 locked AS ( \
-                     SELECT c.id, c.user_id, c.created_at FROM {cache} c JOIN expired USING (id, user_id, created_at) \
-                     WHERE c.created_at >= $1 AND c.created_at < $2 AND c.expires_at <= $3 \
-                     ORDER BY c.user_id, {schema}.cache_entry_digest(c.content_type, c.cache_key) \
-                     FOR UPDATE OF c SKIP LOCKED), \
+                     WHERE created_at >= $1 AND created_at < $2 AND expires_at <= $3 \
+                     ORDER BY expires_at LIMIT $4 FOR UPDATE SKIP LOCKED), \
                  deleted AS ( \
                      DELETE FROM {cache} c USING locked l \
                      WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at \

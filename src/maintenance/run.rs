@@ -6,7 +6,7 @@ use crate::advisory::{self, Class};
 use crate::clock::now;
 use crate::home::{AUDIT_LOG, CACHE, Home, RUNS};
 use crate::partition::catalog::partitions_of;
-use crate::partition::create::{Table, premake};
+use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::month::Month;
 use crate::partition::retire;
 use crate::partition::secure::secure_all;
@@ -15,17 +15,19 @@ use crate::spi::{self, Access};
 use crate::{catch, owner, settings};
 use pgrx::datum::{AnyNumeric, DatumWithOid};
 use pgrx::prelude::*;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// What a step did: how much of it, and in words what a number does not say.
+/// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
+#[derive(Default)]
 struct Outcome {
     affected: i64,
     detail: Option<String>,
+    failed: bool,
 }
 
 impl From<i64> for Outcome {
     fn from(affected: i64) -> Self {
-        Self { affected, detail: None }
+        Self { affected, ..Self::default() }
     }
 }
 
@@ -34,24 +36,26 @@ struct Step {
     run: fn(&Home) -> Outcome,
 }
 
-/// In this order: a drop locks the table until the end of the transaction, so it comes last.
+/// In this order: the steps that lock rows, and at last tables, until the end of the transaction come as
+/// late as can be.
 const STEPS: [Step; 9] = [
-    Step {
-        name: "secure partitions",
-        run: |home| (secure_all(home, Table::Cache) + secure_all(home, Table::AuditLog)).into(),
-    },
-    Step { name: "premake partitions", run: |home| premake(home, Table::Cache).into() },
-    Step { name: "premake audit partitions", run: |home| premake(home, Table::AuditLog).into() },
-    Step {
-        name: "delete expired entries",
-        run: |home| delete_expired(home).iter().map(|cleaned| cleaned.deleted).sum::<i64>().into(),
-    },
-    Step { name: "enforce limits", run: |home| evict_over_limit(home).into() },
+    Step { name: "secure partitions", run: |home| secure_all(home).into() },
+    Step { name: "premake partitions", run: |home| premake(home, Table::Cache) },
+    Step { name: "premake audit partitions", run: |home| premake(home, Table::AuditLog) },
     Step { name: "trim maintenance log", run: trim_log },
     Step { name: "analyze", run: analyze },
+    Step { name: "enforce limits", run: |home| evict_over_limit(home).into() },
+    Step { name: "delete expired entries", run: expire },
+    Step { name: "drop dead months", run: |home| outcome_of(retire::drop_dead_months(home, share_of_wait())) },
     Step { name: "trim audit log", run: trim_audit },
-    Step { name: "drop dead months", run: |home| outcome_of(retire::drop_dead_months(home)) },
 ];
+
+/// A third of the time that maintenance may hold anybody up, in milliseconds: for expiry, for the lock
+/// on the cache, and for the lock on the audit log. Each holds up who waits for what the one before it
+/// has locked.
+fn share_of_wait() -> i32 {
+    (settings::LOCK_TIMEOUT.get() / 3).max(1)
+}
 
 /// Runs every step. One that fails is undone and reported, and the next one runs.
 ///
@@ -91,17 +95,39 @@ fn run_step(home: &Home, step: &Step) -> Row {
     let started = Instant::now();
     let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
     let (status, outcome) = match catch::attempt(|| with_setting(c"lock_timeout", &timeout, || (step.run)(home))) {
-        Ok(outcome) => ("ok", outcome),
-        Err(failure) => ("failed", Outcome { affected: 0, detail: Some(failure.message) }),
+        Ok(outcome) => (if outcome.failed { "failed" } else { "ok" }, outcome),
+        Err(failure) => ("failed", Outcome { detail: Some(failure.message), ..Outcome::default() }),
     };
     (step.name.into(), status.into(), outcome.affected, rounded(milliseconds_since(started)), outcome.detail)
+}
+
+/// Creates the coming partitions; trouble with one month does not keep the others from theirs.
+fn premake(home: &Home, table: Table) -> Outcome {
+    let mut outcome = Outcome::default();
+    for month in wanted_months() {
+        match catch::attempt(|| create(home, table, month).1) {
+            Ok(created) => outcome.affected += i64::from(created),
+            Err(failure) => {
+                outcome.failed = true;
+                outcome.detail.get_or_insert(failure.message);
+            }
+        }
+    }
+    outcome
+}
+
+fn expire(home: &Home) -> Outcome {
+    let deadline = Instant::now() + Duration::from_millis(share_of_wait().unsigned_abs().into());
+    let deleted = delete_expired(home, Some(deadline)).iter().map(|cleaned| cleaned.deleted).sum();
+    let detail = (Instant::now() >= deadline).then(|| "there may be more for the next run".to_string());
+    Outcome { affected: deleted, detail, failed: false }
 }
 
 fn outcome_of(retired: Vec<retire::Retired>) -> Outcome {
     let affected = retired.iter().filter(|old| old.dropped).count() as i64;
     let kept: Vec<String> =
         retired.iter().filter(|old| !old.dropped).map(|old| format!("{}: {}", old.name, old.detail)).collect();
-    Outcome { affected, detail: (!kept.is_empty()).then(|| kept.join("; ")) }
+    Outcome { affected, detail: (!kept.is_empty()).then(|| kept.join("; ")), failed: false }
 }
 
 fn trim_audit(home: &Home) -> Outcome {
@@ -111,7 +137,7 @@ fn trim_audit(home: &Home) -> Outcome {
         return 0.into();
     };
     let old = partitions_of(home.table(AUDIT_LOG)).into_iter().filter(|partition| partition.to <= oldest_kept);
-    outcome_of(old.map(|partition| retire::retire(home, Table::AuditLog, &partition, true)).collect())
+    outcome_of(retire::retire(home, Table::AuditLog, old.collect(), true, share_of_wait()))
 }
 
 fn trim_log(home: &Home) -> Outcome {
@@ -125,20 +151,22 @@ fn trim_log(home: &Home) -> Outcome {
 }
 
 /// Autovacuum never analyzes a partitioned table itself, only its partitions; the planner needs both.
-/// Due once a tenth of the rows have changed since the partitions were last analyzed, or never was.
+/// Due when a tenth of the rows have changed since the partitions were analyzed, or when they have been
+/// analyzed since and are a tenth larger or smaller than the whole was.
 fn analyze(home: &Home) -> Outcome {
     let parent = home.table(CACHE);
     let due = spi::run(
         Access::ReadLatest,
         "SELECT sum(s.n_mod_since_analyze) > 50 + 0.1 * sum(s.n_live_tup) \
-             OR NOT EXISTS (SELECT 1 FROM pg_statistic t WHERE t.starelid = $1 AND t.stainherit) \
-                AND sum(s.n_live_tup) > 0 \
-         FROM pg_inherits i JOIN pg_stat_user_tables s ON s.relid = i.inhrelid WHERE i.inhparent = $1",
+             OR abs(sum(greatest(c.reltuples, 0)) - greatest(p.reltuples, 0)) > 50 + 0.1 * greatest(p.reltuples, 0) \
+         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+         JOIN pg_stat_user_tables s ON s.relid = c.oid JOIN pg_class p ON p.oid = i.inhparent \
+         WHERE i.inhparent = $1 GROUP BY p.reltuples",
         &[parent.into()],
-        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
+        |rows| if rows.count() > 0 { rows.get::<bool>(0, 1).unwrap_or(false) } else { false },
     );
     if !due {
-        return Outcome { affected: 0, detail: Some("not due".into()) };
+        return Outcome { detail: Some("not due".into()), ..Outcome::default() };
     }
     spi::run(Access::Write, &format!("ANALYZE {}.{CACHE}", home.schema), &[], |_| ());
     1.into()

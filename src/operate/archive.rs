@@ -7,7 +7,6 @@ use crate::clock::now;
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, Home};
 use crate::partition::catalog::{Partition, partitions_of, qualified_name};
-use crate::partition::create::Table;
 use crate::partition::secure::{revoke, secure};
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
@@ -44,7 +43,7 @@ fn archive_audit_logs(
             ensure_archive(&home);
             let bounds = bounds_of(&partition);
             let moved = qualified_name(partition.oid);
-            secure(&home, Table::AuditLog, partition.oid);
+            secure(&home, AUDIT_LOG, partition.oid);
             let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
             ddl(format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
             ddl(format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));

@@ -8,8 +8,9 @@ use crate::partition::secure;
 use crate::spi::{self, Access};
 use pgrx::prelude::*;
 
-/// Functions that are not for everybody. All others work with the caller's rights on the tables.
-const TENANT_FUNCTIONS: &[&str] = &["cache_create_current_partition"];
+/// The function that is for tenants and not for everybody. All others that are not listed here work with
+/// the caller's rights on the tables, and are as open as default privileges make them.
+const TENANT_FUNCTION: &str = "cache_create_current_partition";
 const SERVICE_FUNCTIONS: &[&str] = &[
     "cleanup_expired_cache_entries_production",
     "cache_forget_user",
@@ -107,7 +108,20 @@ pub fn grant_members_to_known_roles(home: &Home) {
 
 fn grant_tenant_members(home: &Home, role: &str) {
     run(format!("GRANT USAGE ON SCHEMA {} TO {role}", home.schema));
-    on_functions(home, TENANT_FUNCTIONS, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    run(format!("GRANT USAGE ON TYPE {}.cache_ttl TO {role}", home.schema));
+    let reserved: Vec<&str> = SERVICE_FUNCTIONS.iter().chain(OWNER_FUNCTIONS).copied().collect();
+    let open = spi::run(
+        Access::ReadLatest,
+        "SELECT p.oid::regprocedure::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid \
+         WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
+           AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache') \
+           AND p.proname <> ALL ($1)",
+        &[names(&reserved).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
+    );
+    for function in open {
+        run(format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    }
     on_views(home, TENANT_VIEWS, role);
 }
 
@@ -168,7 +182,7 @@ pub fn service_roles(home: &Home) -> Vec<String> {
 /// Gives the functions and views of the extension that is being created their first privileges,
 /// whatever default privileges have granted.
 pub fn reset_members(home: &Home) {
-    for functions in [TENANT_FUNCTIONS, SERVICE_FUNCTIONS, OWNER_FUNCTIONS] {
+    for functions in [&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCTIONS] {
         let granted = spi::run(
             Access::ReadLatest,
             "SELECT p.oid::regprocedure::text, \

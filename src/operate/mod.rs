@@ -6,3 +6,4 @@ mod grants;
 mod policies;
 mod report;
 mod setup;
+mod verify;

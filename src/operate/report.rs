@@ -10,7 +10,7 @@ use crate::spi::Access;
 use pgrx::pg_sys;
 
 /// The query of each report, by the name of its function.
-const REPORTS: [(&str, &str); 8] = [
+const REPORTS: [(&str, &str); 7] = [
     ("cache_performance_metrics", include_str!("../../sql/reports/cache_performance_metrics.sql")),
     ("partition_health_metrics", include_str!("../../sql/reports/partition_health_metrics.sql")),
     ("cache_connection_metrics", include_str!("../../sql/reports/cache_connection_metrics.sql")),
@@ -18,7 +18,6 @@ const REPORTS: [(&str, &str); 8] = [
     ("cache_alerts", include_str!("../../sql/reports/cache_alerts.sql")),
     ("cache_maintenance_log", include_str!("../../sql/reports/cache_maintenance_log.sql")),
     ("check_partition_health", include_str!("../../sql/reports/check_partition_health.sql")),
-    ("verify_production_cache", include_str!("../../sql/reports/verify_production_cache.sql")),
 ];
 
 crate::materialize::set_returning!(infinite_pages_cache_report, pg_finfo_infinite_pages_cache_report, report);
@@ -29,6 +28,11 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
     let name = function_name(unsafe { (*(*fcinfo).flinfo).fn_oid });
     let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
     let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
+    run(fcinfo, query);
+}
+
+/// Makes the rows of a query the result of the function.
+pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
     let query = query.replace("@extschema@", &Home::current().schema);
     // The catalogs show a partition's bounds as text; the queries read it.
     with_setting(c"DateStyle", "ISO", || {

@@ -9,7 +9,7 @@ use crate::error::Refusal;
 use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
 use crate::owner;
 use crate::partition::catalog::qualified_name;
-use crate::partition::create::{Table, premake};
+use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
@@ -25,6 +25,7 @@ const TABLES: [(&str, &str); 4] = [
 
 #[pg_extern(sql = false)]
 fn cache_setup() {
+    check_encoding();
     let home = Home::current();
     if creating_extension() {
         grants::reset_members(&home);
@@ -42,12 +43,34 @@ fn cache_setup() {
     }
     for (name, table) in [(CACHE, Table::Cache), (AUDIT_LOG, Table::AuditLog)] {
         ensure_policies(&home, name);
-        secure::secure_all(&home, table);
-        premake(&home, table);
+        for month in wanted_months() {
+            create(&home, table, month);
+        }
     }
+    secure::secure_all(&home);
     grants::grant_to_known_roles(&home);
     if creating_extension() {
         release_tables();
+    }
+}
+
+/// # Errors
+/// 0A000 unless the database is in UTF8, the encoding of JSON: in another one the same request would have
+/// another key.
+fn check_encoding() {
+    // SAFETY: reads the encoding of the database and its name.
+    let (encoding, name) = unsafe {
+        let encoding = pg_sys::GetDatabaseEncoding();
+        (encoding, std::ffi::CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy())
+    };
+    if encoding != pg_sys::pg_enc::PG_UTF8 as i32 {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "infinite_pages_cache needs a database whose encoding is UTF8",
+        )
+        .detail(format!("The encoding of this one is {name}."))
+        .hint("Create a database with ENCODING 'UTF8' TEMPLATE template0.")
+        .raise();
     }
 }
 
@@ -68,8 +91,23 @@ fn row_security() -> bool {
 fn create_table(home: &Home, name: &str, sql: &str) {
     run(sql.replace("@extschema@", &home.schema));
     secure::revoke(home.table(name), "ALL");
+    secure_sequences(home, name);
     if name == CACHE && has_lz4() {
         run(format!("ALTER TABLE {}.{CACHE} ALTER COLUMN content SET COMPRESSION lz4", home.schema));
+    }
+}
+
+/// Revokes what default privileges have granted on a table's sequences: they tell how many rows there are.
+fn secure_sequences(home: &Home, table: &str) {
+    let sequences = spi::run(
+        Access::ReadLatest,
+        "SELECT d.objid FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' \
+         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1",
+        &[home.table(table).into()],
+        |rows| rows.map(|rows, row| rows.get::<pg_sys::Oid>(row, 1).expect("an OID")),
+    );
+    for sequence in sequences {
+        secure::revoke(sequence, "ALL");
     }
 }
 
@@ -109,6 +147,7 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
     for column in missing {
         run(format!("ALTER TABLE {}.{name} ADD COLUMN {column}", home.schema));
     }
+    secure_sequences(home, name);
     // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
     secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
 }

@@ -114,11 +114,10 @@ pub fn ensure_current_audit(home: &Home, log: pg_sys::Oid) {
     }
 }
 
-/// Creates what is missing of the partitions of this month and the next `premake`; returns how many.
-pub fn premake(home: &Home, table: Table) -> i64 {
+/// The months that should have a partition: this one and the next `premake`.
+pub fn wanted_months() -> impl Iterator<Item = Month> {
     let this = Month::of(now()).expect("the clock shows a year with four digits");
-    let months = (0..=i64::from(settings::PREMAKE.get())).filter_map(|ahead| this.plus(ahead));
-    months.filter(|month| create(home, table, *month).1).count() as i64
+    (0..=i64::from(settings::PREMAKE.get())).filter_map(move |ahead| this.plus(ahead))
 }
 
 /// The partition that holds a month, by its name, and whether it had to be created.
@@ -142,6 +141,8 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
         "Run it as the owner. Any role can make the current month's partition with cache_create_current_partition().",
     );
     advisory::lock(Class::CreatePartition, table as u32);
+    // SAFETY: has this backend see what others committed while it waited.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
     if let Some(partition) = existing() {
         return (partition.name(), false);
     }
@@ -167,7 +168,7 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
              INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION) {}",
         table.storage()
     ));
-    secure(home, table, home.table(name));
+    secure(home, parent_name, home.table(name));
     let (from, to) = month.bounds();
     ddl(format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"

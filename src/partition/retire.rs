@@ -1,22 +1,16 @@
 //! Retirement of partitions: a month in which nothing is live any more goes in one DROP.
 
-#![allow(unsafe_code)]
-
 use super::catalog::{Partition, partitions_of, qualified_name};
 use super::create::Table;
 use super::month::Month;
-use crate::catch::{self, Failure};
+use crate::catch;
 use crate::clock::now;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
 use crate::setting_scope::with_setting;
 use crate::settings;
 use crate::spi::{self, Access};
-use pgrx::pg_sys;
 use pgrx::prelude::*;
-
-/// Tries to lock before a drop is left to the next run.
-const ATTEMPTS: u32 = 3;
 
 /// What became of an old partition.
 pub struct Retired {
@@ -54,40 +48,89 @@ fn drop_old_cache_partitions(
     let parent = home.table(CACHE);
     let this = Month::of(now()).expect("the clock shows a year with four digits");
     let oldest_kept = this.plus(1 - i64::from(months_to_keep)).map_or(i64::MIN, Month::start);
-    let old = partitions_of(parent).into_iter().filter(|partition| partition.to <= oldest_kept);
-    let retired: Vec<Retired> =
-        old.map(|partition| retire(&home, Table::Cache, &partition, include_live.unwrap_or(false))).collect();
+    let old = partitions_of(parent).into_iter().filter(|partition| partition.to <= oldest_kept).collect();
+    let retired = retire(&home, Table::Cache, old, include_live.unwrap_or(false), settings::LOCK_TIMEOUT.get());
     TableIterator::new(
         retired.into_iter().map(|old| (old.name, old.dropped, old.live_entries, old.freed_bytes, old.detail)),
     )
 }
 
-/// Drops the months that are over and hold nothing live.
-pub fn drop_dead_months(home: &Home) -> Vec<Retired> {
+/// Drops the months that are over and hold nothing live. Waits so many milliseconds for the lock.
+pub fn drop_dead_months(home: &Home, wait: i32) -> Vec<Retired> {
     let now = now();
-    let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
-    over.map(|partition| retire(home, Table::Cache, &partition, false)).filter(|old| old.live_entries == 0).collect()
+    let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now).collect();
+    retire(home, Table::Cache, over, false, wait).into_iter().filter(|old| old.live_entries == 0).collect()
 }
 
-/// Drops a partition, unless it holds a live entry and `include_live` is false.
-pub fn retire(home: &Home, table: Table, partition: &Partition, include_live: bool) -> Retired {
-    let name = partition.name();
-    let live_entries = live_entries(home, table, partition);
-    let mut retired = Retired { name, dropped: false, live_entries, freed_bytes: 0, detail: String::new() };
-    if live_entries > 0 && !include_live {
-        retired.detail = "kept: it holds live entries".into();
-        return retired;
-    }
-    match drop_when_locked(home, table, partition, include_live) {
-        Ok(Some(bytes)) => {
-            retired.dropped = true;
-            retired.freed_bytes = bytes;
-            retired.detail = "dropped".into();
+/// Drops partitions, but for those that hold a live entry unless `include_live`. What cannot be locked
+/// in so many milliseconds is kept.
+pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool, wait: i32) -> Vec<Retired> {
+    let mut parent_locked = None;
+    let mut retired = Vec::with_capacity(old.len());
+    for partition in old {
+        let live_entries = live_entries(home, table, &partition);
+        let mut one =
+            Retired { name: partition.name(), dropped: false, live_entries, freed_bytes: 0, detail: String::new() };
+        if live_entries > 0 && !include_live {
+            one.detail = "kept: it holds live entries".into();
+        } else {
+            let locked = parent_locked.get_or_insert_with(|| lock_parent(home, table, wait));
+            let outcome = match locked {
+                Ok(()) => drop_unless_busy(home, table, &partition, include_live),
+                Err(message) => Err(message.clone()),
+            };
+            match outcome {
+                Ok(Some(bytes)) => {
+                    one.dropped = true;
+                    one.freed_bytes = bytes;
+                    one.detail = "dropped".into();
+                }
+                Ok(None) => one.detail = "kept: an entry came to life while it was locked".into(),
+                Err(message) => one.detail = format!("kept: {message}"),
+            }
         }
-        Ok(None) => retired.detail = "kept: an entry came to life while it was locked".into(),
-        Err(failure) => retired.detail = format!("kept: {}", failure.message),
+        retired.push(one);
     }
     retired
+}
+
+/// Locks a table, so that its partitions can be dropped. Whoever comes meanwhile queues behind this
+/// wait, which is why it is bounded; nobody new can lock a partition once it is over.
+fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<(), String> {
+    catch::attempt(|| {
+        with_setting(c"lock_timeout", &format!("{wait}ms"), || {
+            let sql = format!("LOCK TABLE ONLY {}.{} IN ACCESS EXCLUSIVE MODE", home.schema, table.name());
+            spi::run(Access::Write, &sql, &[], |_| ());
+        });
+    })
+    .map_err(|failure| failure.message)
+}
+
+/// Drops a partition of a locked table, unless somebody holds the partition itself: to wait for that one
+/// would hold up everybody. Returns the bytes freed, or `None` when it holds a live entry after all.
+fn drop_unless_busy(
+    home: &Home,
+    table: Table,
+    partition: &Partition,
+    include_live: bool,
+) -> Result<Option<i64>, String> {
+    let name = qualified_name(partition.oid);
+    catch::attempt(|| {
+        let sql = format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE NOWAIT");
+        spi::run(Access::Write, &sql, &[], |_| ());
+        if !include_live && live_entries(home, table, partition) > 0 {
+            return None;
+        }
+        let bytes = spi::run(
+            Access::ReadLatest,
+            "SELECT pg_total_relation_size($1::oid::regclass)",
+            &[partition.oid.into()],
+            |rows| rows.get::<i64>(0, 1).unwrap_or(0),
+        );
+        spi::run(Access::Write, &format!("DROP TABLE {name}"), &[], |_| ());
+        Some(bytes)
+    })
+    .map_err(|failure| failure.message)
 }
 
 /// Live entries of a partition; of the audit log there are none.
@@ -102,54 +145,4 @@ fn live_entries(home: &Home, table: Table, partition: &Partition) -> i64 {
     );
     let args = [spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now())];
     spi::run(Access::ReadLatest, &sql, &args, |rows| rows.get(0, 1).unwrap_or(0))
-}
-
-/// Drops a partition with a bounded wait for its lock and its parent's, so that what queues behind the
-/// wait is held up no longer than infinite_pages_cache.lock_timeout. Returns the bytes freed, or `None`
-/// when the locked partition holds a live entry after all.
-fn drop_when_locked(
-    home: &Home,
-    table: Table,
-    partition: &Partition,
-    include_live: bool,
-) -> Result<Option<i64>, Failure> {
-    let (schema, parent) = (&home.schema, table.name());
-    let partition_name = qualified_name(partition.oid);
-    let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
-    let mut attempts = 0;
-    loop {
-        let result = catch::attempt(|| {
-            with_setting(c"lock_timeout", &timeout, || {
-                let sql = format!("LOCK TABLE ONLY {schema}.{parent}, {partition_name} IN ACCESS EXCLUSIVE MODE");
-                spi::run(Access::Write, &sql, &[], |_| ());
-            });
-            if !include_live && live_entries(home, table, partition) > 0 {
-                return None;
-            }
-            let bytes = spi::run(
-                Access::ReadLatest,
-                "SELECT pg_total_relation_size($1::oid::regclass)",
-                &[partition.oid.into()],
-                |rows| rows.get::<i64>(0, 1).unwrap_or(0),
-            );
-            spi::run(Access::Write, &format!("DROP TABLE {partition_name}"), &[], |_| ());
-            Some(bytes)
-        });
-        attempts += 1;
-        match result {
-            Err(failure) if failure.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE && attempts < ATTEMPTS => {
-                pause()
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Waits 50 to 150 ms, so that those who queued behind the last attempt go first.
-fn pause() {
-    // SAFETY: sleeps; the number of microseconds is taken from the clock.
-    unsafe {
-        pg_sys::pg_usleep((50_000 + now().rem_euclid(100_000)) as core::ffi::c_long);
-    }
-    pgrx::check_for_interrupts!();
 }

@@ -3,24 +3,26 @@
 //! through the parent only.
 
 use super::catalog::{partitions_of, qualified_name, relation_name};
-use super::create::Table;
-use crate::home::Home;
+use crate::error::{Refusal, shown};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
 use crate::owner;
 use crate::spi::{self, Access};
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// Gives every partition of a table what it lacks, as one made by hand does; returns how many lacked
+/// Gives every partition what it lacks, as one made by hand does; returns how many lacked
 /// something.
-pub fn secure_all(home: &Home, table: Table) -> i64 {
-    let partitions = partitions_of(home.table(table.name()));
-    partitions.iter().filter(|partition| secure(home, table, partition.oid)).count() as i64
+pub fn secure_all(home: &Home) -> i64 {
+    let tables = [CACHE, AUDIT_LOG, AUDIT_ARCHIVE];
+    let secured = tables.iter().filter_map(|table| Some((table, home.find_table(table)?))).map(|(table, parent)| {
+        partitions_of(parent).iter().filter(|partition| secure(home, table, partition.oid)).count() as i64
+    });
+    secured.sum()
 }
 
 /// Gives a partition what it lacks; returns whether it lacked anything. What it has is left alone: each
 /// of the statements would lock it.
-pub fn secure(home: &Home, table: Table, partition: pg_sys::Oid) -> bool {
-    let parent = home.table(table.name());
-    let owner = owner::owner_of(parent);
+pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid) -> bool {
+    let owner = owner::owner_of(home.table(parent));
     let (right_owner, row_security, indexed, owner_name) = spi::run(
         Access::ReadLatest,
         "SELECT c.relowner = $2, c.relrowsecurity, EXISTS ( \
@@ -34,7 +36,7 @@ pub fn secure(home: &Home, table: Table, partition: pg_sys::Oid) -> bool {
             (holds(1), holds(2), holds(3), rows.get::<String>(0, 4).expect("a name"))
         },
     );
-    let indexed = indexed || table != Table::Cache;
+    let indexed = indexed || parent != CACHE;
     let name = qualified_name(partition);
     let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
     if !right_owner {
@@ -44,6 +46,7 @@ pub fn secure(home: &Home, table: Table, partition: pg_sys::Oid) -> bool {
         ddl(format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
     }
     if !indexed {
+        check_unique(&name);
         ddl(format!(
             "CREATE UNIQUE INDEX {} ON {name} (user_id, {}.cache_entry_digest(content_type, cache_key))",
             index_name(&relation_name(partition)),
@@ -52,6 +55,33 @@ pub fn secure(home: &Home, table: Table, partition: pg_sys::Oid) -> bool {
     }
     let granted = revoke(partition, "ALL");
     granted || !(right_owner && row_security && indexed)
+}
+
+/// # Errors
+/// 23505 when a partition that was made by hand holds a key twice.
+fn check_unique(partition: &str) {
+    let sql = format!(
+        "SELECT user_id::text, content_type::text, cache_key::text, count(*) FROM {partition} \
+         GROUP BY user_id, content_type, cache_key HAVING count(*) > 1 LIMIT 1"
+    );
+    spi::run(Access::ReadLatest, &sql, &[], |rows| {
+        if rows.count() > 0 {
+            let part = |column| rows.get::<String>(0, column).unwrap_or_default();
+            Refusal::new(
+                PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+                format!("{partition} holds an entry more than once"),
+            )
+            .detail(format!(
+                "User {}, content type {}, key {} stands there {} times.",
+                part(1),
+                shown(&part(2)),
+                shown(&part(3)),
+                rows.get::<i64>(0, 4).unwrap_or_default()
+            ))
+            .hint("Delete all but the newest row of each user_id, content_type and cache_key, and try again.")
+            .raise();
+        }
+    });
 }
 
 /// The name of a partition's entry index, quoted. The partition's own name may be of any length.
@@ -78,7 +108,7 @@ pub fn revoke(relation: pg_sys::Oid, privileges: &str) -> bool {
     );
     let name = qualified_name(relation);
     for grantee in &grantees {
-        spi::run(Access::Write, &format!("REVOKE {privileges} ON TABLE {name} FROM {grantee}"), &[], |_| ());
+        spi::run(Access::Write, &format!("REVOKE {privileges} ON {name} FROM {grantee}"), &[], |_| ());
     }
     !grantees.is_empty()
 }

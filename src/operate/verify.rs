@@ -1,0 +1,19 @@
+//! The check of an installation. It must answer also when tables are missing: that is one of its findings.
+
+#![allow(unsafe_code)]
+
+use super::report::run;
+use crate::home::{Home, POLICIES, RUNS};
+use pgrx::pg_sys;
+
+crate::materialize::set_returning!(infinite_pages_cache_verify, pg_finfo_infinite_pages_cache_verify, verify);
+
+fn verify(fcinfo: pg_sys::FunctionCallInfo) {
+    let mut query = include_str!("../../sql/reports/verify_production_cache.sql").to_string();
+    let home = Home::current();
+    if [POLICIES, RUNS].iter().all(|table| home.find_table(table).is_some()) {
+        query.push_str(" UNION ALL ");
+        query.push_str(include_str!("../../sql/reports/verify_production_cache_tables.sql"));
+    }
+    run(fcinfo, &query);
+}
