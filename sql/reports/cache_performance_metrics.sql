@@ -7,7 +7,7 @@ SELECT content_type::text,
        coalesce(sum(token_cost_saved), 0)::numeric,
        count(*) FILTER (WHERE expires_at <= clock_timestamp()),
        count(*) FILTER (WHERE priority_tier = 1),
-       least(max(greatest(last_accessed, created_at)), clock_timestamp()),
+       max(CASE WHEN last_accessed BETWEEN created_at AND clock_timestamp() THEN last_accessed ELSE created_at END),
        NULL::numeric
 FROM @extschema@.infinite_pages_cache_partitioned
 GROUP BY content_type

@@ -19,7 +19,7 @@ SELECT jsonb_build_object(
     'total_tokens_saved', (SELECT coalesce(sum(token_cost_saved), 0) FROM entry),
     'total_tokens_spent', (SELECT coalesce(sum(token_cost), 0) FROM entry),
     'avg_reuse_score', (SELECT round(avg(reuse_score), 2) FROM entry),
-    'last_cache_access', (SELECT least(max(last_accessed), clock_timestamp()) FROM entry),
+    'last_cache_access', (SELECT max(last_accessed) FROM entry WHERE last_accessed <= clock_timestamp()),
     'content_types', (SELECT coalesce(jsonb_object_agg(content_type, jsonb_build_object(
         'entries', entries, 'live_entries', live_entries, 'hits', hits,
         'tokens_saved', tokens_saved, 'tokens_spent', tokens_spent)), '{}') FROM by_type))
