@@ -1,6 +1,7 @@
 //! cache_upsert_many(): many entries in one call, all or none.
 
-use super::upsert::{Values, Writer, checked_content};
+use super::values::{Values, checked_content};
+use super::writer::Writer;
 use super::{Address, lock};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};

@@ -8,6 +8,8 @@ mod lock;
 mod lookup;
 mod touch;
 mod upsert;
+mod values;
+mod writer;
 
 use crate::error::{Refusal, shown};
 use crate::spi;

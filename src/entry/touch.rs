@@ -1,6 +1,6 @@
 //! A new time to live for an entry that is alive.
 
-use super::{Address, lock, matching, or_raise, upsert};
+use super::{Address, lock, matching, or_raise, values, writer};
 use crate::audit::{self, Event};
 use crate::home::{CACHE, Home};
 use crate::kept;
@@ -24,13 +24,13 @@ fn cache_touch(
         return None;
     }
     // A tenant must not hold up the writers of another one's key.
-    if owner::is_restricted(Home::current().table(CACHE)) && upsert::existing(&address).is_empty() {
+    if owner::is_restricted(Home::current().table(CACHE)) && writer::existing(&address).is_empty() {
         return None;
     }
     lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));
     let lifetime = ttl.unwrap_or_else(|| Policy::of(address.content_type).ttl);
     let mut args = address.args();
-    args.push(spi::timestamptz(upsert::expiry_after(clock::now(), lifetime)));
+    args.push(spi::timestamptz(values::expiry_after(clock::now(), lifetime)));
     let expiry = kept::run(
         Access::Write,
         "touch",

@@ -1,0 +1,121 @@
+//! What is stored at an address, and the rules for it.
+
+use super::missing;
+use crate::error::{Refusal, shown};
+use crate::jsonb::RawJsonb;
+use crate::policy::Policy;
+use crate::{settings, ttl};
+use pgrx::Uuid;
+use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
+use pgrx::prelude::*;
+
+/// What is stored at an address. `None` takes the default: of the content policy for expiry, cost and
+/// priority, of the column for the rest.
+pub struct Values<'a> {
+    pub content: RawJsonb,
+    pub ttl: Option<i64>,
+    pub expires_at: Option<i64>,
+    pub metadata: Option<RawJsonb>,
+    pub token_cost: Option<AnyNumeric>,
+    pub prompt_template: Option<&'a [u8]>,
+    pub prompt_variables: Option<RawJsonb>,
+    pub story_id: Option<Uuid>,
+    pub foundation_dependency: Option<&'a [u8]>,
+    pub priority_tier: Option<i32>,
+    pub semantic_similarity_hash: Option<&'a [u8]>,
+    pub reuse_score: Option<AnyNumeric>,
+}
+
+/// # Errors
+/// 22004 for NULL, 54000 over the limit.
+pub fn checked_content(content: Option<RawJsonb>) -> Result<RawJsonb, Refusal> {
+    let content = content.ok_or_else(|| {
+        missing("content").hint("Store what was generated; to store that nothing was, use the JSON value null.")
+    })?;
+    let limit = settings::MAX_CONTENT_BYTES.get();
+    if content.size() > limit as usize {
+        return Err(Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "content is too large")
+            .detail(format!("The limit is {limit} bytes of jsonb, the value has {}.", content.size()))
+            .hint("Store it in parts, or raise infinite_pages_cache.max_content_bytes."));
+    }
+    Ok(content)
+}
+
+impl Values<'_> {
+    /// Checks what no type checks.
+    ///
+    /// # Errors
+    /// 22023 with the rule and the value.
+    pub fn check(&self, now: i64) -> Result<(), Refusal> {
+        let refuse = |rule: &str, value: String, hint: &str| {
+            Err(Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, rule).detail(value).hint(hint))
+        };
+        if let Some(expires_at) = self.expires_at {
+            if self.ttl.is_some() {
+                return refuse(
+                    "ttl and expires_at cannot both be given",
+                    "Each of them decides when the entry expires.".into(),
+                    "Pass one of the two.",
+                );
+            }
+            if expires_at <= now {
+                return refuse(
+                    "expires_at must lie in the future",
+                    format!("It is {}.", show_timestamp(expires_at)),
+                    "To remove an entry call cache_invalidate().",
+                );
+            }
+        }
+        if let Some(tier) = self.priority_tier.filter(|tier| !(1..=3).contains(tier)) {
+            return refuse("priority_tier must be 1 (high), 2 or 3 (low)", format!("It is {tier}."), "Pass 1, 2 or 3.");
+        }
+        if let Some(cost) = self.token_cost.as_ref().filter(|cost| !is_finite(cost) || **cost < AnyNumeric::from(0)) {
+            return refuse(
+                "token_cost must be a number not below 0",
+                format!("It is {}.", shown(&cost.to_string())),
+                "Pass what generating the answer cost, in the application's own unit.",
+            );
+        }
+        if let Some(score) = self
+            .reuse_score
+            .as_ref()
+            .filter(|score| !is_finite(score) || **score < AnyNumeric::from(0) || **score > AnyNumeric::from(10))
+        {
+            return refuse(
+                "reuse_score must lie between 0 and 10",
+                format!("It is {}.", shown(&score.to_string())),
+                "Leave it out for the default of 5.",
+            );
+        }
+        Ok(())
+    }
+
+    /// When the entry expires, in microseconds since 2000-01-01 UTC.
+    pub fn expiry(&self, now: i64, policy: &Policy) -> i64 {
+        self.expires_at.unwrap_or_else(|| expiry_after(now, self.ttl.unwrap_or(policy.ttl)))
+    }
+}
+
+/// The expiry of an entry that lives so long from now.
+///
+/// # Errors
+/// 22008 when it lies after what a timestamp can hold.
+pub fn expiry_after(now: i64, lifetime: i64) -> i64 {
+    if lifetime == ttl::INFINITE {
+        return i64::MAX;
+    }
+    now.checked_add(lifetime).filter(|expiry| *expiry < ttl::END_OF_TIME).unwrap_or_else(|| {
+        Refusal::new(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, "the entry would expire after the end of time")
+            .detail("Timestamps end with the year 294276.")
+            .hint("To keep an entry for ever use 'infinity'.")
+            .raise()
+    })
+}
+
+fn is_finite(number: &AnyNumeric) -> bool {
+    !number.is_nan() && !number.to_string().ends_with("Infinity")
+}
+
+fn show_timestamp(timestamp: i64) -> String {
+    TimestampWithTimeZone::try_from(timestamp).map_or_else(|_| "infinite".into(), |timestamp| timestamp.to_string())
+}
