@@ -69,14 +69,13 @@ install: prerequisites ## Build the extension and install it into the server of 
 	@echo '== Building for PostgreSQL $(MAJOR) and installing: about 3 minutes the first time, seconds after that'
 	if [ -n '$(DESTDIR)' ]; then
 		cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir '$(DESTDIR)'
-	elif $(writable); then
-		cargo pgrx install --release $(FEATURES) --pg-config $(PG_CONFIG)
 	else
-		# Not `cargo pgrx install --sudo`: it overwrites the library in place, under the feet of a running server.
+		# Not `cargo pgrx install`: it overwrites the library in place, under the feet of a running server.
 		rm -rf target/staging
 		cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir target/staging
-		echo 'Copying to the directories of PostgreSQL $(MAJOR) with sudo'
-		$(as_root) bash -c 'umask 022; cp -R --no-preserve=mode --remove-destination target/staging/. /'
+		as_root=
+		$(writable) || as_root='$(as_root)'
+		$$as_root cp -R --remove-destination target/staging/. /
 	fi
 
 package: prerequisites ## Build a tree of files to pack, under target/package

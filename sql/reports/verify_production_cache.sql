@@ -63,10 +63,14 @@ SELECT * FROM (
            CASE WHEN count(*) > 0 THEN 'It blocks the creation of partitions. Move its rows and drop it.' END
     FROM partition WHERE bounds = 'DEFAULT'
     UNION ALL
-    SELECT 'content is compressed with lz4', coalesce(bool_or(a.attcompression = 'l'), false),
-           CASE WHEN bool_or(a.attcompression = 'l') THEN 'lz4' ELSE 'pglz' END,
-           CASE WHEN NOT coalesce(bool_or(a.attcompression = 'l'), false) THEN 'This server was built without lz4, or the column was changed; reading is slower.' END
-    FROM cache JOIN pg_attribute a ON a.attrelid = cache.oid AND a.attname = 'content'
+    SELECT 'content is compressed with lz4', coalesce(bool_or(a.attcompression = 'l'), false) OR NOT bool_or(lz4.available),
+           CASE WHEN bool_or(a.attcompression = 'l') THEN 'lz4'
+                WHEN bool_or(lz4.available) THEN 'pglz'
+                ELSE 'pglz: this server was built without lz4' END,
+           CASE WHEN NOT coalesce(bool_or(a.attcompression = 'l'), false) AND bool_or(lz4.available)
+                THEN 'ALTER TABLE @extschema@.infinite_pages_cache_partitioned ALTER COLUMN content SET COMPRESSION lz4; it reads back faster.' END
+    FROM cache JOIN pg_attribute a ON a.attrelid = cache.oid AND a.attname = 'content',
+         (SELECT 'lz4' = ANY (enumvals) AS available FROM pg_settings WHERE name = 'default_toast_compression') lz4
     UNION ALL
     SELECT 'the library is preloaded', setting ~ '(^|[ ,"/])infinite_pages_cache', setting,
            CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
