@@ -4,7 +4,6 @@ import pytest
 
 from catalog import state
 from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles
-from test_lookups import upsert
 
 ROLES = ("authenticated", "service_role", "app_tenant", "app_service", "app_reader")
 ENTRY = "INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, cache_key, content, created_at, expires_at) " \

@@ -273,85 +273,68 @@ def test_a_server_that_does_not_preload_the_library():
         cluster.remove()
 
 
-KEY = (ALICE, "Öde", "Übergröße")
-
-
-def create_encoded(cluster, encoding):
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1252", "EUC_JP", "SQL_ASCII"])
+def test_a_database_of_another_encoding_is_refused(cluster, encoding):
+    """JSON is UTF-8: elsewhere the same request would have another key."""
     database = Database(cluster, extension=False)
     database.drop()
     with cluster.connect() as connection:
         connection.execute(f"CREATE DATABASE {database.name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
-    return database
-
-
-@pytest.fixture(params=["LATIN1", "SQL_ASCII"])
-def encoded(cluster, request):
-    """A connection to a database of another encoding; in SQL_ASCII the bytes are those that the client sends."""
-    database = create_encoded(cluster, request.param)
-    database.execute(EXTENSION)
-    with database.connect(client_encoding="UTF8") as connection:
-        yield connection
+    refused = sqlstate_of(lambda: database.execute(EXTENSION))
+    assert refused.sqlstate == "0A000" and encoding in refused.message_detail and "UTF8" in refused.message_hint
+    assert database.value("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
     database.drop()
 
 
-def test_keys_and_content_beyond_ascii(encoded):
-    upsert(encoded, '{"Café": "naïve"}', KEY)
-    assert lookup(encoded, KEY) == {"Café": "naïve"}
-    upsert(encoded, '"ÿ"', KEY, metadata='{"é": "è"}', prompt_template="ß", foundation_dependency="Maß")
-    assert encoded.execute("SELECT * FROM cache_lookup_many(%s, %s, %s)", (*KEY[:2], [KEY[2], "Ü"])).fetchall() == [(KEY[2], "ÿ"), ("Ü", None)]
-    assert encoded.execute(f"SELECT prompt_template, foundation_dependency FROM {CACHE}").fetchall() == [("ß", "Maß")]
-    assert encoded.execute("SELECT cache_key, content_type FROM cache_audit_log ORDER BY id DESC LIMIT 1").fetchone() == (KEY[2], KEY[1])
-    assert encoded.execute("SELECT count(*) FROM verify_production_cache() WHERE NOT ok").fetchone() == (0,)
+# ── names and texts beyond ASCII ─────────────────────────────────────────────────────────────────
+
+KEY = (ALICE, "Öde", "Übergröße 物語")
 
 
-def test_batches_beyond_ascii(encoded):
-    entry = {"user_id": ALICE, "content_type": KEY[1], "cache_key": KEY[2], "content": "ÿ", "metadata": {"é": "è"}, "prompt_template": "ß"}
-    encoded.execute("SELECT cache_upsert_many(%s::jsonb)", (json.dumps([entry], ensure_ascii=False),))
-    assert lookup(encoded, KEY) == "ÿ"
+@pytest.mark.parametrize("client_encoding", ["UTF8", "EUC_JP"])
+def test_keys_and_content_are_the_same_for_clients_of_every_encoding(database, client_encoding):
+    with database.connect() as writer, database.connect(client_encoding=client_encoding) as reader:
+        upsert(writer, '{"物": "語"}', (ALICE, "設定", "鍵"), prompt_template="物")
+        assert reader.execute("SELECT cache_lookup(%s, '設定', '鍵')::text", (ALICE,)).fetchone() == ('{"物": "語"}',)
+        assert reader.execute("SELECT cache_key, content::text FROM cache_lookup_many(%s, '設定', '{鍵, 語}')", (ALICE,)).fetchall() == [
+            ("鍵", '{"物": "語"}'), ("語", None)]
+        upsert(reader, '"語"', (ALICE, "設定", "鍵"))
+        assert lookup(writer, (ALICE, "設定", "鍵")) == "語"
+        assert writer.execute(f"SELECT count(*) FROM {CACHE}").fetchone() == (1,)
 
 
-def test_invalidation_beyond_ascii(encoded):
-    upsert(encoded, "1", KEY, metadata='{"é": "è"}', foundation_dependency="Maß")
-    upsert(encoded, "2", (ALICE, "Öde", "2"), foundation_dependency="Maß")
-    assert encoded.execute("SELECT cache_invalidate_where(%s, %s::jsonb)", (ALICE, '{"é": "è"}')).fetchone() == (1,)
-    assert encoded.execute("SELECT cache_invalidate_dependents(%s, 'Maß')", (ALICE,)).fetchone() == (1,)
+def test_batches_invalidation_and_audit_beyond_ascii(database):
+    entry = {"user_id": ALICE, "content_type": KEY[1], "cache_key": KEY[2], "content": "ÿ", "metadata": {"é": "è"},
+             "foundation_dependency": "Maß"}
+    with database.connect() as connection:
+        for call, argument in (("cache_invalidate_where(%s, %s::jsonb)", '{"é": "è"}'), ("cache_invalidate_dependents(%s, %s)", "Maß")):
+            connection.execute("SELECT cache_upsert_many(%s::jsonb)", (json.dumps([entry], ensure_ascii=False),))
+            assert lookup(connection, KEY) == "ÿ"
+            assert connection.execute(f"SELECT {call}", (ALICE, argument)).fetchone() == (1,)
+        assert set(connection.execute("SELECT content_type, cache_key FROM cache_audit_log")) == {KEY[1:]}
 
 
-def test_a_request_has_the_same_key_in_every_encoding(encoded):
+def test_a_request_has_the_key_of_its_canonical_json(database):
     """RFC 8785 hashes UTF-8."""
-    assert encoded.execute("SELECT cache_key(%s::jsonb)", ('{"title": "Café"}',)).fetchone()[0] == \
+    assert database.value("SELECT cache_key(%s::jsonb)", ('{"title": "Café"}',)) == \
         hashlib.sha256('{"title":"Café"}'.encode()).hexdigest()
 
 
-def test_claims_beyond_ascii_name_their_user(encoded):
-    encoded.execute("SELECT set_config('request.jwt.claims', %s, false)", (f'{{"sub": "{ALICE}", "name": "José"}}',))
-    assert str(encoded.execute("SELECT cache_current_user_id()").fetchone()[0]) == ALICE
-
-
-def test_refusals_beyond_ascii_are_proper_errors(encoded):
-    refused = sqlstate_of(lambda: upsert(encoded, "1", (ALICE, "ö" * 300, "k")))
-    assert refused.sqlstate == "22023" and "ö" in refused.message_detail
-    refused = sqlstate_of(lambda: encoded.execute("SELECT cache_grant_tenant('größe')"))
-    assert refused.sqlstate == "42704" and "größe" in refused.message_primary
-
-
-def test_a_schema_beyond_ascii(encoded):
-    encoded.execute('DROP EXTENSION infinite_pages_cache CASCADE; CREATE SCHEMA "Müll"; CREATE EXTENSION infinite_pages_cache SCHEMA "Müll"')
-    encoded.execute('SET search_path = "Müll"')
-    upsert(encoded, "1", KEY)
-    assert lookup(encoded, KEY) == 1
-    assert encoded.execute("SELECT count(*) FROM verify_production_cache() WHERE NOT ok").fetchone() == (0,)
-
-
-def test_an_encoding_that_refuses_bytes_which_are_not_its_own(cluster):
-    database = create_encoded(cluster, "EUC_JP")
-    with database.connect(client_encoding="UTF8") as connection:
-        connection.execute(EXTENSION)
-        upsert(connection, '"物語"', (ALICE, "設定", "鍵"))
-        assert lookup(connection, (ALICE, "設定", "鍵")) == "物語"
-        assert connection.execute("SELECT count(*) FROM cache_alerts").fetchone()[0] > 5
-        assert connection.execute("SELECT count(*) FROM verify_production_cache() WHERE NOT ok").fetchone() == (0,)
-    database.drop()
+def test_names_of_roles_and_schemas_may_be_anything(empty_database, cluster):
+    role, schema = 'größe "1"', "Müll; DROP"
+    quoted = lambda name: '"' + name.replace('"', '""') + '"'
+    with temporary_roles(cluster, quoted(role)), empty_database.connect() as connection:
+        connection.execute(f"CREATE SCHEMA {quoted(schema)}; CREATE EXTENSION infinite_pages_cache SCHEMA {quoted(schema)}")
+        connection.execute(f"SET search_path = {quoted(schema)}")
+        connection.execute("SELECT cache_setup(), cache_grant_tenant(%s), cache_grant_service(%s)", (role, role))
+        connection.execute(f"SET ROLE {quoted(role)}")
+        upsert(connection, "1", KEY)
+        assert lookup(connection, KEY) == 1
+        assert connection.execute("SELECT role FROM cache_audit_log").fetchall() == [(role,)]
+        connection.execute("RESET ROLE")
+        connection.execute("SELECT cache_run_maintenance()")
+        assert connection.execute("SELECT * FROM verify_production_cache() WHERE NOT ok").fetchall() == []
+        assert connection.execute("SELECT * FROM check_partition_health() WHERE NOT ok").fetchall() == []
 
 
 def test_what_the_extension_says_is_ascii(database):
