@@ -5,7 +5,8 @@
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
-/// Runs `f` with a setting changed, and sets it back.
+/// Runs `f` with a setting changed, and sets it back. The value is the extension's own choice, so settings
+/// that only a superuser may change can be changed, too.
 pub fn with_setting<T>(name: &CStr, value: &str, f: impl FnOnce() -> T) -> T {
     let value = CString::new(value).expect("the value has no NUL byte");
     // SAFETY: what the SET clause of a function does; if `f` raises, the end of the transaction or
@@ -15,7 +16,7 @@ pub fn with_setting<T>(name: &CStr, value: &str, f: impl FnOnce() -> T) -> T {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,

@@ -63,12 +63,18 @@ pub fn delete_expired(home: &Home, deadline: Option<Instant>) -> Vec<Cleaned> {
     partitions.iter().map(|partition| clean(partition, now, deadline)).filter(|cleaned| cleaned.deleted > 0).collect()
 }
 
+/// Entries that one statement deletes. One that works against a deadline looks at the clock more often.
+pub fn batch_size(hurried: bool) -> i64 {
+    let size = i64::from(settings::CLEANUP_BATCH_SIZE.get());
+    if hurried { size.min(100) } else { size }
+}
+
 fn clean(partition: &Partition, now: i64, deadline: Option<Instant>) -> Cleaned {
     let started = Instant::now();
     let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, milliseconds: 0.0 };
     loop {
         pgrx::check_for_interrupts!();
-        let (deleted, bytes) = delete_batch(partition, now);
+        let (deleted, bytes) = delete_batch(partition, now, batch_size(deadline.is_some()));
         cleaned.deleted += deleted;
         cleaned.bytes += bytes;
         if deleted == 0 || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -82,7 +88,7 @@ fn clean(partition: &Partition, now: i64, deadline: Option<Instant>) -> Cleaned 
 /// Deletes one batch. Its rows are picked by expiry, through the index; one that somebody else holds is
 /// left for a later run, so this waits for nobody and can be part of no deadlock. The statement goes
 /// through the parent, so that a service role can run it with the rights it has there.
-fn delete_batch(partition: &Partition, now: i64) -> (i64, i64) {
+fn delete_batch(partition: &Partition, now: i64, size: i64) -> (i64, i64) {
     kept::run(
         Access::Write,
         "cleanup",
@@ -103,12 +109,7 @@ fn delete_batch(partition: &Partition, now: i64) -> (i64, i64) {
                  SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM deleted"
             )
         },
-        &[
-            spi::timestamptz(partition.from),
-            spi::timestamptz(partition.to),
-            spi::timestamptz(now),
-            i64::from(settings::CLEANUP_BATCH_SIZE.get()).into(),
-        ],
+        &[spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now), size.into()],
         |rows| (rows.get(0, 1).unwrap_or(0), rows.get(0, 2).unwrap_or(0)),
     )
 }

@@ -1,34 +1,78 @@
 //! Limits: a user keeps at most `max_entries` entries of a type of content.
 
+use super::cleanup::batch_size;
 use crate::home::Home;
+use crate::kept;
 use crate::spi::{self, Access};
+use pgrx::Uuid;
+use std::time::Instant;
 
-/// Evicts what is over the limits; returns how many entries. Those go first that have expired, then
-/// those of low priority, rarely hit, and last used long ago.
-pub fn evict_over_limit(home: &Home) -> i64 {
+/// A user with too many entries of a type of content.
+struct Excess {
+    user_id: Uuid,
+    content_type: Vec<u8>,
+    max_entries: i64,
+}
+
+/// Evicts what is over the limits, until the deadline; returns how many entries. Those go first that have
+/// expired, then those of low priority, rarely hit, and last used long ago.
+pub fn evict_over_limit(home: &Home, deadline: Instant) -> i64 {
+    let mut evicted = 0;
+    for excess in over_limit(home) {
+        loop {
+            let batch = evict_batch(&excess);
+            evicted += batch;
+            if Instant::now() >= deadline {
+                return evicted;
+            }
+            if batch == 0 {
+                break;
+            }
+            pgrx::check_for_interrupts!();
+        }
+    }
+    evicted
+}
+
+fn over_limit(home: &Home) -> Vec<Excess> {
     let schema = &home.schema;
-    let cache = format!("{schema}.infinite_pages_cache_partitioned");
-    // Who is over a limit is found first: as a rule nobody is, and then nothing has to be ranked.
     let sql = format!(
-        "WITH over AS ( \
-             SELECT c.user_id, c.content_type, coalesce(p.max_entries, d.max_entries) AS max_entries \
-             FROM (SELECT user_id, content_type, count(*) AS entries FROM {cache} GROUP BY 1, 2) c \
-             LEFT JOIN {schema}.cache_content_policies p ON p.content_type = c.content_type \
-             LEFT JOIN {schema}.cache_content_policies d ON d.content_type = '*' AND p.content_type IS NULL \
-             WHERE c.entries > coalesce(p.max_entries, d.max_entries)), \
-         ranked AS ( \
-             SELECT c.id, c.user_id, c.created_at, o.max_entries, \
-                    row_number() OVER (PARTITION BY c.user_id, c.content_type \
-                        ORDER BY (c.expires_at <= clock_timestamp()), c.priority_tier, c.hit_count DESC, \
-                                 c.last_accessed DESC NULLS LAST, c.created_at DESC, c.id) AS place \
-             FROM over o JOIN {cache} c USING (user_id, content_type)), \
-         locked AS ( \
-             SELECT c.id, c.user_id, c.created_at FROM {cache} c JOIN ranked r USING (id, user_id, created_at) \
-             WHERE r.place > r.max_entries \
-             ORDER BY c.user_id, {schema}.cache_entry_digest(c.content_type, c.cache_key) \
-             FOR UPDATE OF c SKIP LOCKED) \
-         DELETE FROM {cache} c USING locked l \
-         WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at"
+        "SELECT c.user_id, c.content_type::text, coalesce(p.max_entries, d.max_entries)::bigint \
+         FROM (SELECT user_id, content_type, count(*) AS entries \
+               FROM {schema}.infinite_pages_cache_partitioned GROUP BY 1, 2) c \
+         LEFT JOIN {schema}.cache_content_policies p ON p.content_type = c.content_type \
+         LEFT JOIN {schema}.cache_content_policies d ON d.content_type = '*' AND p.content_type IS NULL \
+         WHERE c.entries > coalesce(p.max_entries, d.max_entries) ORDER BY 1, 2"
     );
-    spi::run(Access::Write, &sql, &[], |rows| rows.count() as i64)
+    spi::run(Access::ReadLatest, &sql, &[], |rows| {
+        rows.map(|rows, row| Excess {
+            user_id: rows.get(row, 1).expect("user_id is NOT NULL"),
+            content_type: rows.text(row, 2).expect("content_type is NOT NULL"),
+            max_entries: rows.get(row, 3).expect("the condition is not NULL"),
+        })
+    })
+}
+
+/// Evicts one batch; entries that somebody else holds are left for a later run.
+fn evict_batch(excess: &Excess) -> i64 {
+    kept::run(
+        Access::Write,
+        "enforce limits",
+        |schema| {
+            let cache = format!("{schema}.infinite_pages_cache_partitioned");
+            format!(
+                "WITH least AS ( \
+                     SELECT id, user_id, created_at FROM {cache} WHERE user_id = $1 AND content_type = $2 \
+                     ORDER BY (expires_at <= clock_timestamp()), priority_tier, hit_count DESC, \
+                              last_accessed DESC NULLS LAST, created_at DESC, id OFFSET $3), \
+                 locked AS ( \
+                     SELECT id, user_id, created_at FROM {cache} JOIN least USING (id, user_id, created_at) \
+                     LIMIT $4 FOR UPDATE OF infinite_pages_cache_partitioned SKIP LOCKED) \
+                 DELETE FROM {cache} c USING locked l \
+                 WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at"
+            )
+        },
+        &[excess.user_id.into(), spi::text(&excess.content_type), excess.max_entries.into(), batch_size(true).into()],
+        |rows| rows.count() as i64,
+    )
 }

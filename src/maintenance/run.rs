@@ -39,22 +39,30 @@ struct Step {
 /// In this order: the steps that lock rows, and at last tables, until the end of the transaction come as
 /// late as can be.
 const STEPS: [Step; 9] = [
-    Step { name: "secure partitions", run: |home| secure_all(home).into() },
     Step { name: "premake partitions", run: |home| premake(home, Table::Cache) },
     Step { name: "premake audit partitions", run: |home| premake(home, Table::AuditLog) },
     Step { name: "trim maintenance log", run: trim_log },
     Step { name: "analyze", run: analyze },
-    Step { name: "enforce limits", run: |home| evict_over_limit(home).into() },
-    Step { name: "delete expired entries", run: expire },
+    Step { name: "enforce limits", run: |home| hurried(|deadline| evict_over_limit(home, deadline)) },
+    Step { name: "delete expired entries", run: |home| hurried(|deadline| expire(home, deadline)) },
+    Step { name: "secure partitions", run: |home| secure_all(home).into() },
     Step { name: "drop dead months", run: |home| outcome_of(retire::drop_dead_months(home, share_of_wait())) },
     Step { name: "trim audit log", run: trim_audit },
 ];
 
-/// A third of the time that maintenance may hold anybody up, in milliseconds: for expiry, for the lock
-/// on the cache, and for the lock on the audit log. Each holds up who waits for what the one before it
-/// has locked.
+/// A quarter of the time that maintenance may hold anybody up, in milliseconds: for limits, for expiry, for
+/// the lock on the cache, and for the lock on the audit log. Each holds up who waits for what the one
+/// before it has locked.
 fn share_of_wait() -> i32 {
-    (settings::LOCK_TIMEOUT.get() / 3).max(1)
+    (settings::LOCK_TIMEOUT.get() / 4).max(1)
+}
+
+/// Has a step delete entries until its time is up.
+fn hurried(delete: impl FnOnce(Instant) -> i64) -> Outcome {
+    let deadline = Instant::now() + Duration::from_millis(share_of_wait().unsigned_abs().into());
+    let affected = delete(deadline);
+    let detail = (Instant::now() >= deadline).then(|| "there may be more for the next run".to_string());
+    Outcome { affected, detail, failed: false }
 }
 
 /// Runs every step. One that fails is undone and reported, and the next one runs.
@@ -116,11 +124,8 @@ fn premake(home: &Home, table: Table) -> Outcome {
     outcome
 }
 
-fn expire(home: &Home) -> Outcome {
-    let deadline = Instant::now() + Duration::from_millis(share_of_wait().unsigned_abs().into());
-    let deleted = delete_expired(home, Some(deadline)).iter().map(|cleaned| cleaned.deleted).sum();
-    let detail = (Instant::now() >= deadline).then(|| "there may be more for the next run".to_string());
-    Outcome { affected: deleted, detail, failed: false }
+fn expire(home: &Home, deadline: Instant) -> i64 {
+    delete_expired(home, Some(deadline)).iter().map(|cleaned| cleaned.deleted).sum()
 }
 
 fn outcome_of(retired: Vec<retire::Retired>) -> Outcome {

@@ -58,8 +58,9 @@ fn drop_old_cache_partitions(
 /// Drops the months that are over and hold nothing live. Waits so many milliseconds for the lock.
 pub fn drop_dead_months(home: &Home, wait: i32) -> Vec<Retired> {
     let now = now();
-    let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now).collect();
-    retire(home, Table::Cache, over, false, wait).into_iter().filter(|old| old.live_entries == 0).collect()
+    let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
+    let dead = over.filter(|partition| !has_live_entries(home, Table::Cache, partition)).collect();
+    retire(home, Table::Cache, dead, false, wait)
 }
 
 /// Drops partitions, but for those that hold a live entry unless `include_live`. What cannot be locked
@@ -68,10 +69,12 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
     let mut parent_locked = None;
     let mut retired = Vec::with_capacity(old.len());
     for partition in old {
-        let live_entries = live_entries(home, table, &partition);
         let mut one =
-            Retired { name: partition.name(), dropped: false, live_entries, freed_bytes: 0, detail: String::new() };
-        if live_entries > 0 && !include_live {
+            Retired { name: partition.name(), dropped: false, live_entries: 0, freed_bytes: 0, detail: String::new() };
+        if has_live_entries(home, table, &partition) {
+            one.live_entries = live_entries(home, &partition);
+        }
+        if one.live_entries > 0 && !include_live {
             one.detail = "kept: it holds live entries".into();
         } else {
             let locked = parent_locked.get_or_insert_with(|| lock_parent(home, table, wait));
@@ -95,12 +98,14 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
 }
 
 /// Locks a table, so that its partitions can be dropped. Whoever comes meanwhile queues behind this
-/// wait, which is why it is bounded; nobody new can lock a partition once it is over.
+/// wait, which is why it is bounded; nobody new can lock a partition once it is over. Who waits for a
+/// row that this transaction has deleted may be the one it waits for: then it looks for the deadlock
+/// first, and gives up, before the other one looks.
 fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<(), String> {
     catch::attempt(|| {
+        let sql = format!("LOCK TABLE ONLY {}.{} IN ACCESS EXCLUSIVE MODE", home.schema, table.name());
         with_setting(c"lock_timeout", &format!("{wait}ms"), || {
-            let sql = format!("LOCK TABLE ONLY {}.{} IN ACCESS EXCLUSIVE MODE", home.schema, table.name());
-            spi::run(Access::Write, &sql, &[], |_| ());
+            with_setting(c"deadlock_timeout", "1ms", || spi::run(Access::Write, &sql, &[], |_| ()));
         });
     })
     .map_err(|failure| failure.message)
@@ -118,7 +123,7 @@ fn drop_unless_busy(
     catch::attempt(|| {
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE NOWAIT");
         spi::run(Access::Write, &sql, &[], |_| ());
-        if !include_live && live_entries(home, table, partition) > 0 {
+        if !include_live && has_live_entries(home, table, partition) {
             return None;
         }
         let bytes = spi::run(
@@ -133,16 +138,23 @@ fn drop_unless_busy(
     .map_err(|failure| failure.message)
 }
 
-/// Live entries of a partition; of the audit log there are none.
-fn live_entries(home: &Home, table: Table, partition: &Partition) -> i64 {
-    if table != Table::Cache {
-        return 0;
-    }
+/// Whether a partition holds a live entry; one of the audit log never does. The index on the expiry
+/// answers at once.
+fn has_live_entries(home: &Home, table: Table, partition: &Partition) -> bool {
+    table == Table::Cache
+        && query_live(home, partition, "SELECT 1::bigint FROM", "ORDER BY expires_at DESC LIMIT 1").is_some()
+}
+
+fn live_entries(home: &Home, partition: &Partition) -> i64 {
+    query_live(home, partition, "SELECT count(*) FROM", "").unwrap_or(0)
+}
+
+fn query_live(home: &Home, partition: &Partition, select: &str, order: &str) -> Option<i64> {
     let sql = format!(
-        "SELECT count(*) FROM {}.infinite_pages_cache_partitioned \
-         WHERE created_at >= $1 AND created_at < $2 AND expires_at > $3",
+        "{select} {}.infinite_pages_cache_partitioned \
+         WHERE created_at >= $1 AND created_at < $2 AND expires_at > $3 {order}",
         home.schema
     );
     let args = [spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now())];
-    spi::run(Access::ReadLatest, &sql, &args, |rows| rows.get(0, 1).unwrap_or(0))
+    spi::run(Access::ReadLatest, &sql, &args, |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }

@@ -39,12 +39,7 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid) -> bool {
     let indexed = indexed || parent != CACHE;
     let name = qualified_name(partition);
     let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
-    if !right_owner {
-        ddl(format!("ALTER TABLE {name} OWNER TO {owner_name}"));
-    }
-    if !row_security {
-        ddl(format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
-    }
+    // The index first: it lets readers go on, which the other statements do not.
     if !indexed {
         check_unique(&name);
         ddl(format!(
@@ -52,6 +47,12 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid) -> bool {
             index_name(&relation_name(partition)),
             home.schema
         ));
+    }
+    if !right_owner {
+        ddl(format!("ALTER TABLE {name} OWNER TO {owner_name}"));
+    }
+    if !row_security {
+        ddl(format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
     }
     let granted = revoke(partition, "ALL");
     granted || !(right_owner && row_security && indexed)
