@@ -17,6 +17,8 @@ pub enum Class {
     CreatePartition = 0x4950_4303,
     /// A run of maintenance.
     Maintenance = 0x4950_4304,
+    /// Set-up and grants.
+    Setup = 0x4950_4305,
 }
 
 /// Locks an object; waits for whoever has it locked.

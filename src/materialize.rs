@@ -3,8 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::spi::{self, Access};
-use pgrx::datum::DatumWithOid;
+use crate::spi::Rows;
 use pgrx::pg_sys;
 
 /// Declares the C function `$symbol`, with the record that PostgreSQL wants beside it. `$body` gets the
@@ -34,10 +33,10 @@ macro_rules! set_returning {
 }
 pub(crate) use set_returning;
 
-/// Runs a statement and makes its rows the result of the function.
-pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, access: Access, sql: &str, args: &[DatumWithOid]) {
+/// Has `run` run a statement, and makes the rows that it hands over the result of the function.
+pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, run: impl FnOnce(&dyn Fn(&Rows))) {
     let (store, description) = result_set(fcinfo);
-    spi::run(access, sql, args, |rows| {
+    run(&|rows| {
         // SAFETY: the tuple table belongs to the open SPI connection; its tuples have the columns of the
         // result, which is checked first.
         unsafe {

@@ -23,7 +23,7 @@ CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
     access_frequency integer DEFAULT 1,
     priority_tier integer NOT NULL DEFAULT 3 CHECK (priority_tier BETWEEN 1 AND 3),
     compression_applied boolean DEFAULT false,
-    token_cost numeric CHECK (token_cost >= 0 AND token_cost < 'Infinity'),
+    token_cost numeric CHECK (token_cost BETWEEN 0 AND 1e15),
     PRIMARY KEY (id, user_id, created_at)
 ) PARTITION BY RANGE (created_at);
 

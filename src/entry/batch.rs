@@ -12,7 +12,7 @@ use crate::{catch, clock, settings, tenant, ttl};
 use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 
 /// Entries that one call takes.
@@ -50,7 +50,7 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
         return None;
     }
     // Of a key that stands twice the last entry counts.
-    let mut last: HashMap<(Uuid, Uuid), usize> = HashMap::with_capacity(checked.len());
+    let mut last: BTreeMap<(Uuid, Uuid), usize> = BTreeMap::new();
     for (index, (address, _)) in checked.iter().enumerate() {
         last.insert((address.user_id, address.digest), index);
     }
@@ -59,12 +59,10 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     let mut policies: HashMap<&[u8], Policy> = HashMap::new();
     let mut ids: HashMap<(Uuid, Uuid), Uuid> = HashMap::with_capacity(last.len());
     let mut events = Vec::with_capacity(last.len());
-    for (index, (address, values)) in checked.iter().enumerate() {
-        let key = (address.user_id, address.digest);
-        if last[&key] != index {
-            continue;
-        }
+    // In the order of users and digests, in which everybody locks rows.
+    for (key, index) in last {
         pgrx::check_for_interrupts!();
+        let (address, values) = &checked[index];
         let policy = policies.entry(address.content_type).or_insert_with(|| Policy::of(address.content_type));
         ids.insert(key, writer.write(address, values, policy));
         events.push(Event::of(address));

@@ -1,6 +1,6 @@
 //! Erasure of a user.
 
-use super::{checked_user, or_raise};
+use super::{checked_user, lock, or_raise};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
 use crate::spi::{self, Access};
 use pgrx::Uuid;
@@ -14,6 +14,8 @@ fn cache_forget_user(
 ) -> TableIterator<'static, (name!(entries_deleted, i64), name!(audit_rows_deleted, i64))> {
     let user_id = or_raise(checked_user(user_id));
     let home = Home::current();
+    // What a writer has stored and not yet committed must go, too.
+    lock::lock_user(&user_id);
     let delete = |table: &str| {
         let sql = format!("DELETE FROM {}.{table} WHERE user_id = $1", home.schema);
         spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)

@@ -54,7 +54,8 @@ fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Opt
     remove("invalidate_dependents", |_| "user_id = $1 AND foundation_dependency = $2".into(), &args)
 }
 
-/// Deletes the entries that meet a condition, and returns how many. Row security decides which a tenant
+/// Deletes the entries that meet a condition, and returns how many. They are locked first, in the order in
+/// which everybody locks rows. Row security decides which a tenant
 /// can reach. It does so while the cache is switched off, too: what is outdated must not come back with it.
 fn remove(action: &'static str, condition: impl FnOnce(&str) -> String, args: &[DatumWithOid]) -> i64 {
     let events = kept::run(
@@ -62,8 +63,12 @@ fn remove(action: &'static str, condition: impl FnOnce(&str) -> String, args: &[
         action,
         |schema| {
             format!(
-                "DELETE FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
-                 RETURNING user_id, content_type::text, cache_key::text",
+                "WITH locked AS ( \
+                     SELECT id, user_id, created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
+                     ORDER BY user_id, {schema}.cache_entry_digest(content_type, cache_key), created_at FOR UPDATE) \
+                 DELETE FROM {schema}.infinite_pages_cache_partitioned c USING locked l \
+                 WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at \
+                 RETURNING c.user_id, c.content_type::text, c.cache_key::text",
                 condition(schema)
             )
         },

@@ -4,7 +4,6 @@
 
 use super::{Address, checked_content_type, checked_key, checked_user, matching, or_raise};
 use crate::error::Refusal;
-use crate::home::Home;
 use crate::jsonb::RawJsonb;
 use crate::kept;
 use crate::materialize::{materialize, nothing};
@@ -49,15 +48,16 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     if !settings::ENABLED.get() {
         return nothing(fcinfo);
     }
-    let schema = &Home::current().schema;
-    let sql = format!(
-        "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, hit_count::bigint, \
-                token_cost, priority_tier::integer, story_id, foundation_dependency::text \
-         FROM (SELECT * FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1) newest \
-         WHERE expires_at > clock_timestamp()",
-        matching(schema)
-    );
-    materialize(fcinfo, Access::Read, &sql, &address.args());
+    let sql = |schema: &str| {
+        format!(
+            "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, hit_count::bigint, \
+                    token_cost, priority_tier::integer, story_id, foundation_dependency::text \
+             FROM (SELECT * FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1) newest \
+             WHERE expires_at > clock_timestamp()",
+            matching(schema)
+        )
+    };
+    materialize(fcinfo, |deliver| kept::run(Access::Read, "get", sql, &address.args(), deliver));
 }
 
 crate::materialize::set_returning!(
@@ -87,22 +87,23 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
             refusal.at_position(index + 1).raise();
         }
     }
-    let schema = &Home::current().schema;
     // With the cache off the keys are answered, each as a miss.
-    let sql = format!(
-        "SELECT k.cache_key, e.content FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
-         LEFT JOIN LATERAL ( \
-             SELECT c.content, c.expires_at FROM {schema}.infinite_pages_cache_partitioned c \
-             WHERE c.user_id = $1 AND c.content_type = $2 AND c.cache_key = k.cache_key \
-               AND {schema}.cache_entry_digest(c.content_type, c.cache_key) = {schema}.cache_entry_digest($2, k.cache_key) \
-             ORDER BY c.created_at DESC LIMIT 1) e ON e.expires_at > clock_timestamp() AND $4 \
-         ORDER BY k.n"
-    );
+    let sql = |schema: &str| {
+        format!(
+            "SELECT k.cache_key, e.content FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
+             LEFT JOIN LATERAL ( \
+                 SELECT c.content, c.expires_at FROM {schema}.infinite_pages_cache_partitioned c \
+                 WHERE c.user_id = $1 AND c.content_type = $2 AND c.cache_key = k.cache_key \
+                   AND {schema}.cache_entry_digest(c.content_type, c.cache_key) = {schema}.cache_entry_digest($2, k.cache_key) \
+                 ORDER BY c.created_at DESC LIMIT 1) e ON e.expires_at > clock_timestamp() AND $4 \
+             ORDER BY k.n"
+        )
+    };
     // SAFETY: the third argument is a text[] that is not NULL, and lives until the call ends.
     let keys = unsafe {
         let keys: pg_sys::Datum = pgrx::pg_getarg(fcinfo, 2).expect("checked above");
         pgrx::datum::DatumWithOid::new(keys, pg_sys::TEXTARRAYOID)
     };
     let args = [user_id.into(), spi::text(content_type), keys, settings::ENABLED.get().into()];
-    materialize(fcinfo, Access::Read, &sql, &args);
+    materialize(fcinfo, |deliver| kept::run(Access::Read, "lookup many", sql, &args, deliver));
 }

@@ -32,14 +32,21 @@ pub fn checked_content(content: Option<RawJsonb>) -> Result<RawJsonb, Refusal> {
     let content = content.ok_or_else(|| {
         missing("content").hint("Store what was generated; to store that nothing was, use the JSON value null.")
     })?;
-    let limit = settings::MAX_CONTENT_BYTES.get();
-    if content.size() > limit as usize {
-        return Err(Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "content is too large")
-            .detail(format!("The limit is {limit} bytes of jsonb, the value has {}.", content.size()))
-            .hint("Store it in parts, or raise infinite_pages_cache.max_content_bytes."));
+    let limit = settings::MAX_CONTENT_BYTES.get() as usize;
+    if content.size() > limit {
+        return Err(too_large("content", limit, content.size()));
     }
     Ok(content)
 }
+
+fn too_large(name: &str, limit: usize, size: usize) -> Refusal {
+    Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("{name} is too large"))
+        .detail(format!("The limit is {limit} bytes, the value has {size}."))
+        .hint("Store it in parts, or raise infinite_pages_cache.max_content_bytes.")
+}
+
+/// The greatest cost: sums of it over all entries stay within what a report can show.
+const MAX_TOKEN_COST: i64 = 1_000_000_000_000_000;
 
 impl Values<'_> {
     /// Checks what no type checks.
@@ -69,9 +76,21 @@ impl Values<'_> {
         if let Some(tier) = self.priority_tier.filter(|tier| !(1..=3).contains(tier)) {
             return refuse("priority_tier must be 1 (high), 2 or 3 (low)", format!("It is {tier}."), "Pass 1, 2 or 3.");
         }
-        if let Some(cost) = self.token_cost.as_ref().filter(|cost| !is_finite(cost) || **cost < AnyNumeric::from(0)) {
+        let limit = settings::MAX_CONTENT_BYTES.get() as usize;
+        for (name, size) in [
+            ("metadata", self.metadata.map_or(0, RawJsonb::size)),
+            ("prompt_variables", self.prompt_variables.map_or(0, RawJsonb::size)),
+            ("prompt_template", self.prompt_template.map_or(0, <[u8]>::len)),
+        ] {
+            if size > limit {
+                return Err(too_large(name, limit, size));
+            }
+        }
+        if let Some(cost) = self.token_cost.as_ref().filter(|cost| {
+            !is_finite(cost) || **cost < AnyNumeric::from(0) || **cost > AnyNumeric::from(MAX_TOKEN_COST)
+        }) {
             return refuse(
-                "token_cost must be a number not below 0",
+                "token_cost must lie between 0 and 10^15",
                 format!("It is {}.", shown(&cost.to_string())),
                 "Pass what generating the answer cost, in the application's own unit.",
             );

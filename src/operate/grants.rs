@@ -1,6 +1,7 @@
 //! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
 //! of every user; everything else is the owner's.
 
+use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
 use crate::owner;
@@ -42,8 +43,8 @@ const SERVICE_VIEWS: &[&str] = &[
     "cache_maintenance_log",
 ];
 
-/// Predefined roles that watch: they get the reports, and see in them what their rights on the tables show.
-const WATCHERS: [&str; 2] = ["pg_monitor", "pg_read_all_data"];
+/// The predefined role that reads every table gets the reports on them.
+const WATCHER: &str = "pg_read_all_data";
 
 /// Roles of Supabase and PostgREST, provided for where they exist.
 const KNOWN_TENANT: &str = "authenticated";
@@ -51,6 +52,7 @@ const KNOWN_SERVICE: &str = "service_role";
 
 #[pg_extern(sql = false)]
 fn cache_grant_tenant(role: &str) {
+    advisory::lock(Class::Setup, 0);
     let home = Home::current();
     let role = checked_role(&home, role);
     grant_tenant_members(&home, &role);
@@ -59,6 +61,7 @@ fn cache_grant_tenant(role: &str) {
 
 #[pg_extern(sql = false)]
 fn cache_grant_service(role: &str) {
+    advisory::lock(Class::Setup, 0);
     let home = Home::current();
     let role = checked_role(&home, role);
     grant_service_members(&home, &role);
@@ -200,13 +203,29 @@ pub fn reset_members(home: &Home) {
     for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
         secure::revoke(home.table(view), "ALL");
     }
-    for watcher in WATCHERS {
-        on_functions(home, SERVICE_VIEWS, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {watcher}"));
-        on_functions(home, &["verify_production_cache", "check_partition_health"], |function| {
-            format!("GRANT EXECUTE ON FUNCTION {function} TO {watcher}")
-        });
-        on_views(home, SERVICE_VIEWS, watcher);
-        on_views(home, TENANT_VIEWS, watcher);
+    let grant = |function: &str| format!("GRANT EXECUTE ON FUNCTION {function} TO {WATCHER}");
+    on_functions(home, SERVICE_VIEWS, grant);
+    on_functions(home, &["verify_production_cache", "check_partition_health"], grant);
+    on_views(home, SERVICE_VIEWS, WATCHER);
+    on_views(home, TENANT_VIEWS, WATCHER);
+}
+
+/// Grants the functions and views again to the roles that have rights on the tables: when the extension is
+/// created anew over them, those are all that is left of earlier grants.
+pub fn renew_members(home: &Home) {
+    let tenants = spi::run(
+        Access::ReadLatest,
+        "SELECT DISTINCT quote_ident(r.rolname) FROM pg_class c, aclexplode(c.relacl) a \
+         JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE c.oid = $1 AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner",
+        &[home.table(CACHE).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    for role in tenants {
+        grant_tenant_members(home, &role);
+    }
+    for role in service_roles(home) {
+        grant_service_members(home, &role);
     }
 }
 

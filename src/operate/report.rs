@@ -6,7 +6,7 @@ use crate::home::Home;
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
 use crate::setting_scope::with_setting;
-use crate::spi::Access;
+use crate::spi::{self, Access};
 use pgrx::pg_sys;
 
 /// The query of each report, by the name of its function.
@@ -36,6 +36,8 @@ pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
     let query = query.replace("@extschema@", &Home::current().schema);
     // The catalogs show a partition's bounds as text; the queries read it.
     with_setting(c"DateStyle", "ISO", || {
-        with_setting(c"TimeZone", "UTC", || materialize(fcinfo, Access::Read, &query, &[]));
+        with_setting(c"TimeZone", "UTC", || {
+            materialize(fcinfo, |deliver| spi::run(Access::Read, &query, &[], deliver))
+        });
     });
 }

@@ -5,6 +5,7 @@
 
 use super::grants;
 use super::policies::ensure_policies;
+use crate::advisory::{self, Class};
 use crate::error::Refusal;
 use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
 use crate::owner;
@@ -26,6 +27,7 @@ const TABLES: [(&str, &str); 4] = [
 #[pg_extern(sql = false)]
 fn cache_setup() {
     check_encoding();
+    advisory::lock(Class::Setup, 0);
     let home = Home::current();
     if creating_extension() {
         grants::reset_members(&home);
@@ -49,6 +51,7 @@ fn cache_setup() {
     }
     secure::secure_all(&home);
     grants::grant_to_known_roles(&home);
+    grants::renew_members(&home);
     if creating_extension() {
         release_tables();
     }

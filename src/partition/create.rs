@@ -165,7 +165,7 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
     let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
     ddl(format!(
         "CREATE TABLE {schema}.{name} (LIKE {schema}.{parent_name} \
-             INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION) {}",
+             INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION) {}",
         table.storage()
     ));
     secure(home, parent_name, home.table(name));

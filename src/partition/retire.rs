@@ -37,7 +37,8 @@ fn drop_old_cache_partitions(
         name!(detail, String),
     ),
 > {
-    let months_to_keep = months_to_keep.unwrap_or(6);
+    let months_to_keep = months_to_keep
+        .unwrap_or_else(|| crate::entry::missing("months_to_keep").hint("Leave it out to keep 6 months.").raise());
     if months_to_keep < 1 {
         Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "months_to_keep must be at least 1")
             .detail(format!("It is {months_to_keep}."))
