@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::home::Home;
+use crate::home::{CACHE, Home, POLICIES};
 use crate::setting_scope::with_setting;
 use crate::spi::{Access, Rows, connected, rows, split};
 use pgrx::datum::DatumWithOid;
@@ -56,6 +56,10 @@ fn kept_plan(
         None => {}
     }
     free_outdated();
+    // A missing table is an error that says how to make it.
+    for table in [CACHE, POLICIES] {
+        home.table(table);
+    }
     let sql = CString::new(sql(&home.schema)).expect("a statement has no NUL byte");
     // SAFETY: SPI is connected; SPI_keepplan moves the plan out of the connection's memory.
     let plan = unsafe {

@@ -37,7 +37,11 @@ extension_sql!("SELECT @extschema@.cache_setup();", name = "setup", requires = [
 /// Called once in each backend that uses the extension, or in the server if it is preloaded.
 #[allow(non_snake_case)]
 #[pg_guard]
+#[allow(unsafe_code)]
 pub extern "C-unwind" fn _PG_init() {
+    // An error is for its reader: no stack trace in its DETAIL, whatever the server was started with.
+    // SAFETY: a server process that loads a library has one thread.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     settings::define();
     home::watch_for_changes();
 }

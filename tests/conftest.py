@@ -40,8 +40,7 @@ class Cluster:
         if os.geteuid() == 0:
             os.chown(self.directory, pwd.getpwnam("postgres").pw_uid, -1)
         self.data = self.directory / "data"
-        # With RUST_BACKTRACE set, pgrx puts a backtrace where an error has no DETAIL.
-        self.environment = {**os.environ, "LC_ALL": "C.UTF-8", "RUST_BACKTRACE": "0", **(environment or {})}
+        self.environment = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
         self.run_server("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
                         "--locale=C.UTF-8", "--no-sync", environment=os.environ)
         self.configure({

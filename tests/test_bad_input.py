@@ -7,7 +7,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles
+from conftest import ALICE, BOB, Cluster, Database, sqlstate_of, temporary_roles
 
 DEEP = "(repeat('[', 10000) || repeat(']', 10000))::jsonb"
 
@@ -335,3 +335,17 @@ def test_no_argument_makes_a_function_fail_internally(cache):
                         internal.append((sql[:200], error.diag.message_primary))
     assert internal == []
     assert cache.contents() == before
+
+
+def test_an_error_shows_no_stack_trace_whatever_the_server_was_started_with():
+    cluster = Cluster(environment={"RUST_BACKTRACE": "1"})
+    try:
+        with cluster.connect() as connection:
+            connection.execute("CREATE EXTENSION infinite_pages_cache")
+            error = sqlstate_of(lambda: connection.execute("SELECT cache_lookup(%s, 't', NULL)", (ALICE,)))
+            assert error.message_detail == "The argument cache_key is NULL."
+            connection.execute("DROP TABLE cache_content_policies")
+            error = sqlstate_of(lambda: connection.execute("SELECT cache_upsert(%s, 't', 'k', '1')", (ALICE,)))
+            assert error.sqlstate == "42P01" and "cache_setup()" in error.message_hint and "src" not in error.message_detail
+    finally:
+        cluster.remove()
