@@ -11,6 +11,7 @@
 
 use crate::advisory::{Class, lock, lock_shared};
 use pgrx::{Uuid, pg_sys};
+use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 
@@ -57,11 +58,10 @@ fn place(user_id: &Uuid, digest: &Uuid) -> u32 {
     (u128::from_be_bytes(**digest) as u32 ^ spread(user_id) as u32) & 0x7fff_ffff
 }
 
-/// A user's id, which may follow any pattern, spread over 64 bits: the upper half of a product depends on
-/// every bit below it.
+/// A user's id, which may follow any pattern, spread over 64 bits.
 fn spread(user_id: &Uuid) -> u64 {
-    const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-    (u128::from_be_bytes(**user_id).wrapping_mul(ODD) >> 64) as u64
+    let hash = Sha256::digest(user_id.as_bytes());
+    u64::from_be_bytes(hash[..8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

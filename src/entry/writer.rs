@@ -15,7 +15,7 @@ use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
-/// A version of an entry that exists, with what a new version inherits.
+/// A version of an entry that exists.
 pub struct Version {
     created_at: i64,
 }
