@@ -85,9 +85,34 @@ pub fn microseconds(interval: &Interval) -> i64 {
 
 /// The same for any interval; `None` unless positive. What is too long to count is infinite.
 pub fn microseconds_of(interval: &Interval) -> Option<i64> {
-    let (months, days, rest) = (interval.months(), interval.days(), interval.micros());
+    microseconds_from(interval.months(), interval.days(), interval.micros())
+}
+
+fn microseconds_from(months: i32, days: i32, rest: i64) -> Option<i64> {
     let total = (i128::from(months) * 30 + i128::from(days)) * i128::from(DAY) + i128::from(rest);
     // PostgreSQL's own infinity is longer still than all of time.
     let finite = i64::try_from(total).ok().filter(|total| *total < END_OF_TIME);
     (total > 0).then_some(finite.unwrap_or(INFINITE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Against arithmetic in floating point, which cannot overflow.
+        #[test]
+        fn a_time_to_live_is_positive_and_finite_within_time(months in any::<i32>(), days in any::<i32>(), rest in any::<i64>()) {
+            let approximately = (f64::from(months) * 30.0 + f64::from(days)) * 86_400e6 + rest as f64;
+            match microseconds_from(months, days, rest) {
+                None => prop_assert!(approximately < 1e6),
+                Some(INFINITE) => prop_assert!(approximately > END_OF_TIME as f64 * 0.999_999),
+                Some(ttl) => {
+                    prop_assert!(ttl > 0 && ttl < END_OF_TIME);
+                    prop_assert!((ttl as f64 - approximately).abs() <= 1e-9 * approximately.abs() + 1e6);
+                }
+            }
+        }
+    }
 }

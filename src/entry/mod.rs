@@ -105,3 +105,23 @@ pub fn missing(name: &str) -> Refusal {
 pub fn or_raise<T>(checked: Result<T, Refusal>) -> T {
     checked.unwrap_or_else(|refusal| refusal.raise())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_address_is_accepted_exactly_within_its_limits(
+            key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..2_000)),
+            content_type in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..500)),
+            user in proptest::option::of(any::<[u8; 16]>()),
+        ) {
+            let within = |value: &Option<Vec<u8>>, limit: usize| value.as_ref().is_some_and(|value| (1..=limit).contains(&value.len()));
+            let expected = user.is_some() && within(&key, 1024) && within(&content_type, 255);
+            let address = Address::new(user.map(Uuid::from_bytes), content_type.as_deref(), key.as_deref());
+            prop_assert_eq!(address.is_ok(), expected);
+        }
+    }
+}
