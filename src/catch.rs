@@ -8,14 +8,9 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
 
-/// Why an attempt failed.
-pub struct Failure {
-    pub message: String,
-}
-
-/// Runs `f` in a subtransaction. If it raises, all it did is undone and the error is returned; a
+/// Runs `f` in a subtransaction. If it raises, all it did is undone and the error's message is returned; a
 /// cancelled query and a terminated backend are raised on.
-pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Failure> {
+pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     // SAFETY: the order that PL/pgSQL uses. Memory context and resource owner are the same after the
     // subtransaction as before, however it ends.
     unsafe {
@@ -37,17 +32,17 @@ pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Failure> {
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        result.map_err(|error| failure(*error))
+        result.map_err(|error| message_of(*error))
     }
 }
 
-fn failure(error: CaughtError) -> Failure {
+fn message_of(error: CaughtError) -> String {
     let report = report_of(&error);
     let code = report.sql_error_code();
     if matches!(code, PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN) {
         error.rethrow();
     }
-    Failure { message: report.message().to_string() }
+    report.message().to_string()
 }
 
 /// Runs `f`; if it raises an error with this code and `explain` returns one, that is raised instead.

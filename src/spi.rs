@@ -93,6 +93,11 @@ pub fn run<T>(access: Access, sql: &str, args: &[DatumWithOid], f: impl FnOnce(&
     })
 }
 
+/// Runs a statement that has no arguments and of whose rows nothing is wanted, such as DDL.
+pub fn execute(sql: &str) {
+    run(Access::Write, sql, &[], |_| ());
+}
+
 /// A timestamptz argument from microseconds since 2000-01-01 UTC.
 pub fn timestamptz(microseconds: i64) -> DatumWithOid<'static> {
     // SAFETY: a timestamptz datum is a 64-bit integer.

@@ -3,6 +3,7 @@
 
 use super::values::Values;
 use super::{Address, matching};
+use crate::clock::month_of;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
 use crate::kept;
@@ -34,7 +35,7 @@ impl Writer {
         let home = Home::current();
         let parent = home.table(CACHE);
         let now = create::ensure_current(&home, parent);
-        let month = Month::of(now).expect("the clock shows a year with four digits");
+        let month = month_of(now);
         Self { now, month, parent }
     }
 

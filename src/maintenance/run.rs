@@ -3,7 +3,7 @@
 use super::cleanup::{delete_expired, milliseconds_since, rounded};
 use super::limits::evict_over_limit;
 use crate::advisory::{self, Class};
-use crate::clock::now;
+use crate::clock::{month_of, now};
 use crate::home::{AUDIT_LOG, CACHE, Home, RUNS};
 use crate::partition::catalog::partitions_of;
 use crate::partition::create::{Table, create, wanted_months};
@@ -104,7 +104,7 @@ fn run_step(home: &Home, step: &Step) -> Row {
     let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
     let (status, outcome) = match catch::attempt(|| with_setting(c"lock_timeout", &timeout, || (step.run)(home))) {
         Ok(outcome) => (if outcome.failed { "failed" } else { "ok" }, outcome),
-        Err(failure) => ("failed", Outcome { detail: Some(failure.message), ..Outcome::default() }),
+        Err(message) => ("failed", Outcome { detail: Some(message), ..Outcome::default() }),
     };
     (step.name.into(), status.into(), outcome.affected, rounded(milliseconds_since(started)), outcome.detail)
 }
@@ -115,9 +115,9 @@ fn premake(home: &Home, table: Table) -> Outcome {
     for month in wanted_months() {
         match catch::attempt(|| create(home, table, month).1) {
             Ok(created) => outcome.affected += i64::from(created),
-            Err(failure) => {
+            Err(message) => {
                 outcome.failed = true;
-                outcome.detail.get_or_insert(failure.message);
+                outcome.detail.get_or_insert(message);
             }
         }
     }
@@ -137,7 +137,7 @@ fn outcome_of(retired: Vec<retire::Retired>) -> Outcome {
 
 fn trim_audit(home: &Home) -> Outcome {
     let months = i64::from(settings::AUDIT_RETENTION_MONTHS.get());
-    let this = Month::of(now()).expect("the clock shows a year with four digits");
+    let this = month_of(now());
     let Some(oldest_kept) = this.plus(1 - months).filter(|_| months > 0).map(Month::start) else {
         return 0.into();
     };
@@ -173,7 +173,7 @@ fn analyze(home: &Home) -> Outcome {
     if !due {
         return Outcome { detail: Some("not due".into()), ..Outcome::default() };
     }
-    spi::run(Access::Write, &format!("ANALYZE {}.{CACHE}", home.schema), &[], |_| ());
+    spi::execute(&format!("ANALYZE {}.{CACHE}", home.schema));
     1.into()
 }
 

@@ -44,9 +44,8 @@ fn archive_audit_logs(
             let bounds = bounds_of(&partition);
             let moved = qualified_name(partition.oid);
             secure(&home, AUDIT_LOG, partition.oid);
-            let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
-            ddl(format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
-            ddl(format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));
+            spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
+            spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));
             spi::run(
                 Access::Write,
                 &format!("SELECT count(*), pg_total_relation_size($1::oid::regclass) FROM {moved}"),
@@ -88,7 +87,7 @@ fn ensure_archive(home: &Home) {
             "COMMENT ON TABLE {schema}.{AUDIT_ARCHIVE} IS 'Months of cache_audit_log that archive_audit_logs() has moved here'"
         ),
     ] {
-        spi::run(Access::Write, &sql, &[], |_| ());
+        spi::execute(&sql);
     }
     revoke(home.table(AUDIT_ARCHIVE), "ALL");
     ensure_policies(home, AUDIT_ARCHIVE);

@@ -110,8 +110,8 @@ pub fn grant_members_to_known_roles(home: &Home) {
 }
 
 fn grant_tenant_members(home: &Home, role: &str) {
-    run(format!("GRANT USAGE ON SCHEMA {} TO {role}", home.schema));
-    run(format!("GRANT USAGE ON TYPE {}.cache_ttl TO {role}", home.schema));
+    spi::execute(&format!("GRANT USAGE ON SCHEMA {} TO {role}", home.schema));
+    spi::execute(&format!("GRANT USAGE ON TYPE {}.cache_ttl TO {role}", home.schema));
     let reserved: Vec<&str> = SERVICE_FUNCTIONS.iter().chain(OWNER_FUNCTIONS).copied().collect();
     let open = spi::run(
         Access::ReadLatest,
@@ -123,7 +123,7 @@ fn grant_tenant_members(home: &Home, role: &str) {
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
     );
     for function in open {
-        run(format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+        spi::execute(&format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
     }
     on_views(home, TENANT_VIEWS, role);
 }
@@ -136,15 +136,15 @@ fn grant_service_members(home: &Home, role: &str) {
 
 fn grant_tenant_tables(home: &Home, role: &str) {
     let schema = &home.schema;
-    run(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{CACHE} TO {role}"));
-    run(format!("GRANT SELECT ON {schema}.{POLICIES} TO {role}"));
+    spi::execute(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{CACHE} TO {role}"));
+    spi::execute(&format!("GRANT SELECT ON {schema}.{POLICIES} TO {role}"));
 }
 
 fn grant_service_tables(home: &Home, role: &str) {
     let schema = &home.schema;
     grant_tenant_tables(home, role);
-    run(format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
-    run(format!("GRANT SELECT ON {schema}.{RUNS} TO {role}"));
+    spi::execute(&format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
+    spi::execute(&format!("GRANT SELECT ON {schema}.{RUNS} TO {role}"));
     add_to_policy(home, CACHE, role);
     grant_audit(home, AUDIT_LOG, role);
     if home.find_table(AUDIT_ARCHIVE).is_some() {
@@ -154,7 +154,7 @@ fn grant_service_tables(home: &Home, role: &str) {
 
 /// Lets a service role read a table of audit rows, and delete from it, as cache_forget_user() must.
 pub fn grant_audit(home: &Home, table: &str, role: &str) {
-    run(format!("GRANT SELECT, DELETE ON {}.{table} TO {role}", home.schema));
+    spi::execute(&format!("GRANT SELECT, DELETE ON {}.{table} TO {role}", home.schema));
     add_to_policy(home, table, role);
 }
 
@@ -162,7 +162,11 @@ fn add_to_policy(home: &Home, table: &str, role: &str) {
     let mut roles = policy_roles(home, table);
     if !roles.iter().any(|known| known == role) {
         roles.push(role.to_string());
-        run(format!("ALTER POLICY admin_maintenance_access ON {}.{table} TO {}", home.schema, roles.join(", ")));
+        spi::execute(&format!(
+            "ALTER POLICY admin_maintenance_access ON {}.{table} TO {}",
+            home.schema,
+            roles.join(", ")
+        ));
     }
 }
 
@@ -197,7 +201,7 @@ pub fn reset_members(home: &Home) {
         );
         for (function, grantee) in granted {
             let (function, grantee) = (function.expect("a function"), grantee.expect("a role"));
-            run(format!("REVOKE ALL ON FUNCTION {function} FROM {grantee}"));
+            spi::execute(&format!("REVOKE ALL ON FUNCTION {function} FROM {grantee}"));
         }
     }
     for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
@@ -237,20 +241,16 @@ fn on_functions(home: &Home, functions: &[&str], statement: impl Fn(&str) -> Str
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
     );
     for function in found {
-        run(statement(&function));
+        spi::execute(&statement(&function));
     }
 }
 
 fn on_views(home: &Home, views: &[&str], role: &str) {
     for view in views {
-        run(format!("GRANT SELECT ON {}.{view} TO {role}", home.schema));
+        spi::execute(&format!("GRANT SELECT ON {}.{view} TO {role}", home.schema));
     }
 }
 
 fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|name| (*name).to_string()).collect()
-}
-
-fn run(sql: String) {
-    spi::run(Access::Write, &sql, &[], |_| ());
 }

@@ -29,7 +29,7 @@ pub fn ensure_policies(home: &Home, table: &str) {
     );
     if !enabled {
         let sql = format!("ALTER TABLE {}.{table} ENABLE ROW LEVEL SECURITY", home.schema);
-        spi::run(Access::Write, &sql, &[], |_| ());
+        spi::execute(&sql);
     }
     for (policy, sql, tables) in POLICIES {
         if !tables.contains(&table) {
@@ -43,7 +43,7 @@ pub fn ensure_policies(home: &Home, table: &str) {
         );
         if !exists {
             let sql = sql.replace("@extschema@", &home.schema).replace("@table@", table);
-            spi::run(Access::Write, &sql, &[], |_| ());
+            spi::execute(&sql);
         }
     }
 }

@@ -77,10 +77,6 @@ fn check_encoding() {
     }
 }
 
-fn run(sql: String) {
-    spi::run(Access::Write, &sql, &[], |_| ());
-}
-
 fn creating_extension() -> bool {
     // SAFETY: reads a variable of this backend.
     unsafe { pg_sys::creating_extension }
@@ -92,11 +88,11 @@ fn row_security() -> bool {
 }
 
 fn create_table(home: &Home, name: &str, sql: &str) {
-    run(sql.replace("@extschema@", &home.schema));
+    spi::execute(&sql.replace("@extschema@", &home.schema));
     secure::revoke(home.table(name), "ALL");
     secure_sequences(home, name);
     if name == CACHE && has_lz4() {
-        run(format!("ALTER TABLE {}.{CACHE} ALTER COLUMN content SET COMPRESSION lz4", home.schema));
+        spi::execute(&format!("ALTER TABLE {}.{CACHE} ALTER COLUMN content SET COMPRESSION lz4", home.schema));
     }
 }
 
@@ -133,7 +129,7 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
     }
     // The statements that would create it are the description that it is compared with.
     let template = format!("{name}_template");
-    run(sql.replace("@extschema@", &home.schema).replace(name, &template));
+    spi::execute(&sql.replace("@extschema@", &home.schema).replace(name, &template));
     let missing = spi::run(
         Access::ReadLatest,
         "SELECT quote_ident(t.attname) || ' ' || format_type(t.atttypid, t.atttypmod) \
@@ -146,9 +142,9 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
         &[home.table(&template).into(), table.into()],
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a column")),
     );
-    run(format!("DROP TABLE {}.{template}", home.schema));
+    spi::execute(&format!("DROP TABLE {}.{template}", home.schema));
     for column in missing {
-        run(format!("ALTER TABLE {}.{name} ADD COLUMN {column}", home.schema));
+        spi::execute(&format!("ALTER TABLE {}.{name} ADD COLUMN {column}", home.schema));
     }
     secure_sequences(home, name);
     // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
@@ -205,6 +201,6 @@ fn release_tables() {
     );
     for (member, is_sequence) in members {
         let kind = if is_sequence { "SEQUENCE" } else { "TABLE" };
-        run(format!("ALTER EXTENSION infinite_pages_cache DROP {kind} {}", qualified_name(member)));
+        spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP {kind} {}", qualified_name(member)));
     }
 }

@@ -7,10 +7,10 @@ use super::catalog::partitions_of;
 use super::month::Month;
 use super::secure::secure;
 use crate::advisory::{self, Class};
-use crate::clock::now;
+use crate::clock::{month_of, now};
 use crate::error::Refusal;
 use crate::home::{AUDIT_LOG, CACHE, Home};
-use crate::spi::{self, Access};
+use crate::spi;
 use crate::{owner, settings};
 use pgrx::datum::Timestamp;
 use pgrx::pg_sys;
@@ -85,7 +85,7 @@ fn show(timestamp: Timestamp) -> String {
 /// do nothing else.
 #[pg_extern(sql = false)]
 fn cache_create_current_partition() -> String {
-    let month = Month::of(now()).expect("the clock shows a year with four digits");
+    let month = month_of(now());
     create(&Home::current(), Table::Cache, month).0
 }
 
@@ -98,7 +98,7 @@ pub fn ensure_current(home: &Home, parent: pg_sys::Oid) -> i64 {
         }
         // Once more from the top: the month may end between the two calls.
         let sql = format!("SELECT {}.cache_create_current_partition()", home.schema);
-        spi::run(Access::Write, &sql, &[], |_| ());
+        spi::execute(&sql);
     }
 }
 
@@ -109,14 +109,14 @@ pub fn ensure_current_audit(home: &Home, log: pg_sys::Oid) {
     const MARGIN: i64 = 60_000_000;
     for moment in [now, now + MARGIN] {
         if !partitions_of(log).iter().any(|partition| partition.holds(moment)) {
-            create(home, Table::AuditLog, Month::of(moment).expect("the clock shows a year with four digits"));
+            create(home, Table::AuditLog, month_of(moment));
         }
     }
 }
 
 /// The months that should have a partition: this one and the next `premake`.
 pub fn wanted_months() -> impl Iterator<Item = Month> {
-    let this = Month::of(now()).expect("the clock shows a year with four digits");
+    let this = month_of(now());
     (0..=i64::from(settings::PREMAKE.get())).filter_map(move |ahead| this.plus(ahead))
 }
 
@@ -162,15 +162,14 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
 
 fn build(home: &Home, table: Table, month: Month, name: &str) {
     let (schema, parent_name) = (&home.schema, table.name());
-    let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
-    ddl(format!(
+    spi::execute(&format!(
         "CREATE TABLE {schema}.{name} (LIKE {schema}.{parent_name} \
              INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION) {}",
         table.storage()
     ));
     secure(home, parent_name, home.table(name));
     let (from, to) = month.bounds();
-    ddl(format!(
+    spi::execute(&format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"
     ));
 }

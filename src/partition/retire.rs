@@ -4,7 +4,7 @@ use super::catalog::{Partition, partitions_of, qualified_name};
 use super::create::Table;
 use super::month::Month;
 use crate::catch;
-use crate::clock::now;
+use crate::clock::{month_of, now};
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
 use crate::setting_scope::with_setting;
@@ -47,7 +47,7 @@ fn drop_old_cache_partitions(
     }
     let home = Home::current();
     let parent = home.table(CACHE);
-    let this = Month::of(now()).expect("the clock shows a year with four digits");
+    let this = month_of(now());
     let oldest_kept = this.plus(1 - i64::from(months_to_keep)).map_or(i64::MIN, Month::start);
     let old = partitions_of(parent).into_iter().filter(|partition| partition.to <= oldest_kept).collect();
     let retired = retire(&home, Table::Cache, old, include_live.unwrap_or(false), settings::LOCK_TIMEOUT.get());
@@ -106,10 +106,9 @@ fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<(), String> {
     catch::attempt(|| {
         let sql = format!("LOCK TABLE ONLY {}.{} IN ACCESS EXCLUSIVE MODE", home.schema, table.name());
         with_setting(c"lock_timeout", &format!("{wait}ms"), || {
-            with_setting(c"deadlock_timeout", "1ms", || spi::run(Access::Write, &sql, &[], |_| ()));
+            with_setting(c"deadlock_timeout", "1ms", || spi::execute(&sql));
         });
     })
-    .map_err(|failure| failure.message)
 }
 
 /// Drops a partition of a locked table, unless somebody holds the partition itself: to wait for that one
@@ -123,7 +122,7 @@ fn drop_unless_busy(
     let name = qualified_name(partition.oid);
     catch::attempt(|| {
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE NOWAIT");
-        spi::run(Access::Write, &sql, &[], |_| ());
+        spi::execute(&sql);
         if !include_live && has_live_entries(home, table, partition) {
             return None;
         }
@@ -133,10 +132,9 @@ fn drop_unless_busy(
             &[partition.oid.into()],
             |rows| rows.get::<i64>(0, 1).unwrap_or(0),
         );
-        spi::run(Access::Write, &format!("DROP TABLE {name}"), &[], |_| ());
+        spi::execute(&format!("DROP TABLE {name}"));
         Some(bytes)
     })
-    .map_err(|failure| failure.message)
 }
 
 /// Whether a partition holds a live entry; one of the audit log never does. The index on the expiry

@@ -38,21 +38,20 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid) -> bool {
     );
     let indexed = indexed || parent != CACHE;
     let name = qualified_name(partition);
-    let ddl = |sql: String| spi::run(Access::Write, &sql, &[], |_| ());
     // The index first: it lets readers go on, which the other statements do not.
     if !indexed {
         check_unique(&name);
-        ddl(format!(
+        spi::execute(&format!(
             "CREATE UNIQUE INDEX {} ON {name} (user_id, {}.cache_entry_digest(content_type, cache_key))",
             index_name(&relation_name(partition)),
             home.schema
         ));
     }
     if !right_owner {
-        ddl(format!("ALTER TABLE {name} OWNER TO {owner_name}"));
+        spi::execute(&format!("ALTER TABLE {name} OWNER TO {owner_name}"));
     }
     if !row_security {
-        ddl(format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
+        spi::execute(&format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
     }
     let granted = revoke(partition, "ALL");
     granted || !(right_owner && row_security && indexed)
@@ -109,7 +108,7 @@ pub fn revoke(relation: pg_sys::Oid, privileges: &str) -> bool {
     );
     let name = qualified_name(relation);
     for grantee in &grantees {
-        spi::run(Access::Write, &format!("REVOKE {privileges} ON {name} FROM {grantee}"), &[], |_| ());
+        spi::execute(&format!("REVOKE {privileges} ON {name} FROM {grantee}"));
     }
     !grantees.is_empty()
 }
