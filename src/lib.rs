@@ -7,6 +7,7 @@ mod advisory;
 mod audit;
 mod catch;
 mod clock;
+mod compat;
 mod entry;
 mod error;
 mod home;
@@ -20,12 +21,14 @@ mod partition;
 mod policy;
 mod setting_scope;
 mod settings;
+mod shared_memory;
 mod spi;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod ttl;
 
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -44,6 +47,10 @@ pub extern "C-unwind" fn _PG_init() {
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     settings::define();
     home::watch_for_changes();
+    // SAFETY: reads variables of the server.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::IsBinaryUpgrade } {
+        shared_memory::reserve();
+    }
 }
 
 /// What `cargo pgrx test` asks for.
