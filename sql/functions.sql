@@ -204,3 +204,32 @@ CREATE FUNCTION @extschema@.get_infinite_pages_analytics(user_id uuid) RETURNS j
     AS 'MODULE_PATHNAME', 'get_infinite_pages_analytics_wrapper';
 COMMENT ON FUNCTION @extschema@.get_infinite_pages_analytics(uuid) IS
     'What the cache holds for a user and what it saved, in total and by content type';
+
+-- == statistics ==
+CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
+    RETURNS TABLE (content_type text, hits bigint, misses bigint, stale bigint, upserts bigint,
+                   invalidations bigint, expirations bigint, tokens_spent numeric, tokens_saved numeric,
+                   untracked_hits bigint, audit_lost bigint, lookup_us bigint[], upsert_us bigint[])
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
+    'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
+
+CREATE FUNCTION @extschema@.cache_pending_hits()
+    RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, hits bigint, tokens_saved numeric,
+                   last_accessed timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_pending_hits_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_pending_hits() IS
+    'Hits that are counted in shared memory and not yet in their entry''s row; a tenant''s own only';
+
+CREATE FUNCTION @extschema@.cache_latency_ms(buckets double precision[], share double precision) RETURNS numeric
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_latency_ms_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_latency_ms(double precision[], double precision) IS
+    'Latency in milliseconds that a share of calls (0.95: the 95th percentile) did not exceed, from the buckets of lookup_us or upsert_us';
+
+CREATE FUNCTION @extschema@.cache_flush_statistics()
+    RETURNS TABLE (entries_updated bigint, entries_locked bigint, content_types bigint, audit_rows bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_flush_statistics_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_flush_statistics() IS
+    'Stores what is counted in shared memory: hits in their entries, counters in cache_statistics_hourly, audited lookups in cache_audit_log. The worker does it at each of its ticks';

@@ -19,6 +19,8 @@ pub enum Class {
     Maintenance = 0x4950_4304,
     /// Set-up and grants.
     Setup = 0x4950_4305,
+    /// Storing what has been counted.
+    Statistics = 0x4950_4306,
 }
 
 /// Locks an object; waits for whoever has it locked.

@@ -22,6 +22,12 @@ pub const AUDIT_ARCHIVE: &str = "cache_audit_archive";
 pub const POLICIES: &str = "cache_content_policies";
 /// The table behind the view cache_maintenance_log.
 pub const RUNS: &str = "cache_maintenance_runs";
+/// What was counted in each hour.
+pub const STATISTICS: &str = "cache_statistics_hourly";
+/// Entries of a large cache by partition and content type.
+pub const BY_TYPE: &str = "cache_entry_summary";
+/// Entries of a large cache by user.
+pub const BY_USER: &str = "cache_user_summary";
 
 /// The extension's schema.
 pub struct Home {

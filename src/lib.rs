@@ -23,6 +23,7 @@ mod setting_scope;
 mod settings;
 mod shared_memory;
 mod spi;
+mod statistics;
 mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
@@ -45,10 +46,13 @@ pub extern "C-unwind" fn _PG_init() {
     // An error is for its reader: no stack trace in its DETAIL, whatever the server was started with.
     // SAFETY: a server process that loads a library has one thread.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
-    settings::define();
-    home::watch_for_changes();
     // SAFETY: reads variables of the server.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::IsBinaryUpgrade } {
+    let (preloading, upgrading) =
+        unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
+    settings::define(preloading);
+    home::watch_for_changes();
+    statistics::at_commit::watch();
+    if preloading && !upgrading {
         shared_memory::reserve();
     }
 }

@@ -33,7 +33,8 @@ macro_rules! set_returning {
 }
 pub(crate) use set_returning;
 
-/// Has `run` run a statement, and makes the rows that it hands over the result of the function.
+/// Has `run` run a statement, and makes the rows that it hands over the result of the function. The
+/// statement may have further columns, for `run` itself.
 pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, run: impl FnOnce(&dyn Fn(&Rows))) {
     let (store, description) = result_set(fcinfo);
     run(&|rows| {
@@ -42,8 +43,16 @@ pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, run: impl FnOnce(&dyn Fn(&R
         unsafe {
             let table = rows.raw();
             check_columns((*table).tupdesc, description);
+            let columns = (*(*table).tupdesc).natts as usize;
+            let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![false; columns]);
             for row in 0..rows.count() {
-                pg_sys::tuplestore_puttuple(store, *(*table).vals.add(row as usize));
+                let tuple = *(*table).vals.add(row as usize);
+                if columns == (*description).natts as usize {
+                    pg_sys::tuplestore_puttuple(store, tuple);
+                } else {
+                    pg_sys::heap_deform_tuple(tuple, (*table).tupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
+                    pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+                }
             }
         }
     });
@@ -83,7 +92,7 @@ unsafe fn check_columns(actual: pg_sys::TupleDesc, expected: pg_sys::TupleDesc) 
     // SAFETY: the caller's duty; columns are numbered from 1.
     unsafe {
         let columns = (*expected).natts;
-        assert!((*actual).natts == columns, "the statement has {} columns, the function {columns}", (*actual).natts);
+        assert!((*actual).natts >= columns, "the statement has {} columns, the function {columns}", (*actual).natts);
         for column in 1..=columns {
             let (has, wants) = (pg_sys::SPI_gettypeid(actual, column), pg_sys::SPI_gettypeid(expected, column));
             assert!(has == wants, "column {column} has type {has:?} where the function has {wants:?}");

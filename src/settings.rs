@@ -10,6 +10,8 @@ pub enum Audit {
     Off,
     #[name = c"write"]
     Write,
+    #[name = c"all"]
+    All,
 }
 
 /// Emergency switch: lookups miss and writes do nothing.
@@ -31,8 +33,20 @@ pub static AUDIT_RETENTION_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
 /// Age at which rows of the maintenance log are deleted, in minutes.
 pub static MAINTENANCE_LOG_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 
-/// Defines the settings; called once when the library is loaded.
-pub fn define() {
+/// Entries whose hits are counted in shared memory until they are stored.
+pub static MAX_TRACKED_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(65_536);
+/// Content types that have counters of their own in shared memory, of all databases together.
+pub static MAX_TRACKED_CONTENT_TYPES: GucSetting<i32> = GucSetting::<i32>::new(256);
+/// Shared memory for the audit of reads, in kB.
+pub static AUDIT_BUFFER_SIZE: GucSetting<i32> = GucSetting::<i32>::new(4096);
+/// Age at which rows of the hourly statistics are deleted, in minutes.
+pub static STATISTICS_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(400 * 24 * 60);
+/// Size of the table up to which reports count its rows, in kB.
+pub static EXACT_REPORT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+
+/// Defines the settings; called once when the library is loaded, `preloading` when the server does it as it
+/// starts.
+pub fn define(preloading: bool) {
     GucRegistry::define_bool_guc(
         c"infinite_pages_cache.enabled",
         c"Switches the cache on.",
@@ -51,7 +65,7 @@ pub fn define() {
     );
     GucRegistry::define_enum_guc(
         c"infinite_pages_cache.audit",
-        c"What the audit log records: off, or write (every upsert, touch and invalidation).",
+        c"What the audit log records: off, write (every upsert, touch and invalidation), or all (lookups, too).",
         c"Only a superuser may change it, so that nobody works unseen.",
         &AUDIT,
         GucContext::Suset,
@@ -116,5 +130,63 @@ pub fn define() {
         i32::MAX,
         GucContext::Suset,
         GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.statistics_retention",
+        c"Age at which rows of cache_statistics_hourly are deleted; 0 keeps all.",
+        c"Maintenance deletes them.",
+        &STATISTICS_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.exact_report_size",
+        c"Size of the cache's tables, without content, up to which reports count the entries themselves.",
+        c"Those of a larger cache show the last count of maintenance, and all that has been counted since.",
+        &EXACT_REPORT_SIZE,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
+    // The server refuses to define later what only its start can change.
+    if preloading {
+        define_sizes();
+    }
+}
+
+/// Sizes of shared memory.
+fn define_sizes() {
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.max_tracked_entries",
+        c"Entries whose hits are counted in shared memory until they are stored, 128 bytes each.",
+        c"Hits of further entries are counted by content type only.",
+        &MAX_TRACKED_ENTRIES,
+        64,
+        16 * 1024 * 1024,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.max_tracked_content_types",
+        c"Content types that have counters of their own, of all databases together, 4 kB each.",
+        c"The others of a database are counted together.",
+        &MAX_TRACKED_CONTENT_TYPES,
+        8,
+        10_000,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.audit_buffer_size",
+        c"Shared memory for the audit of lookups, until it is stored.",
+        c"When it is full the oldest records give way, and are counted.",
+        &AUDIT_BUFFER_SIZE,
+        64,
+        1024 * 1024,
+        GucContext::Postmaster,
+        GucFlags::UNIT_KB,
     );
 }

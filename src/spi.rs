@@ -48,6 +48,17 @@ impl Rows {
         }
     }
 
+    /// Whether a column is NULL, whatever its type.
+    pub fn is_null(&self, row: u64, column: i32) -> bool {
+        assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
+        // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number.
+        unsafe {
+            let mut is_null = false;
+            pg_sys::SPI_getbinval(*(*self.table).vals.add(row as usize), (*self.table).tupdesc, column, &mut is_null);
+            is_null
+        }
+    }
+
     /// A text column as bytes in the database's encoding.
     pub fn text(&self, row: u64, column: i32) -> Option<Vec<u8>> {
         self.get::<Text>(row, column).map(|text| text.0)

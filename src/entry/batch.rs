@@ -8,6 +8,8 @@ use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
 use crate::policy::Policy;
 use crate::spi::{self, Access};
+use crate::statistics::Call;
+use crate::statistics::counters::Latency;
 use crate::{catch, clock, settings, tenant, ttl};
 use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
@@ -39,6 +41,7 @@ const FIELDS: [&str; 15] = [
 
 #[pg_extern(sql = false)]
 fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
+    let call = Call::begins(Latency::Upsert);
     let entries = entries.unwrap_or_else(|| super::missing("entries").hint("Pass a JSON array of objects.").raise());
     let entries = unpack(entries);
     let now = clock::now();
@@ -59,15 +62,24 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     let mut policies: HashMap<&[u8], Policy> = HashMap::new();
     let mut ids: HashMap<(Uuid, Uuid), Uuid> = HashMap::with_capacity(last.len());
     let mut events = Vec::with_capacity(last.len());
+    let mut stored: BTreeMap<&[u8], (u64, u64)> = BTreeMap::new();
     // In the order of users and digests, in which everybody locks rows.
     for (key, index) in last {
         pgrx::check_for_interrupts!();
         let (address, values) = &checked[index];
         let policy = policies.entry(address.content_type).or_insert_with(|| Policy::of(address.content_type));
-        ids.insert(key, writer.write(address, values, policy));
+        let written = writer.write(address, values, policy);
+        ids.insert(key, written.id);
+        let (number, cost) = stored.entry(address.content_type).or_insert((0, 0));
+        *number += 1;
+        *cost = u64::saturating_add(*cost, written.cost);
         events.push(Event::of(address));
     }
     audit::record("upsert", &events);
+    for (content_type, (number, cost)) in stored {
+        call.stored(content_type, number, cost);
+        call.ends(content_type);
+    }
     Some(checked.iter().map(|(address, _)| ids.get(&(address.user_id, address.digest)).copied()).collect())
 }
 

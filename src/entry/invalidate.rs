@@ -6,6 +6,8 @@ use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
 use crate::kept;
 use crate::spi::{self, Access};
+use crate::statistics;
+use crate::statistics::counters::Count;
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -82,5 +84,8 @@ fn remove(action: &'static str, condition: impl FnOnce(&str) -> String, args: &[
         },
     );
     audit::record(action, &events);
+    for event in &events {
+        statistics::counted(&event.content_type, Count::Invalidations, 1);
+    }
     events.len() as i64
 }

@@ -9,6 +9,8 @@ use crate::kept;
 use crate::materialize::{materialize, nothing};
 use crate::settings;
 use crate::spi::{self, Access};
+use crate::statistics::counters::Latency;
+use crate::statistics::{Call, Found, MILLIONTHS, hits};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
@@ -19,28 +21,38 @@ const MAX_KEYS: usize = 10_000;
 /// one that has not is outdated all the same.
 #[pg_extern(sql = false)]
 fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: Option<&[u8]>) -> Option<RawJsonb> {
+    let call = Call::begins(Latency::Lookup);
     let address = or_raise(Address::new(user_id, content_type, cache_key));
     if !settings::ENABLED.get() {
         return None;
     }
-    kept::run(
+    let (content, found) = kept::run(
         Access::Read,
         "lookup",
         |schema| {
             format!(
-                "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END \
+                "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END, \
+                        {MILLIONTHS} \
                  FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
                 matching(schema)
             )
         },
         &address.args(),
-        |rows| if rows.count() == 0 { None } else { rows.jsonb(0, 1) },
-    )
+        |rows| {
+            let content = if rows.count() == 0 { None } else { rows.jsonb(0, 1) };
+            let found = Found::of(rows.count() > 0, content.is_some(), || rows.get(0, 2));
+            (content, found)
+        },
+    );
+    call.looked_up(&address, found);
+    call.ends(address.content_type);
+    content
 }
 
 crate::materialize::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
 
 fn get(fcinfo: pg_sys::FunctionCallInfo) {
+    let call = Call::begins(Latency::Lookup);
     // SAFETY: the function is declared with these three arguments.
     let address = unsafe {
         or_raise(Address::new(pgrx::pg_getarg(fcinfo, 0), pgrx::pg_getarg(fcinfo, 1), pgrx::pg_getarg(fcinfo, 2)))
@@ -50,14 +62,27 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     }
     let sql = |schema: &str| {
         format!(
-            "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, hit_count::bigint, \
-                    token_cost, priority_tier::integer, story_id, foundation_dependency::text \
-             FROM (SELECT * FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1) newest \
-             WHERE expires_at > clock_timestamp()",
+            "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, \
+                    least(hit_count::numeric + $5, 9223372036854775807)::bigint, \
+                    token_cost, priority_tier::integer, story_id, foundation_dependency::text, \
+                    expires_at > clock_timestamp(), {MILLIONTHS} \
+             FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
             matching(schema)
         )
     };
-    materialize(fcinfo, |deliver| kept::run(Access::Read, "get", sql, &address.args(), deliver));
+    let mut args = address.args();
+    let pending = hits::of(&address.user_id, &address.digest).map_or(0, |hits| hits.hits);
+    args.push((pending as i64).into());
+    materialize(fcinfo, |deliver| {
+        kept::run(Access::Read, "get", sql, &args, |rows| {
+            let live = rows.count() > 0 && rows.get(0, 12).unwrap_or(false);
+            if live {
+                deliver(rows);
+            }
+            call.looked_up(&address, Found::of(rows.count() > 0, live, || rows.get(0, 13)));
+        });
+    });
+    call.ends(address.content_type);
 }
 
 crate::materialize::set_returning!(
@@ -67,6 +92,7 @@ crate::materialize::set_returning!(
 );
 
 fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
+    let call = Call::begins(Latency::Lookup);
     // SAFETY: the function is declared with these three arguments.
     let (user_id, content_type, keys) = unsafe {
         (
@@ -90,20 +116,38 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
     // With the cache off the keys are answered, each as a miss.
     let sql = |schema: &str| {
         format!(
-            "SELECT k.cache_key, e.content FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
+            "SELECT k.cache_key, e.content, e.found, e.cost FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
              LEFT JOIN LATERAL ( \
-                 SELECT c.content, c.expires_at FROM {schema}.infinite_pages_cache_partitioned c \
+                 SELECT CASE WHEN c.expires_at > clock_timestamp() THEN c.content END AS content, true AS found, \
+                        {MILLIONTHS} AS cost \
+                 FROM {schema}.infinite_pages_cache_partitioned c \
                  WHERE c.user_id = $1 AND c.content_type = $2 AND c.cache_key = k.cache_key \
                    AND {schema}.cache_entry_digest(c.content_type, c.cache_key) = {schema}.cache_entry_digest($2, k.cache_key) \
-                 ORDER BY c.created_at DESC LIMIT 1) e ON e.expires_at > clock_timestamp() AND $4 \
+                 ORDER BY c.created_at DESC LIMIT 1) e ON $4 \
              ORDER BY k.n"
         )
     };
     // SAFETY: the third argument is a text[] that is not NULL, and lives until the call ends.
-    let keys = unsafe {
-        let keys: pg_sys::Datum = pgrx::pg_getarg(fcinfo, 2).expect("checked above");
-        pgrx::datum::DatumWithOid::new(keys, pg_sys::TEXTARRAYOID)
+    let array = unsafe {
+        let array: pg_sys::Datum = pgrx::pg_getarg(fcinfo, 2).expect("checked above");
+        pgrx::datum::DatumWithOid::new(array, pg_sys::TEXTARRAYOID)
     };
-    let args = [user_id.into(), spi::text(content_type), keys, settings::ENABLED.get().into()];
-    materialize(fcinfo, |deliver| kept::run(Access::Read, "lookup many", sql, &args, deliver));
+    let enabled = settings::ENABLED.get();
+    let args = [user_id.into(), spi::text(content_type), array, enabled.into()];
+    materialize(fcinfo, |deliver| {
+        kept::run(Access::Read, "lookup many", sql, &args, |rows| {
+            deliver(rows);
+            if enabled {
+                for (row, key) in keys.iter().enumerate() {
+                    let row = row as u64;
+                    let address = or_raise(Address::new(Some(user_id), Some(content_type), key));
+                    let exists = rows.get(row, 3).unwrap_or(false);
+                    call.looked_up(&address, Found::of(exists, !rows.is_null(row, 2), || rows.get(row, 4)));
+                }
+            }
+        });
+    });
+    if enabled {
+        call.ends(content_type);
+    }
 }

@@ -8,6 +8,8 @@ use crate::clock::now;
 use crate::jsonb::RawJsonb;
 use crate::policy::Policy;
 use crate::settings;
+use crate::statistics::Call;
+use crate::statistics::counters::Latency;
 use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
@@ -31,6 +33,7 @@ fn cache_upsert(
     reuse_score: Option<AnyNumeric>,
     expires_at: Option<TimestampWithTimeZone>,
 ) -> Option<Uuid> {
+    let call = Call::begins(Latency::Upsert);
     let address = or_raise(Address::new(user_id, content_type, cache_key));
     let values = Values {
         content: or_raise(checked_content(content)),
@@ -53,7 +56,9 @@ fn cache_upsert(
     let policy = Policy::of(address.content_type);
     lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));
     let writer = Writer::begin();
-    let id = writer.write(&address, &values, &policy);
+    let written = writer.write(&address, &values, &policy);
     audit::record("upsert", &[Event::of(&address)]);
-    Some(id)
+    call.stored(address.content_type, 1, written.cost);
+    call.ends(address.content_type);
+    Some(written.id)
 }

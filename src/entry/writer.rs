@@ -10,11 +10,19 @@ use crate::kept;
 use crate::partition::create;
 use crate::partition::month::Month;
 use crate::policy::Policy;
-use crate::spi::{self, Access};
+use crate::spi::{self, Access, Rows};
+use crate::statistics::MILLIONTHS;
 use crate::{catch, owner, tenant};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
+
+/// An entry that has been stored.
+pub struct Written {
+    pub id: Uuid,
+    /// In millionths of the application's unit.
+    pub cost: u64,
+}
 
 /// A version of an entry that exists.
 pub struct Version {
@@ -28,6 +36,13 @@ pub struct Writer {
     parent: pg_sys::Oid,
 }
 
+impl Written {
+    fn of(rows: &Rows) -> Option<Self> {
+        let id = if rows.count() > 0 { rows.get(0, 1) } else { None };
+        id.map(|id| Self { id, cost: rows.get::<i64>(0, 2).map_or(0, i64::unsigned_abs) })
+    }
+}
+
 impl Writer {
     /// Takes the moment and makes sure of its partition. Called with the keys locked: of two writers of
     /// one key the later one then has the later moment.
@@ -39,9 +54,9 @@ impl Writer {
         Self { now, month, parent }
     }
 
-    /// Stores one entry, whose key is locked, and returns its id. An older version in an earlier month
+    /// Stores one entry, whose key is locked. An older version in an earlier month
     /// (or, after the clock was set back, a later one) is removed; the new one keeps its id and counts.
-    pub fn write(&self, address: &Address, values: &Values, policy: &Policy) -> Uuid {
+    pub fn write(&self, address: &Address, values: &Values, policy: &Policy) -> Written {
         // A client that inserts into the table directly takes no lock, and can come between the
         // statements below; then they are run again.
         const ATTEMPTS: usize = 10;
@@ -51,13 +66,13 @@ impl Writer {
                 .into_iter()
                 .partition(|version| self.month.start() <= version.created_at && version.created_at < self.month.end());
             let moved = if outdated.is_empty() { None } else { self.remove(address, &outdated) };
-            let id = if current.is_empty() {
+            let written = if current.is_empty() {
                 self.insert(address, values, policy, moved)
             } else {
                 self.update(address, values, policy)
             };
-            if let Some(id) = id {
-                return id;
+            if let Some(written) = written {
+                return written;
             }
         }
         contended()
@@ -83,7 +98,7 @@ impl Writer {
         args
     }
 
-    fn update(&self, address: &Address, values: &Values, policy: &Policy) -> Option<Uuid> {
+    fn update(&self, address: &Address, values: &Values, policy: &Policy) -> Option<Written> {
         let mut args = self.args(address, values, policy);
         args.extend([spi::timestamptz(self.month.start()), spi::timestamptz(self.month.end())]);
         self.as_tenant(address, || {
@@ -97,17 +112,17 @@ impl Writer {
                              prompt_template = $9, prompt_variables = coalesce($10, '{{}}'), story_id = $11, \
                              foundation_dependency = $12, priority_tier = $13, semantic_similarity_hash = $14, \
                              reuse_score = coalesce($15, 5.0), created_at = $16 \
-                         WHERE {} AND created_at >= $17 AND created_at < $18 RETURNING id",
+                         WHERE {} AND created_at >= $17 AND created_at < $18 RETURNING id, {MILLIONTHS}",
                         matching(schema)
                     )
                 },
                 &args,
-                |rows| if rows.count() > 0 { rows.get(0, 1) } else { None },
+                Written::of,
             )
         })
     }
 
-    fn insert(&self, address: &Address, values: &Values, policy: &Policy, moved: Option<Moved>) -> Option<Uuid> {
+    fn insert(&self, address: &Address, values: &Values, policy: &Policy, moved: Option<Moved>) -> Option<Written> {
         let mut args = self.args(address, values, policy);
         let moved = moved.unwrap_or_default();
         args.extend([
@@ -134,11 +149,11 @@ impl Writer {
                                 coalesce($17, gen_random_uuid()), coalesce($18, 0), coalesce($19, 0), \
                                 coalesce($20, 0), coalesce($21, 1) \
                          WHERE $2 IS NOT NULL \
-                         ON CONFLICT DO NOTHING RETURNING id"
+                         ON CONFLICT DO NOTHING RETURNING id, {MILLIONTHS}"
                     )
                 },
                 &args,
-                |rows| if rows.count() > 0 { rows.get(0, 1) } else { None },
+                Written::of,
             )
         })
     }

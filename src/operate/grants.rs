@@ -3,7 +3,7 @@
 
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
-use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
 use crate::owner;
 use crate::partition::secure;
 use crate::spi::{self, Access};
@@ -17,6 +17,7 @@ const SERVICE_FUNCTIONS: &[&str] = &[
     "cache_forget_user",
     "verify_production_cache",
     "check_partition_health",
+    "cache_statistics",
     "cache_performance_metrics",
     "partition_health_metrics",
     "cache_connection_metrics",
@@ -26,6 +27,7 @@ const SERVICE_FUNCTIONS: &[&str] = &[
 const OWNER_FUNCTIONS: &[&str] = &[
     "cache_setup",
     "cache_run_maintenance",
+    "cache_flush_statistics",
     "create_monthly_cache_partition",
     "drop_old_cache_partitions",
     "archive_audit_logs",
@@ -144,7 +146,8 @@ fn grant_service_tables(home: &Home, role: &str) {
     let schema = &home.schema;
     grant_tenant_tables(home, role);
     spi::execute(&format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
-    spi::execute(&format!("GRANT SELECT ON {schema}.{RUNS} TO {role}"));
+    spi::execute(&format!("GRANT SELECT ON {schema}.{RUNS}, {schema}.{STATISTICS} TO {role}"));
+    spi::execute(&format!("GRANT SELECT ON {schema}.{BY_TYPE}, {schema}.{BY_USER} TO {role}"));
     add_to_policy(home, CACHE, role);
     grant_audit(home, AUDIT_LOG, role);
     if home.find_table(AUDIT_ARCHIVE).is_some() {
@@ -209,7 +212,7 @@ pub fn reset_members(home: &Home) {
     }
     let grant = |function: &str| format!("GRANT EXECUTE ON FUNCTION {function} TO {WATCHER}");
     on_functions(home, SERVICE_VIEWS, grant);
-    on_functions(home, &["verify_production_cache", "check_partition_health"], grant);
+    on_functions(home, &["verify_production_cache", "check_partition_health", "cache_statistics"], grant);
     on_views(home, SERVICE_VIEWS, WATCHER);
     on_views(home, TENANT_VIEWS, WATCHER);
 }

@@ -7,7 +7,7 @@ use super::grants;
 use super::policies::ensure_policies;
 use crate::advisory::{self, Class};
 use crate::error::Refusal;
-use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
+use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
 use crate::owner;
 use crate::partition::catalog::qualified_name;
 use crate::partition::create::{Table, create, wanted_months};
@@ -17,11 +17,14 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 /// The tables and the statements that make them.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 7] = [
     (CACHE, include_str!("../../sql/tables/infinite_pages_cache_partitioned.sql")),
     (AUDIT_LOG, include_str!("../../sql/tables/cache_audit_log.sql")),
     (POLICIES, include_str!("../../sql/tables/cache_content_policies.sql")),
     (RUNS, include_str!("../../sql/tables/cache_maintenance_runs.sql")),
+    (STATISTICS, include_str!("../../sql/tables/cache_statistics_hourly.sql")),
+    (BY_TYPE, include_str!("../../sql/tables/cache_entry_summary.sql")),
+    (BY_USER, include_str!("../../sql/tables/cache_user_summary.sql")),
 ];
 
 #[pg_extern(sql = false)]

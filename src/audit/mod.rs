@@ -1,6 +1,9 @@
 //! The audit log: who changed which entry, from where. A row is written in the transaction of the
 //! change, with the rights of the log's owner.
 
+pub mod reads;
+pub mod ring;
+
 use crate::entry::Address;
 use crate::home::{AUDIT_LOG, Home};
 use crate::kept;
@@ -30,7 +33,7 @@ impl Event {
 
 /// Whether changes are audited.
 pub fn is_on() -> bool {
-    settings::AUDIT.get() == Audit::Write
+    settings::AUDIT.get() != Audit::Off
 }
 
 /// Records one action on some entries.

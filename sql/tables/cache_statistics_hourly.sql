@@ -1,0 +1,31 @@
+-- What was counted in each hour (UTC) for each type of content: the history behind ratios and quantiles.
+CREATE TABLE @extschema@.cache_statistics_hourly (
+    hour timestamptz,
+    content_type text,
+    hits bigint NOT NULL DEFAULT 0,
+    misses bigint NOT NULL DEFAULT 0,
+    stale bigint NOT NULL DEFAULT 0,
+    upserts bigint NOT NULL DEFAULT 0,
+    invalidations bigint NOT NULL DEFAULT 0,
+    expirations bigint NOT NULL DEFAULT 0,
+    tokens_spent numeric NOT NULL DEFAULT 0,
+    tokens_saved numeric NOT NULL DEFAULT 0,
+    untracked_hits bigint NOT NULL DEFAULT 0,
+    audit_lost bigint NOT NULL DEFAULT 0,
+    lookup_us bigint[] NOT NULL DEFAULT '{}',
+    upsert_us bigint[] NOT NULL DEFAULT '{}',
+    PRIMARY KEY (hour, content_type)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE @extschema@.cache_statistics_hourly IS
+    'What was counted in each hour (UTC) for each content type; rows older than infinite_pages_cache.statistics_retention are deleted by maintenance';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.content_type IS
+    'Empty for all types beyond infinite_pages_cache.max_tracked_content_types';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.stale IS 'Those of the misses that found an expired entry';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.untracked_hits IS
+    'Those of the hits that no entry got, for want of shared memory (infinite_pages_cache.max_tracked_entries)';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.audit_lost IS
+    'Audited lookups that gave way to newer ones (infinite_pages_cache.audit_buffer_size)';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.lookup_us IS
+    'How long calls took: buckets for cache_latency_ms()';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.upsert_us IS
+    'How long calls took: buckets for cache_latency_ms()';

@@ -1,0 +1,164 @@
+//! Reads in the audit log. A read writes nothing, so its record goes to a ring in shared memory, and whoever
+//! flushes the statistics stores it.
+
+#![allow(unsafe_code)]
+
+use super::{current_role, ring, user_agent_of};
+use crate::clock;
+use crate::entry::Address;
+use crate::home::{AUDIT_LOG, Home};
+use crate::partition::create;
+use crate::settings::{self, Audit};
+use crate::spi::{self, Access};
+use crate::statistics::at_commit::{Action, at_commit};
+use crate::statistics::counters;
+use crate::{owner, tenant};
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::{Uuid, pg_sys};
+use std::collections::BTreeSet;
+
+/// Whether reads are audited, and can be.
+pub fn is_on() -> bool {
+    settings::AUDIT.get() == Audit::All && ring::is_on()
+}
+
+/// Records one read of an entry, and whether there was one.
+pub fn record(address: &Address, success: bool) {
+    if !is_on() {
+        return;
+    }
+    let Some(place) = counters::place_of_others() else { return };
+    let agent = tenant::setting(c"request.headers").and_then(user_agent_of).unwrap_or_default();
+    let client = client_address();
+    let record = Record {
+        moment: clock::now(),
+        user_id: address.user_id,
+        role: current_role(),
+        success,
+        texts: [address.content_type, address.cache_key, agent.as_bytes(), client.as_bytes()],
+    };
+    ring::write(place, &record.encode());
+}
+
+/// A read as it stands in the ring.
+#[derive(Debug, PartialEq)]
+struct Record<'a> {
+    moment: i64,
+    user_id: Uuid,
+    role: pg_sys::Oid,
+    success: bool,
+    /// Content type, key, user agent, client address.
+    texts: [&'a [u8]; 4],
+}
+
+impl<'a> Record<'a> {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(40 + self.texts.iter().map(|text| text.len()).sum::<usize>());
+        bytes.extend(self.moment.to_ne_bytes());
+        bytes.extend(self.user_id.as_bytes());
+        bytes.extend(self.role.to_u32().to_ne_bytes());
+        bytes.push(self.success.into());
+        for text in self.texts {
+            bytes.extend((text.len() as u16).to_ne_bytes());
+            bytes.extend(text);
+        }
+        bytes
+    }
+
+    fn decode(mut bytes: &'a [u8]) -> Self {
+        fn take<'a>(bytes: &mut &'a [u8], length: usize) -> &'a [u8] {
+            let (taken, rest) = bytes.split_at(length);
+            *bytes = rest;
+            taken
+        }
+        Self {
+            moment: i64::from_ne_bytes(take(&mut bytes, 8).try_into().expect("eight bytes")),
+            user_id: Uuid::from_slice(take(&mut bytes, 16)).expect("sixteen bytes"),
+            role: pg_sys::Oid::from(u32::from_ne_bytes(take(&mut bytes, 4).try_into().expect("four bytes"))),
+            success: take(&mut bytes, 1) == [1],
+            texts: std::array::from_fn(|_| {
+                let length = u16::from_ne_bytes(take(&mut bytes, 2).try_into().expect("two bytes"));
+                take(&mut bytes, length.into())
+            }),
+        }
+    }
+}
+
+/// The address of the session's client as text, empty when it came through a Unix socket.
+fn client_address() -> String {
+    // SAFETY: the function takes no arguments, and returns an inet or NULL.
+    let address = unsafe { pgrx::direct_function_call::<pgrx::Inet>(pg_sys::inet_client_addr, &[]) };
+    address.map(|address| address.0).unwrap_or_default()
+}
+
+/// Stores the records of this database that are in the ring; returns how many. Those of a month without a
+/// partition get one.
+pub fn store(home: &Home) -> i64 {
+    let mut stored = 0;
+    let mut next = 0;
+    loop {
+        pgrx::check_for_interrupts!();
+        let records = ring::read(next);
+        if records.positions.is_empty() {
+            return stored;
+        }
+        next = records.next;
+        insert(home, &records.bodies().map(Record::decode).collect::<Vec<_>>());
+        stored += records.positions.len() as i64;
+        at_commit(Action::AuditDrained(records.positions));
+    }
+}
+
+fn insert(home: &Home, records: &[Record]) {
+    let log = home.table(AUDIT_LOG);
+    let text = |number: usize| -> Vec<Option<String>> {
+        let texts = records.iter().map(|record| String::from_utf8_lossy(record.texts[number]).into_owned());
+        texts.map(|text| (!text.is_empty()).then_some(text)).collect()
+    };
+    let moments = |record: &Record| TimestampWithTimeZone::try_from(record.moment).expect("a moment of the clock");
+    let args: [DatumWithOid; 8] = [
+        records.iter().map(|record| record.user_id).collect::<Vec<_>>().into(),
+        text(0).into(),
+        text(1).into(),
+        text(2).into(),
+        text(3).into(),
+        records.iter().map(moments).collect::<Vec<_>>().into(),
+        records.iter().map(|record| record.success).collect::<Vec<_>>().into(),
+        records.iter().map(|record| record.role).collect::<Vec<_>>().into(),
+    ];
+    let sql = format!(
+        "INSERT INTO {}.{AUDIT_LOG} \
+             (user_id, content_type, cache_key, user_agent, ip_address, \"timestamp\", success, role, action) \
+         SELECT u, t, k, a, i::inet, m, s, pg_get_userbyid(r), 'lookup' \
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) AS r (u, t, k, a, i, m, s, r)",
+        home.schema
+    );
+    let months: BTreeSet<_> = records.iter().map(|record| clock::month_of(record.moment)).collect();
+    owner::as_owner_of(log, || {
+        for month in months {
+            create::create(home, create::Table::AuditLog, month);
+        }
+        spi::run(Access::Write, &sql, &args, |_| ());
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_record_comes_back_as_it_was(
+            moment in any::<i64>(),
+            user in any::<[u8; 16]>(),
+            role in any::<u32>(),
+            success in any::<bool>(),
+            texts in proptest::array::uniform4(proptest::collection::vec(any::<u8>(), 0..1_100)),
+        ) {
+            let texts: [&[u8]; 4] = std::array::from_fn(|number| texts[number].as_slice());
+            let record = Record { moment, user_id: Uuid::from_bytes(user), role: role.into(), success, texts };
+            prop_assert_eq!(Record::decode(&record.encode()), record);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What is counted when a transaction commits, and not when it, or the part of it that did it, is rolled
+//! back.
+
+#![allow(unsafe_code)]
+
+use super::counters::{self, Count, Values};
+use super::hits::{self, Hits};
+use crate::audit::ring;
+use pgrx::pg_sys;
+use std::cell::RefCell;
+
+/// To be done at commit.
+pub enum Action {
+    /// Count so many in a place.
+    Count(u32, Count, u64),
+    /// The counters of a place have been stored up to these values.
+    CountersDrained(u32, Box<Values>),
+    /// These hits have been stored, or their entries are gone.
+    HitsDrained(Vec<Hits>),
+    /// The audit records at these positions have been stored.
+    AuditDrained(Vec<u64>),
+}
+
+thread_local! {
+    /// Each with the nesting level of the subtransaction that did it.
+    static PENDING: RefCell<Vec<(i32, Action)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has the ends of transactions looked at; called once when the library is loaded.
+pub fn watch() {
+    // SAFETY: the callbacks live as long as the library, which PostgreSQL never unloads, and do not raise.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
+    }
+}
+
+/// Has something done when the transaction commits.
+pub fn at_commit(action: Action) {
+    // SAFETY: reads the state of the transaction.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    PENDING.with_borrow_mut(|pending| match (&action, pending.last_mut()) {
+        // Many writes of one type are one number.
+        (Action::Count(place, count, number), Some((last_level, Action::Count(last_place, last_count, total))))
+            if (level, place, count) == (*last_level, last_place, last_count) =>
+        {
+            *total = total.saturating_add(*number);
+        }
+        _ => pending.push((level, action)),
+    });
+}
+
+/// Whether the transaction has drained something: what it has stored must not be stored again.
+pub fn has_drained() -> bool {
+    PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| !matches!(action, Action::Count(..))))
+}
+
+unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    match event {
+        // A prepared transaction is as good as committed for what is only counted.
+        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            for (_, action) in PENDING.take() {
+                perform(action);
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT => PENDING.with_borrow_mut(Vec::clear),
+        _ => {}
+    }
+}
+
+unsafe extern "C-unwind" fn subtransaction_ended(
+    event: pg_sys::SubXactEvent::Type,
+    _id: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut std::ffi::c_void,
+) {
+    // SAFETY: reads the state of the transaction; the callback runs at the level of the subtransaction.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            PENDING.with_borrow_mut(|pending| pending.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1)));
+        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            PENDING.with_borrow_mut(|pending| pending.retain(|(of, _)| *of < level));
+        }
+        _ => {}
+    }
+}
+
+fn perform(action: Action) {
+    match action {
+        Action::Count(place, count, number) => counters::place(place).add(count, number),
+        Action::CountersDrained(place, values) => counters::drained(place, &values),
+        Action::HitsDrained(hits) => hits::drained(&hits),
+        Action::AuditDrained(positions) => ring::drained(&positions),
+    }
+}

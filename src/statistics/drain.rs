@@ -1,0 +1,249 @@
+//! Draining: what has been counted in shared memory is stored in the entries' rows and in the roll-up by
+//! hours. It leaves memory when the transaction that has stored it commits, so that nothing is lost by a
+//! rollback and nothing is counted twice.
+
+use super::at_commit::{Action, at_commit, has_drained};
+use super::counters::{self, COUNTERS, Count, Counted, PLAIN};
+use super::histogram::BUCKETS;
+use super::hits::{self, Hits};
+use crate::advisory::{self, Class};
+use crate::audit::reads;
+use crate::clock;
+use crate::home::{BY_TYPE, BY_USER, CACHE, Home, STATISTICS};
+use crate::kept;
+use crate::owner;
+use crate::spi::{self, Access};
+use pgrx::Uuid;
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::prelude::*;
+use std::cell::RefCell;
+
+/// Entries that one statement updates.
+const BATCH: usize = 1000;
+
+#[pg_extern(sql = false)]
+fn cache_flush_statistics() -> TableIterator<
+    'static,
+    (name!(entries_updated, i64), name!(entries_locked, i64), name!(content_types, i64), name!(audit_rows, i64)),
+> {
+    let home = Home::current();
+    owner::check(
+        &home,
+        CACHE,
+        "Only the owner of the cache can store what has been counted.",
+        "Run it as the owner. The views show what has not been stored yet, too.",
+    );
+    if !begin() {
+        return TableIterator::once((0, 0, 0, 0));
+    }
+    let (content_types, audit_rows) = (store_counters(&home), reads::store(&home));
+    let mut entries = Entries::counted();
+    let (mut updated, mut locked) = (0, 0);
+    while let Some(batch) = entries.store_batch(&home, false) {
+        updated += batch.updated;
+        locked += batch.locked;
+    }
+    TableIterator::once((updated, locked, content_types, audit_rows))
+}
+
+/// Waits for whoever else is draining. Returns false when this transaction has drained already: what it
+/// has stored is still in memory until it commits.
+pub fn begin() -> bool {
+    advisory::lock(Class::Statistics, 0);
+    !has_drained()
+}
+
+/// Adds the counters to the current hour of the roll-up; returns of how many content types.
+pub fn store_counters(home: &Home) -> i64 {
+    const HOUR: i64 = 3_600_000_000;
+    let hour = clock::now().div_euclid(HOUR) * HOUR;
+    let counted: Vec<_> = counters::all().into_iter().filter(|counted| counted.pending != [0; COUNTERS]).collect();
+    for counted in &counted {
+        store(home, hour, counted);
+        at_commit(Action::CountersDrained(counted.number, Box::new(counted.now)));
+    }
+    counted.len() as i64
+}
+
+fn store(home: &Home, hour: i64, counted: &Counted) {
+    let number = |count: Count| DatumWithOid::from(counted.pending[count as usize] as i64);
+    let args = [
+        spi::timestamptz(hour),
+        spi::text(&counted.content_type),
+        number(Count::Hits),
+        number(Count::Misses),
+        number(Count::Stale),
+        number(Count::Upserts),
+        number(Count::Invalidations),
+        number(Count::Expirations),
+        number(Count::UntrackedHits),
+        number(Count::AuditLost),
+        number(Count::TokensSpent),
+        number(Count::TokensSaved),
+        histogram(&counted.pending, 0).into(),
+        histogram(&counted.pending, 1).into(),
+    ];
+    let sums = ["hits", "misses", "stale", "upserts", "invalidations", "expirations", "untracked_hits", "audit_lost"]
+        .map(|column| {
+            format!("{column} = least(h.{column}::numeric + excluded.{column}, 9223372036854775807)::bigint")
+        });
+    let histograms = ["lookup_us", "upsert_us"].map(|column| {
+        format!(
+            "{column} = ARRAY(SELECT least(coalesce(a, 0)::numeric + coalesce(b, 0), 9223372036854775807)::bigint \
+             FROM unnest(h.{column}, excluded.{column}) WITH ORDINALITY AS u (a, b, n) ORDER BY n)"
+        )
+    });
+    home.table(STATISTICS);
+    kept::run(
+        Access::Write,
+        "drain counters",
+        |schema| {
+            format!(
+                "INSERT INTO {schema}.{STATISTICS} AS h \
+                     (hour, content_type, hits, misses, stale, upserts, invalidations, expirations, untracked_hits, \
+                      audit_lost, tokens_spent, tokens_saved, lookup_us, upsert_us) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
+                         trim_scale($11::numeric / 1000000), trim_scale($12::numeric / 1000000), $13, $14) \
+                 ON CONFLICT (hour, content_type) DO UPDATE SET {}, {}, \
+                     tokens_spent = h.tokens_spent + excluded.tokens_spent, \
+                     tokens_saved = h.tokens_saved + excluded.tokens_saved",
+                sums.join(", "),
+                histograms.join(", ")
+            )
+        },
+        &args,
+        |_| (),
+    );
+}
+
+/// One of the histograms among the counters, without the zeros at its end.
+pub fn histogram(values: &counters::Values, number: usize) -> Vec<i64> {
+    let buckets = &values[PLAIN + number * BUCKETS..][..BUCKETS];
+    let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+    buckets[..used].iter().map(|count| *count as i64).collect()
+}
+
+/// How many entries a batch has updated, and how many not.
+#[derive(Default)]
+pub struct Batch {
+    pub updated: i64,
+    /// Left for later, since somebody else holds them.
+    pub locked: i64,
+}
+
+/// Entries whose hits are to be stored, in the order of users and digests, in which everybody locks rows.
+pub struct Entries {
+    keys: std::vec::IntoIter<(Uuid, Uuid)>,
+    /// Those that share a page with one that has just been updated.
+    postponed: Vec<(Uuid, Uuid)>,
+    /// Whether any of this round was updated.
+    progress: bool,
+}
+
+impl Entries {
+    /// All that have been counted.
+    pub fn counted() -> Self {
+        let mut keys: Vec<_> = hits::all().into_iter().map(|hits| (hits.user_id, hits.digest)).collect();
+        keys.sort_unstable_by_key(|(user_id, digest)| (*user_id.as_bytes(), *digest.as_bytes()));
+        Self { keys: keys.into_iter(), postponed: Vec::new(), progress: false }
+    }
+
+    /// Stores the hits of the next entries, `None` when there are no more. With `spread` it updates one entry
+    /// of a page: the page has room for its new version, so that no index need be touched, and the next
+    /// transaction finds the room of the old one free again.
+    pub fn store_batch(&mut self, home: &Home, spread: bool) -> Option<Batch> {
+        if self.keys.len() == 0 && self.progress {
+            self.keys = std::mem::take(&mut self.postponed).into_iter();
+            self.progress = false;
+        }
+        let keys: Vec<_> = self.keys.by_ref().take(BATCH).collect();
+        if keys.is_empty() {
+            return None;
+        }
+        // Read anew, since somebody else may have stored them meanwhile.
+        let counted: Vec<Hits> = keys.iter().filter_map(|(user_id, digest)| hits::of(user_id, digest)).collect();
+        let outcomes = update(home, &counted, spread);
+        let mut batch = Batch::default();
+        let mut done = Vec::with_capacity(counted.len());
+        for (number, hits) in counted.into_iter().enumerate() {
+            match outcomes[number] {
+                Outcome::Updated => {
+                    batch.updated += 1;
+                    done.push(hits);
+                }
+                Outcome::Gone => done.push(hits),
+                Outcome::Locked => batch.locked += 1,
+                Outcome::Postponed => self.postponed.push((hits.user_id, hits.digest)),
+            }
+        }
+        self.progress |= batch.updated > 0;
+        at_commit(Action::HitsDrained(done));
+        Some(batch)
+    }
+}
+
+/// What became of an entry's hits.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Updated,
+    Locked,
+    Postponed,
+    Gone,
+}
+
+/// Adds hits to the newest versions of their entries, and to the summaries, where there are any.
+fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
+    let mut outcomes = vec![Outcome::Gone; counted.len()];
+    if counted.is_empty() {
+        return outcomes;
+    }
+    home.table(BY_TYPE);
+    home.table(BY_USER);
+    let moments = |hits: &Hits| TimestampWithTimeZone::try_from(hits.last).expect("a moment of the clock");
+    let args: [DatumWithOid; 5] = [
+        counted.iter().map(|hits| hits.user_id).collect::<Vec<_>>().into(),
+        counted.iter().map(|hits| hits.digest).collect::<Vec<_>>().into(),
+        counted.iter().map(|hits| hits.hits.min(counters::MOST) as i64).collect::<Vec<_>>().into(),
+        counted.iter().map(moments).collect::<Vec<_>>().into(),
+        spread.into(),
+    ];
+    kept::run(
+        Access::Write,
+        "drain hits",
+        |schema| include_str!("../../sql/drain_hits.sql").replace("@extschema@", schema),
+        &args,
+        |rows| {
+            for row in 0..rows.count() {
+                let number = rows.get::<i64>(row, 1).expect("a number") as usize - 1;
+                let (chosen, updated) = (rows.get(row, 2).unwrap_or(false), rows.get(row, 3).unwrap_or(false));
+                outcomes[number] = match (chosen, updated) {
+                    (_, true) => Outcome::Updated,
+                    (true, false) => Outcome::Locked,
+                    (false, false) => Outcome::Postponed,
+                };
+            }
+        },
+    );
+    outcomes
+}
+
+thread_local! {
+    /// Where the worker is: it drains in several transactions.
+    static STEP: RefCell<Option<Entries>> = const { RefCell::new(None) };
+}
+
+/// Stores some of what has been counted, in a transaction of its own: the counters and the audit first,
+/// then entries, a batch at each call. Returns how many rows, and whether there is more.
+pub fn step(home: &Home) -> (i64, bool) {
+    begin();
+    // If this raises, the next call begins anew.
+    let (mut entries, mut stored) = match STEP.take() {
+        Some(entries) => (entries, 0),
+        None => (Entries::counted(), store_counters(home) + reads::store(home)),
+    };
+    let batch = entries.store_batch(home, true);
+    stored += batch.as_ref().map_or(0, |batch| batch.updated);
+    let more = batch.is_some();
+    STEP.set(more.then_some(entries));
+    (stored, more)
+}

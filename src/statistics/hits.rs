@@ -1,0 +1,289 @@
+//! Hits of each entry that are not yet stored in its row: an open hash table of a fixed size. A hit of an
+//! entry that is in it already takes a shared lock on one of its regions and adds to counters; only a new
+//! one locks the region.
+
+#![allow(unsafe_code)]
+
+use crate::settings;
+use crate::shared_memory::{Area, Lock};
+use pgrx::{Uuid, pg_sys};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Regions of the table, each with a lock of its own.
+const REGIONS: usize = 64;
+
+/// An entry and its hits. The first four do not change while there are hits.
+#[repr(C)]
+struct Slot {
+    /// InvalidOid in a free slot.
+    database: pg_sys::Oid,
+    /// The place of its content type among the counters.
+    place: u32,
+    user_id: [u8; 16],
+    digest: [u8; 16],
+    hits: AtomicU64,
+    /// In millionths of the application's unit.
+    tokens: AtomicU64,
+    last: AtomicI64,
+}
+
+/// What is known of the hits of an entry.
+#[derive(Clone, Copy)]
+pub struct Hits {
+    pub place: u32,
+    pub user_id: Uuid,
+    pub digest: Uuid,
+    pub hits: u64,
+    /// Saved by them, in millionths of the application's unit.
+    pub tokens: u64,
+    /// The last of them, in microseconds since 2000-01-01 UTC.
+    pub last: i64,
+}
+
+impl Slot {
+    fn hits(&self) -> Hits {
+        Hits {
+            place: self.place,
+            user_id: Uuid::from_bytes(self.user_id),
+            digest: Uuid::from_bytes(self.digest),
+            hits: self.hits.load(Relaxed),
+            tokens: self.tokens.load(Relaxed),
+            last: self.last.load(Relaxed),
+        }
+    }
+}
+
+static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
+static USED: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+static LOCKS: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+
+pub const AREA: Area = Area {
+    name: c"infinite_pages_cache hits",
+    bytes: || REGIONS * region_size() * size_of::<Slot>() + size_of::<AtomicU32>(),
+    locks: || REGIONS,
+    start: |memory, locks| {
+        SLOTS.store(memory.cast(), Relaxed);
+        USED.store(memory.wrapping_add(REGIONS * region_size() * size_of::<Slot>()).cast(), Relaxed);
+        LOCKS.store(locks, Relaxed);
+    },
+};
+
+fn capacity() -> u32 {
+    settings::MAX_TRACKED_ENTRIES.get() as u32
+}
+
+/// Slots of a region, a power of two. Twice what it has to hold on average, and some more for chance, so
+/// that the table's limit is reached before a region's, and searches stay short.
+fn region_size() -> usize {
+    (capacity() as usize * 2 / REGIONS + 32).next_power_of_two()
+}
+
+/// A region of the table: the slots that one lock guards.
+#[derive(Clone, Copy)]
+struct Region {
+    slots: *mut Slot,
+    mask: usize,
+    lock: Lock,
+}
+
+fn region(number: usize) -> Region {
+    let size = region_size();
+    // SAFETY: the number is less than REGIONS, and the area holds so many regions and locks.
+    unsafe {
+        Region {
+            slots: SLOTS.load(Relaxed).add(number * size),
+            mask: size - 1,
+            lock: Lock::of(LOCKS.load(Relaxed), number),
+        }
+    }
+}
+
+fn used() -> &'static AtomicU32 {
+    // SAFETY: points into the area, which lives as long as the process.
+    unsafe { &*USED.load(Relaxed) }
+}
+
+impl Region {
+    fn slot(&self, index: usize) -> &Slot {
+        // SAFETY: the mask keeps the index within the region; only atomics change under a shared lock.
+        unsafe { &*self.slots.add(index & self.mask) }
+    }
+
+    /// Where an entry is, or else where it would go; `None` when it is not there and the region is full.
+    fn find(&self, database: pg_sys::Oid, user_id: &Uuid, digest: &Uuid, start: usize) -> Option<(usize, bool)> {
+        (start..=start + self.mask).find_map(|index| {
+            let slot = self.slot(index);
+            if slot.database == pg_sys::InvalidOid {
+                return Some((index & self.mask, false));
+            }
+            let found = slot.digest == **digest && slot.user_id == **user_id && slot.database == database;
+            found.then_some((index & self.mask, true))
+        })
+    }
+
+    /// Frees a slot, and moves those behind it up that would no longer be found. Called with the exclusive
+    /// lock held.
+    fn free(&self, index: usize) {
+        let mut gap = index;
+        let mut next = (index + 1) & self.mask;
+        while self.slot(next).database != pg_sys::InvalidOid {
+            let (_, home) = position(self.slot(next).database, &self.slot(next).user_id, &self.slot(next).digest);
+            // It may move to the gap unless its own place lies behind that.
+            if (next.wrapping_sub(home) & self.mask) >= (next.wrapping_sub(gap) & self.mask) {
+                // SAFETY: two slots of the region, which nobody else looks at now.
+                unsafe { std::ptr::copy_nonoverlapping(self.slots.add(next), self.slots.add(gap), 1) };
+                gap = next;
+            }
+            next = (next + 1) & self.mask;
+        }
+        // SAFETY: all zeros is a free slot.
+        unsafe { std::ptr::write_bytes(self.slots.add(gap), 0, 1) };
+        used().fetch_sub(1, Relaxed);
+    }
+}
+
+/// The region of an entry, and where in it the search begins. The digest is evenly spread already; user
+/// and database must not fall on a pattern of it.
+fn position(database: pg_sys::Oid, user_id: &[u8; 16], digest: &[u8; 16]) -> (usize, usize) {
+    let half =
+        |bytes: &[u8; 16], from: usize| u64::from_ne_bytes(bytes[from..from + 8].try_into().expect("eight bytes"));
+    let mixed = (half(user_id, 0) ^ half(user_id, 8).rotate_left(29) ^ u64::from(database.to_u32()).rotate_left(47))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let hash = (half(digest, 0) ^ mixed).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    ((hash >> 58) as usize % REGIONS, (hash >> 16) as usize & 0xffff_ffff)
+}
+
+fn is_on() -> bool {
+    !SLOTS.load(Relaxed).is_null()
+}
+
+fn database() -> pg_sys::Oid {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Counts a hit of an entry of this database; returns whether there was room for it.
+pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: u64, now: i64) -> bool {
+    if !is_on() {
+        return true;
+    }
+    let database = database();
+    let (number, start) = position(database, user_id, digest);
+    let region = region(number);
+    let add = |index| {
+        let slot = region.slot(index);
+        slot.hits.fetch_add(1, Relaxed);
+        slot.tokens.fetch_add(tokens, Relaxed);
+        slot.last.fetch_max(now, Relaxed);
+    };
+    let known = region.lock.shared(|| match region.find(database, user_id, digest, start) {
+        Some((index, true)) => {
+            add(index);
+            true
+        }
+        _ => false,
+    });
+    known
+        || region.lock.exclusive(|| match region.find(database, user_id, digest, start) {
+            Some((index, true)) => {
+                add(index);
+                true
+            }
+            Some((index, false)) if reserve() => {
+                // SAFETY: a free slot, and the lock is exclusive.
+                unsafe {
+                    region.slots.add(index).write(Slot {
+                        database,
+                        place,
+                        user_id: **user_id,
+                        digest: **digest,
+                        hits: AtomicU64::new(1),
+                        tokens: AtomicU64::new(tokens),
+                        last: AtomicI64::new(now),
+                    });
+                }
+                true
+            }
+            _ => false,
+        })
+}
+
+/// Takes one of the slots that may be used in all.
+fn reserve() -> bool {
+    used().fetch_update(Relaxed, Relaxed, |used| (used < capacity()).then_some(used + 1)).is_ok()
+}
+
+/// The hits of one entry of this database, if it has any.
+pub fn of(user_id: &Uuid, digest: &Uuid) -> Option<Hits> {
+    if !is_on() {
+        return None;
+    }
+    let database = database();
+    let (number, start) = position(database, user_id, digest);
+    let region = region(number);
+    region.lock.shared(|| match region.find(database, user_id, digest, start) {
+        Some((index, true)) => Some(region.slot(index).hits()),
+        _ => None,
+    })
+}
+
+/// The hits of all entries of this database.
+pub fn all() -> Vec<Hits> {
+    let mut all = Vec::new();
+    if !is_on() {
+        return all;
+    }
+    let database = database();
+    for number in 0..REGIONS {
+        let region = region(number);
+        // Nothing is allocated under the lock.
+        all.reserve(region.mask + 1);
+        region.lock.shared(|| {
+            let slots = (0..=region.mask).map(|index| region.slot(index)).filter(|slot| slot.database == database);
+            all.extend(slots.map(Slot::hits));
+        });
+    }
+    all
+}
+
+/// Takes hits away that have been stored, or whose entry is gone. Those counted since stay.
+pub fn drained(stored: &[Hits]) {
+    let database = database();
+    for hits in stored {
+        let (number, start) = position(database, &hits.user_id, &hits.digest);
+        let region = region(number);
+        region.lock.exclusive(|| {
+            if let Some((index, true)) = region.find(database, &hits.user_id, &hits.digest, start) {
+                let slot = region.slot(index);
+                if slot.hits.load(Relaxed) <= hits.hits {
+                    region.free(index);
+                } else {
+                    slot.hits.fetch_sub(hits.hits, Relaxed);
+                    slot.tokens.fetch_sub(hits.tokens.min(slot.tokens.load(Relaxed)), Relaxed);
+                }
+            }
+        });
+    }
+}
+
+/// Frees the slots of databases that are gone.
+pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
+    if !is_on() {
+        return;
+    }
+    for number in 0..REGIONS {
+        let region = region(number);
+        region.lock.exclusive(|| {
+            let mut index = 0;
+            while index <= region.mask {
+                let database = region.slot(index).database;
+                if database != pg_sys::InvalidOid && is_gone(database) {
+                    // Another one may have moved here: look again.
+                    region.free(index);
+                } else {
+                    index += 1;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,128 @@
+//! What shared memory holds, for queries.
+
+#![allow(unsafe_code)]
+
+use super::counters::{self, Count, PLAIN};
+use super::{drain, histogram, hits};
+use crate::home::{CACHE, Home, STATISTICS};
+use crate::{owner, tenant};
+use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
+use pgrx::prelude::*;
+use pgrx::{Uuid, pg_sys};
+
+/// The counters of this database: since the server started or, `pending`, those not stored yet.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // the SQL function's columns
+fn cache_statistics(
+    pending: Option<bool>,
+) -> TableIterator<
+    'static,
+    (
+        name!(content_type, String),
+        name!(hits, i64),
+        name!(misses, i64),
+        name!(stale, i64),
+        name!(upserts, i64),
+        name!(invalidations, i64),
+        name!(expirations, i64),
+        name!(tokens_spent, AnyNumeric),
+        name!(tokens_saved, AnyNumeric),
+        name!(untracked_hits, i64),
+        name!(audit_lost, i64),
+        name!(lookup_us, Vec<i64>),
+        name!(upsert_us, Vec<i64>),
+    ),
+> {
+    let pending = pending.unwrap_or(false);
+    let mut all: Vec<_> = counters::all()
+        .into_iter()
+        .map(|counted| (counted.content_type, if pending { counted.pending } else { counted.now }))
+        .filter(|(_, values)| values[..PLAIN].iter().any(|value| *value > 0))
+        .collect();
+    all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    TableIterator::new(all.into_iter().map(|(content_type, values)| {
+        let number = |count: Count| values[count as usize].min(counters::MOST) as i64;
+        (
+            String::from_utf8_lossy(&content_type).into_owned(),
+            number(Count::Hits),
+            number(Count::Misses),
+            number(Count::Stale),
+            number(Count::Upserts),
+            number(Count::Invalidations),
+            number(Count::Expirations),
+            units(values[Count::TokensSpent as usize]),
+            units(values[Count::TokensSaved as usize]),
+            number(Count::UntrackedHits),
+            number(Count::AuditLost),
+            drain::histogram(&values, 0),
+            drain::histogram(&values, 1),
+        )
+    }))
+}
+
+/// The hits that no entry's row has yet. A caller that may not see every user's statistics gets those of
+/// its own user.
+#[pg_extern(sql = false)]
+fn cache_pending_hits() -> TableIterator<
+    'static,
+    (
+        name!(user_id, Uuid),
+        name!(content_type, String),
+        name!(entry_digest, Uuid),
+        name!(hits, i64),
+        name!(tokens_saved, AnyNumeric),
+        name!(last_accessed, TimestampWithTimeZone),
+    ),
+> {
+    let home = Home::current();
+    let only = (!sees_all(&home)).then(tenant::cache_current_user_id);
+    let pending = hits::all().into_iter().filter(move |hits| only.is_none_or(|user| user == Some(hits.user_id)));
+    TableIterator::new(pending.map(|hits| {
+        (
+            hits.user_id,
+            String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned(),
+            hits.digest,
+            hits.hits.min(counters::MOST) as i64,
+            units(hits.tokens),
+            TimestampWithTimeZone::try_from(hits.last).expect("a moment of the clock"),
+        )
+    }))
+}
+
+/// Whether the caller may see every user's statistics: whom row security does not restrict, or who may
+/// read the roll-up.
+fn sees_all(home: &Home) -> bool {
+    // SAFETY: lookups in the system caches, for a table that exists.
+    let may_read = |table: pg_sys::Oid| unsafe {
+        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
+            == pg_sys::AclResult::ACLCHECK_OK
+    };
+    home.find_table(CACHE).is_some_and(|cache| !owner::is_restricted(cache))
+        || home.find_table(STATISTICS).is_some_and(may_read)
+}
+
+/// The latency in milliseconds that a share of the calls did not exceed; NULL when there were none.
+///
+/// # Errors
+/// 22023 for a share that is not between 0 and 1.
+#[pg_extern(sql = false)]
+fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Option<AnyNumeric> {
+    let (buckets, share) = (buckets?, share?);
+    if !(0.0..=1.0).contains(&share) {
+        crate::error::Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "share must be between 0 and 1")
+            .detail(format!("It is {share}."))
+            .hint("Pass 0.95 for the 95th percentile.")
+            .raise();
+    }
+    let counts: Vec<f64> =
+        buckets.into_iter().map(|count| count.filter(|count| count.is_finite()).unwrap_or(0.0)).collect();
+    histogram::quantile(&counts, share).map(|microseconds| {
+        AnyNumeric::try_from(format!("{:.3}", microseconds / 1000.0).as_str()).expect("a decimal number")
+    })
+}
+
+/// Millionths in the application's unit.
+fn units(millionths: u64) -> AnyNumeric {
+    let text = format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000);
+    AnyNumeric::try_from(text.trim_end_matches('0').trim_end_matches('.')).expect("a decimal number")
+}

@@ -1,0 +1,100 @@
+//! Statistics: lookups are counted in shared memory, so that they write nothing, and what has been counted
+//! is stored now and then. Without shared memory nothing is counted and everything else works.
+
+pub mod at_commit;
+pub mod counters;
+pub mod drain;
+mod histogram;
+pub mod hits;
+mod in_memory;
+
+use crate::audit::reads;
+use crate::clock;
+use crate::entry::Address;
+use at_commit::{Action, at_commit};
+use counters::{Count, Latency, place, place_of};
+use std::time::Instant;
+
+/// An expression: what an entry cost, in millionths of the application's unit, as many as a counter takes.
+pub const MILLIONTHS: &str = "pg_catalog.int8(pg_catalog.numeric_mul(LEAST(token_cost, 2000000000000), 1000000))";
+
+/// What a lookup found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// A live entry that cost so many millionths.
+    Live(u64),
+    /// One that has expired.
+    Expired,
+    Nothing,
+}
+
+impl Found {
+    /// From whether there was an entry and whether it was live; `cost` is asked for a live one.
+    pub fn of(exists: bool, live: bool, cost: impl FnOnce() -> Option<i64>) -> Self {
+        match (exists, live) {
+            (false, _) => Self::Nothing,
+            (true, false) => Self::Expired,
+            (true, true) => Self::Live(cost().map_or(0, i64::unsigned_abs)),
+        }
+    }
+}
+
+/// A call by a client, from its beginning.
+pub struct Call {
+    latency: Latency,
+    begun: Option<Instant>,
+}
+
+impl Call {
+    pub fn begins(latency: Latency) -> Self {
+        Self { latency, begun: counters::are_on().then(Instant::now) }
+    }
+
+    /// Counts one lookup, and audits it.
+    pub fn looked_up(&self, address: &Address, found: Found) {
+        reads::record(address, matches!(found, Found::Live(_)));
+        let Some(number) = place_of(address.content_type) else { return };
+        let place = place(number);
+        match found {
+            Found::Live(cost) => {
+                place.add(Count::Hits, 1);
+                place.add(Count::TokensSaved, cost);
+                if !hits::count(number, &address.user_id, &address.digest, cost, clock::now()) {
+                    place.add(Count::UntrackedHits, 1);
+                }
+            }
+            Found::Expired => {
+                place.add(Count::Misses, 1);
+                place.add(Count::Stale, 1);
+            }
+            Found::Nothing => place.add(Count::Misses, 1),
+        }
+    }
+
+    /// Counts entries stored in the transaction, and what they cost in millionths.
+    pub fn stored(&self, content_type: &[u8], entries: u64, cost: u64) {
+        counted(content_type, Count::Upserts, entries);
+        counted(content_type, Count::TokensSpent, cost);
+    }
+
+    /// Counts how long the call took.
+    pub fn ends(&self, content_type: &[u8]) {
+        if let (Some(begun), Some(number)) = (self.begun, place_of(content_type)) {
+            place(number).took(self.latency, begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
+        }
+    }
+}
+
+/// Counts something that the transaction has done, if it commits.
+pub fn counted(content_type: &[u8], count: Count, number: u64) {
+    if let Some(place) = place_of(content_type) {
+        at_commit(Action::Count(place, count, number));
+    }
+}
+
+/// Gives up what shared memory holds of databases that are gone.
+pub fn forget_databases(is_gone: impl Fn(pgrx::pg_sys::Oid) -> bool + Copy) {
+    counters::forget_databases(is_gone);
+    hits::forget_databases(is_gone);
+    crate::audit::ring::forget_databases(is_gone);
+}
