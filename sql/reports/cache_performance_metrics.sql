@@ -1,14 +1,57 @@
--- The hit ratio needs the misses, which nothing counts yet; until then it is NULL, not a guess.
-SELECT content_type::text,
-       count(*),
-       least(coalesce(sum(hit_count), 0), 9223372036854775807)::bigint,
-       round(avg(hit_count), 2),
-       round(avg(token_cost_saved), 2),
-       coalesce(sum(token_cost_saved), 0)::numeric,
-       count(*) FILTER (WHERE expires_at <= clock_timestamp()),
-       count(*) FILTER (WHERE priority_tier = 1),
-       max(CASE WHEN last_accessed BETWEEN created_at AND clock_timestamp() THEN last_accessed ELSE created_at END),
-       NULL::numeric
-FROM @extschema@.infinite_pages_cache_partitioned
-GROUP BY content_type
-ORDER BY count(*) DESC, content_type
+-- Counters begin with the server; ratios and latencies of the last hour and day come from the roll-up.
+WITH stored AS (
+    SELECT content_type, sum(entries) AS entries, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved,
+           sum(expired_entries) AS expired_entries, sum(high_priority_entries) AS high_priority_entries,
+           max(last_activity) AS last_activity, min(measured_at) AS measured_at
+    FROM @entries_by_type@ e GROUP BY content_type
+),
+pending AS (
+    SELECT content_type, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved, max(last_accessed) AS last_accessed
+    FROM @extschema@.cache_pending_hits() GROUP BY content_type
+),
+counted AS (
+    SELECT content_type, hits, hits + misses AS lookups
+    FROM @extschema@.cache_statistics()
+),
+hourly AS MATERIALIZED (
+    SELECT * FROM @recent_statistics@ r
+),
+recent AS (
+    SELECT content_type,
+           sum(hits * in_hour) AS hour_hits, sum((hits::numeric + misses) * in_hour) AS hour_lookups,
+           sum(hits * in_day) AS day_hits, sum((hits::numeric + misses) * in_day) AS day_lookups,
+           sum(tokens_spent * in_day) AS day_spent, sum(tokens_saved * in_day) AS day_saved
+    FROM hourly GROUP BY content_type
+),
+latency AS (
+    SELECT content_type, array_agg(calls ORDER BY bucket) AS buckets
+    FROM (SELECT content_type, bucket, sum(calls * in_hour)::double precision AS calls
+          FROM hourly, unnest(lookup_us) WITH ORDINALITY AS b (calls, bucket) GROUP BY 1, 2) b
+    GROUP BY content_type
+)
+SELECT CASE WHEN content_type = '' THEN '(all other types)' ELSE content_type END,
+       coalesce(s.entries, 0)::bigint,
+       least(coalesce(s.hits, 0) + coalesce(p.hits, 0), 9223372036854775807)::bigint,
+       round((s.hits + coalesce(p.hits, 0)) / s.entries, 2),
+       round((s.tokens_saved + coalesce(p.tokens_saved, 0)) / s.entries, 2),
+       trim_scale(coalesce(s.tokens_saved, 0) + coalesce(p.tokens_saved, 0)),
+       coalesce(s.expired_entries, 0)::bigint,
+       coalesce(s.high_priority_entries, 0)::bigint,
+       greatest(s.last_activity, p.last_accessed),
+       round(100.0 * c.hits / nullif(c.lookups, 0), 2),
+       c.lookups,
+       round((100 * r.hour_hits / nullif(r.hour_lookups, 0))::numeric, 2),
+       round((100 * r.day_hits / nullif(r.day_lookups, 0))::numeric, 2),
+       @extschema@.cache_latency_ms(l.buckets, 0.5),
+       @extschema@.cache_latency_ms(l.buckets, 0.95),
+       @extschema@.cache_latency_ms(l.buckets, 0.99),
+       round(r.day_spent, 2),
+       round(r.day_saved, 2),
+       round(100 * r.day_saved / nullif(r.day_saved + r.day_spent, 0), 2),
+       s.measured_at
+FROM stored s
+FULL JOIN counted c USING (content_type)
+FULL JOIN recent r USING (content_type)
+LEFT JOIN pending p USING (content_type)
+LEFT JOIN latency l USING (content_type)
+ORDER BY coalesce(s.entries, 0) DESC, content_type

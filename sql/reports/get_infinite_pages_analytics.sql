@@ -4,22 +4,32 @@ WITH entry AS (
     FROM @extschema@.infinite_pages_cache_partitioned
     WHERE user_id = $1
 ),
-by_type AS (
-    SELECT content_type, count(*) AS entries, count(*) FILTER (WHERE live) AS live_entries,
-           sum(hit_count) AS hits, sum(token_cost_saved) AS tokens_saved, coalesce(sum(token_cost), 0) AS tokens_spent
-    FROM entry
+pending AS MATERIALIZED (
+    SELECT content_type, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved, max(last_accessed) AS last_accessed
+    FROM @extschema@.cache_pending_hits() p WHERE p.user_id = $1
     GROUP BY content_type
+),
+by_type AS (
+    SELECT content_type, e.entries, e.live_entries, e.hits + coalesce(p.hits, 0) AS hits,
+           trim_scale(e.tokens_saved + coalesce(p.tokens_saved, 0)) AS tokens_saved, e.tokens_spent,
+           greatest(e.last_accessed, p.last_accessed) AS last_accessed
+    FROM (SELECT content_type::text AS content_type, count(*) AS entries, count(*) FILTER (WHERE live) AS live_entries,
+                 coalesce(sum(hit_count), 0) AS hits, coalesce(sum(token_cost_saved), 0) AS tokens_saved,
+                 coalesce(sum(token_cost), 0) AS tokens_spent,
+                 max(last_accessed) FILTER (WHERE last_accessed <= clock_timestamp()) AS last_accessed
+          FROM entry GROUP BY content_type) e
+    LEFT JOIN pending p USING (content_type)
 )
 SELECT jsonb_build_object(
     'user_id', $1,
     'total_cache_entries', (SELECT count(*) FROM entry),
     'live_entries', (SELECT count(*) FROM entry WHERE live),
     'expired_entries', (SELECT count(*) FROM entry WHERE NOT live),
-    'total_cache_hits', (SELECT coalesce(sum(hit_count), 0) FROM entry),
-    'total_tokens_saved', (SELECT coalesce(sum(token_cost_saved), 0) FROM entry),
+    'total_cache_hits', (SELECT coalesce(sum(hits), 0) FROM by_type),
+    'total_tokens_saved', (SELECT coalesce(sum(tokens_saved), 0) FROM by_type),
     'total_tokens_spent', (SELECT coalesce(sum(token_cost), 0) FROM entry),
     'avg_reuse_score', (SELECT round(avg(reuse_score), 2) FROM entry),
-    'last_cache_access', (SELECT max(last_accessed) FROM entry WHERE last_accessed <= clock_timestamp()),
+    'last_cache_access', (SELECT max(last_accessed) FROM by_type),
     'content_types', (SELECT coalesce(jsonb_object_agg(content_type, jsonb_build_object(
         'entries', entries, 'live_entries', live_entries, 'hits', hits,
         'tokens_saved', tokens_saved, 'tokens_spent', tokens_spent)), '{}') FROM by_type))

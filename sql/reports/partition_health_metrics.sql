@@ -7,9 +7,9 @@ WITH partition AS (
     WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
 ),
 entries AS (
-    SELECT tableoid, count(*) AS entries, count(*) FILTER (WHERE expires_at <= clock_timestamp()) AS expired
-    FROM @extschema@.infinite_pages_cache_partitioned
-    GROUP BY tableoid
+    SELECT partition_name, sum(entries)::bigint AS entries, sum(expired_entries)::bigint AS expired
+    FROM @entries_by_type@ e
+    GROUP BY partition_name
 )
 SELECT p.nspname,
        p.relname,
@@ -24,5 +24,5 @@ SELECT p.nspname,
        ((extract(year FROM p.starts AT TIME ZONE 'UTC') - extract(year FROM clock_timestamp() AT TIME ZONE 'UTC')) * 12
          + extract(month FROM p.starts AT TIME ZONE 'UTC') - extract(month FROM clock_timestamp() AT TIME ZONE 'UTC'))::integer
 FROM partition p
-LEFT JOIN entries e ON e.tableoid = p.oid
+LEFT JOIN entries e ON e.partition_name = p.relname
 ORDER BY p.starts

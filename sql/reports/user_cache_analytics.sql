@@ -1,11 +1,14 @@
+WITH pending AS (
+    SELECT user_id, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved, max(last_accessed) AS last_accessed
+    FROM @extschema@.cache_pending_hits() GROUP BY user_id
+)
 SELECT user_id,
-       count(*),
-       count(DISTINCT content_type),
-       least(coalesce(sum(hit_count), 0), 9223372036854775807)::bigint,
-       coalesce(sum(token_cost_saved), 0)::numeric,
-       round(avg(reuse_score), 2),
-       max(last_accessed) FILTER (WHERE last_accessed <= clock_timestamp()),
-       round(avg(hit_count), 2)
-FROM @extschema@.infinite_pages_cache_partitioned
-GROUP BY user_id
-ORDER BY coalesce(sum(token_cost_saved), 0) DESC, count(*) DESC, user_id
+       u.entries,
+       u.content_types,
+       least(u.hits + coalesce(p.hits, 0), 9223372036854775807)::bigint,
+       trim_scale(u.tokens_saved + coalesce(p.tokens_saved, 0)),
+       round(u.avg_reuse_score, 2),
+       greatest(u.last_accessed, p.last_accessed),
+       round((u.hits + coalesce(p.hits, 0)) / u.entries, 2)
+FROM @entries_by_user@ u LEFT JOIN pending p USING (user_id)
+ORDER BY u.tokens_saved + coalesce(p.tokens_saved, 0) DESC, u.entries DESC, user_id

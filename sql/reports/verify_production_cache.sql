@@ -1,6 +1,7 @@
 WITH wanted_table (name, restricted) AS (
     VALUES ('infinite_pages_cache_partitioned', true), ('cache_audit_log', true),
-           ('cache_content_policies', false), ('cache_maintenance_runs', false)
+           ('cache_content_policies', false), ('cache_maintenance_runs', false),
+           ('cache_statistics_hourly', false), ('cache_entry_summary', false), ('cache_user_summary', false)
 ),
 found AS (
     SELECT w.name, w.restricted, c.oid, c.relrowsecurity
@@ -74,7 +75,7 @@ SELECT * FROM (
     UNION ALL
     SELECT 'the library is preloaded', setting ~ '(^|[ ,"/])infinite_pages_cache', setting,
            CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
-                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: it spares each connection the loading.' END
+                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it lookups are not counted and no worker maintains the cache.' END
     FROM pg_settings WHERE name = 'shared_preload_libraries'
     UNION ALL
     SELECT 'the cache is switched on', current_setting('infinite_pages_cache.enabled')::boolean,

@@ -7,6 +7,7 @@ use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
+use crate::statistics::summary;
 use pgrx::pg_sys;
 
 /// The query of each report, by the name of its function.
@@ -33,7 +34,8 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
 
 /// Makes the rows of a query the result of the function.
 pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
-    let query = query.replace("@extschema@", &Home::current().schema);
+    let home = Home::current();
+    let query = summary::with_sources(&home, query).replace("@extschema@", &home.schema);
     // The catalogs show a partition's bounds as text; the queries read it.
     with_setting(c"DateStyle", "ISO", || {
         with_setting(c"TimeZone", "UTC", || {

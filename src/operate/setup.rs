@@ -13,8 +13,10 @@ use crate::partition::catalog::qualified_name;
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
 use crate::spi::{self, Access};
-use pgrx::pg_sys;
+use crate::statistics::counters;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::{PgLogLevel, function_name, pg_sys};
 
 /// The tables and the statements that make them.
 const TABLES: [(&str, &str); 7] = [
@@ -57,7 +59,19 @@ fn cache_setup() {
     grants::renew_members(&home);
     if creating_extension() {
         release_tables();
+        if !counters::are_on() {
+            say_what_is_missing();
+        }
     }
+}
+
+/// Without shared memory the cache works; who installs it should know what does not.
+fn say_what_is_missing() {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    ErrorReport::new(code, "infinite_pages_cache is not preloaded", function_name!())
+        .set_detail("Lookups are not counted, and no worker maintains the cache.")
+        .set_hint("Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.")
+        .report(PgLogLevel::NOTICE);
 }
 
 /// # Errors

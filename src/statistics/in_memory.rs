@@ -91,7 +91,7 @@ fn cache_pending_hits() -> TableIterator<
 
 /// Whether the caller may see every user's statistics: whom row security does not restrict, or who may
 /// read the roll-up.
-fn sees_all(home: &Home) -> bool {
+pub fn sees_all(home: &Home) -> bool {
     // SAFETY: lookups in the system caches, for a table that exists.
     let may_read = |table: pg_sys::Oid| unsafe {
         pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())

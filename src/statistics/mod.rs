@@ -7,6 +7,7 @@ pub mod drain;
 mod histogram;
 pub mod hits;
 mod in_memory;
+pub mod summary;
 
 use crate::audit::reads;
 use crate::clock;

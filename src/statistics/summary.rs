@@ -1,0 +1,93 @@
+//! Summaries of a large cache. To count a million entries takes half a second; maintenance does it now and
+//! then, and reports show the last count with the hits since. Those of a small cache count for themselves.
+
+use super::in_memory::sees_all;
+use crate::advisory::{self, Class};
+use crate::home::{BY_TYPE, BY_USER, CACHE, Home};
+use crate::settings;
+use crate::spi::{self, Access};
+
+const COUNT_BY_TYPE: &str = include_str!("../../sql/reports/entries_by_type.sql");
+const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql");
+const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
+
+/// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@` and
+/// `@recent_statistics@`.
+pub fn with_sources(home: &Home, query: &str) -> String {
+    let mut query = query.replace("@recent_statistics@", &format!("({RECENT})"));
+    for (name, table, count) in
+        [("@entries_by_type@", BY_TYPE, COUNT_BY_TYPE), ("@entries_by_user@", BY_USER, COUNT_BY_USER)]
+    {
+        if query.contains(name) {
+            let source = if serves(home, table) { format!("@extschema@.{table}") } else { format!("({count})") };
+            query = query.replace(name, &source);
+        }
+    }
+    query
+}
+
+/// Whether a report reads a summary: of a large cache that has one, for a caller who may see it. A tenant's
+/// own entries are few, and found by an index.
+fn serves(home: &Home, summary: &str) -> bool {
+    home.find_table(summary).is_some() && sees_all(home) && is_large(home) && {
+        let sql = format!("SELECT 1 FROM {}.{summary} LIMIT 1", home.schema);
+        spi::run(Access::Read, &sql, &[], |rows| rows.count() > 0)
+    }
+}
+
+/// Whether the entries are too many to be counted for each report: by the size of their table, in which
+/// content has no part.
+pub fn is_large(home: &Home) -> bool {
+    let size = spi::run(
+        Access::ReadLatest,
+        "SELECT coalesce(sum(pg_catalog.pg_relation_size(inhrelid)), 0)::bigint \
+         FROM pg_catalog.pg_inherits WHERE inhparent OPERATOR(pg_catalog.=) $1",
+        &[home.table(CACHE).into()],
+        |rows| rows.get::<i64>(0, 1).unwrap_or(0),
+    );
+    size > i64::from(settings::EXACT_REPORT_SIZE.get()) * 1024
+}
+
+/// Counts the entries of a large cache, and empties the summaries of a small one; returns how many rows
+/// have changed.
+pub fn renew(home: &Home) -> i64 {
+    let by_type = "entries expired_entries high_priority_entries hits tokens_saved last_activity";
+    let by_user = "entries content_types hits tokens_saved avg_reuse_score last_accessed";
+    // Hits that are stored after the count has begun would be missed by it.
+    advisory::lock(Class::Statistics, 0);
+    if is_large(home) {
+        replace(home, BY_TYPE, "partition_name, content_type", by_type, COUNT_BY_TYPE)
+            + replace(home, BY_USER, "user_id", by_user, COUNT_BY_USER)
+    } else {
+        empty(home, BY_TYPE) + empty(home, BY_USER)
+    }
+}
+
+/// Brings a summary up to date. A row whose counts are still right is not written, except for the time
+/// of its measurement, which is that of the whole summary.
+fn replace(home: &Home, table: &str, key: &str, columns: &str, count: &str) -> i64 {
+    let schema = &home.schema;
+    let columns: Vec<&str> = columns.split(' ').collect();
+    let list = columns.join(", ");
+    let set: Vec<String> = columns.iter().map(|column| format!("{column} = excluded.{column}")).collect();
+    let written = spi::run(
+        Access::Write,
+        &format!(
+            "INSERT INTO {schema}.{table} AS s ({key}, {list}, measured_at) \
+             SELECT {key}, {list}, measured_at FROM ({}) c \
+             ON CONFLICT ({key}) DO UPDATE SET {}, measured_at = excluded.measured_at",
+            count.replace("@extschema@", schema),
+            set.join(", ")
+        ),
+        &[],
+        |rows| rows.count() as i64,
+    );
+    // What this run has not written is no longer there.
+    let sql = format!("DELETE FROM {schema}.{table} WHERE measured_at < pg_catalog.transaction_timestamp()");
+    written + spi::run(Access::Write, &sql, &[], |rows| rows.count() as i64)
+}
+
+fn empty(home: &Home, table: &str) -> i64 {
+    let sql = format!("DELETE FROM {}.{table}", home.schema);
+    spi::run(Access::Write, &sql, &[], |rows| rows.count() as i64)
+}
