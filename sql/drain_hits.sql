@@ -1,23 +1,20 @@
 -- Adds hits to entries: $1 users, $2 digests, $3 hits, $4 last accesses, in the order in which rows are
--- locked; with $5 to one entry of a page only. Returns for each entry that exists its number, whether it
--- was to be updated, and whether it was: one that somebody else holds is not waited for.
-WITH hit AS MATERIALIZED (
-    SELECT * FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS h (user_id, digest, hits, last_hit, n)
-),
-found AS MATERIALIZED (
-    SELECT h.n, e.*
-    FROM hit h CROSS JOIN LATERAL (
+-- locked; with $5 to one entry of a page only. Returns the number of each entry that was found, again if
+-- it was chosen for an update, and again if it was updated: one that somebody else holds is not waited for.
+WITH found AS MATERIALIZED (
+    SELECT h.n, h.hits, h.last_hit, e.*
+    FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS h (user_id, digest, hits, last_hit, n) CROSS JOIN LATERAL (
         SELECT c.id, c.user_id, c.created_at, c.tableoid, (c.ctid::text::point)[0] AS page
         FROM @extschema@.infinite_pages_cache_partitioned c
         WHERE c.user_id = h.user_id AND @extschema@.cache_entry_digest(c.content_type, c.cache_key) = h.digest
         ORDER BY c.created_at DESC LIMIT 1) e
 ),
 chosen AS MATERIALIZED (
-    SELECT DISTINCT ON (tableoid, page, CASE WHEN $5 THEN 0 ELSE n END) n, id, user_id, created_at
+    SELECT DISTINCT ON (tableoid, page, CASE WHEN $5 THEN 0 ELSE n END) n, hits, last_hit, id, user_id, created_at
     FROM found
 ),
 locked AS MATERIALIZED (
-    SELECT ch.n, c.id, c.user_id, c.created_at
+    SELECT ch.n, ch.hits, ch.last_hit, c.id, c.user_id, c.created_at
     FROM (SELECT * FROM chosen ORDER BY n) ch
     JOIN @extschema@.infinite_pages_cache_partitioned c
         ON c.id = ch.id AND c.user_id = ch.user_id AND c.created_at = ch.created_at
@@ -25,16 +22,16 @@ locked AS MATERIALIZED (
 ),
 updated AS (
     UPDATE @extschema@.infinite_pages_cache_partitioned c
-    SET hit_count = least(c.hit_count::numeric + h.hits, 9223372036854775807)::bigint,
+    SET hit_count = least(c.hit_count::numeric + l.hits, 9223372036854775807)::bigint,
         -- The whole units that all hits have saved, so that fractions add up over time.
-        token_cost_saved = least(c.token_cost_saved::numeric + floor((c.hit_count::numeric + h.hits) * coalesce(c.token_cost, 0))
+        token_cost_saved = least(c.token_cost_saved + floor((c.hit_count::numeric + l.hits) * coalesce(c.token_cost, 0))
                                      - floor(c.hit_count * coalesce(c.token_cost, 0)), 9223372036854775807)::bigint,
-        last_accessed = greatest(c.last_accessed, h.last_hit)
-    FROM locked l JOIN hit h ON h.n = l.n
+        last_accessed = greatest(c.last_accessed, l.last_hit)
+    FROM locked l
     WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at
-    RETURNING h.n, c.tableoid, c.user_id, c.content_type, h.hits, h.last_hit,
+    RETURNING l.n, c.tableoid, c.user_id, c.content_type, l.hits, l.last_hit,
               floor(c.hit_count * coalesce(c.token_cost, 0))
-                  - floor((c.hit_count - h.hits) * coalesce(c.token_cost, 0)) AS tokens
+                  - floor((c.hit_count - l.hits) * coalesce(c.token_cost, 0)) AS tokens
 ),
 by_type AS (
     UPDATE @extschema@.cache_entry_summary s
@@ -53,5 +50,4 @@ by_user AS (
           FROM updated GROUP BY 1) u
     WHERE s.user_id = u.user_id
 )
-SELECT f.n, ch.n IS NOT NULL, u.n IS NOT NULL
-FROM found f LEFT JOIN chosen ch ON ch.n = f.n LEFT JOIN updated u ON u.n = f.n
+SELECT n, 1 FROM found UNION ALL SELECT n, 2 FROM chosen UNION ALL SELECT n, 3 FROM updated

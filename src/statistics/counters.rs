@@ -69,17 +69,23 @@ static LOCK: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut
 
 pub const AREA: Area = Area {
     name: c"infinite_pages_cache counters",
-    bytes: || capacity() * (size_of::<Place>() + size_of::<AtomicU32>()),
+    bytes: || number_of_places() * (size_of::<Place>() + size_of::<AtomicU32>()),
     locks: || 1,
     start: |memory, locks| {
         PLACES.store(memory.cast(), Relaxed);
-        TAGS.store(memory.wrapping_add(capacity() * size_of::<Place>()).cast(), Relaxed);
+        TAGS.store(memory.wrapping_add(number_of_places() * size_of::<Place>()).cast(), Relaxed);
         LOCK.store(locks, Relaxed);
     },
 };
 
+/// Places for content types; those behind them are for all others of a database.
 fn capacity() -> usize {
     settings::MAX_TRACKED_CONTENT_TYPES.get() as usize
+}
+
+fn number_of_places() -> usize {
+    const DATABASES: usize = 64;
+    capacity() + DATABASES
 }
 
 /// Whether there is shared memory to count in.
@@ -94,7 +100,7 @@ fn places() -> &'static [Place] {
     }
     // SAFETY: the area holds as many places as the setting says, which cannot change while the server runs,
     // all zeros or valid. Name and database of a place change under the exclusive lock only.
-    unsafe { std::slice::from_raw_parts(places, capacity()) }
+    unsafe { std::slice::from_raw_parts(places, number_of_places()) }
 }
 
 fn tags() -> &'static [AtomicU32] {
@@ -102,7 +108,7 @@ fn tags() -> &'static [AtomicU32] {
         return &[];
     }
     // SAFETY: the tags follow the places in the area, one for each.
-    unsafe { std::slice::from_raw_parts(TAGS.load(Relaxed), capacity()) }
+    unsafe { std::slice::from_raw_parts(TAGS.load(Relaxed), number_of_places()) }
 }
 
 /// FNV-1a, which needs no key: a type's name is no secret, and a false match costs one comparison.
@@ -212,7 +218,8 @@ fn find(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
 
 /// Takes a free place. Called with the exclusive lock held.
 fn make(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
-    let number = tags().iter().position(|tag| tag.load(Relaxed) == 0)?;
+    let mut range = if name.is_empty() { capacity()..number_of_places() } else { 0..capacity() };
+    let number = range.find(|number| tags()[*number].load(Relaxed) == 0)?;
     // SAFETY: the lock is exclusive, and nobody counts in a place that is free.
     unsafe {
         let place = PLACES.load(Relaxed).add(number);
@@ -240,10 +247,12 @@ pub fn all() -> Vec<Counted> {
         return Vec::new();
     }
     // Room for all, so that nothing is allocated under the lock.
-    let mut mine: Vec<u32> = Vec::with_capacity(capacity());
+    let mut mine: Vec<u32> = Vec::with_capacity(number_of_places());
     let database = database();
     lock().shared(|| {
-        mine.extend((0..capacity()).filter(|number| places()[*number].database == database).map(|number| number as u32))
+        mine.extend(
+            (0..number_of_places()).filter(|number| places()[*number].database == database).map(|number| number as u32),
+        )
     });
     mine.into_iter()
         .map(|number| {

@@ -182,13 +182,15 @@ impl Entries {
     }
 }
 
-/// What became of an entry's hits.
-#[derive(Clone, Copy)]
+/// What became of an entry's hits. Each goes further than the one before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
-    Updated,
-    Locked,
-    Postponed,
     Gone,
+    /// Found, but not chosen.
+    Postponed,
+    /// Chosen, but somebody else holds it.
+    Locked,
+    Updated,
 }
 
 /// Adds hits to the newest versions of their entries, and to the summaries, where there are any.
@@ -215,12 +217,12 @@ fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
         |rows| {
             for row in 0..rows.count() {
                 let number = rows.get::<i64>(row, 1).expect("a number") as usize - 1;
-                let (chosen, updated) = (rows.get(row, 2).unwrap_or(false), rows.get(row, 3).unwrap_or(false));
-                outcomes[number] = match (chosen, updated) {
-                    (_, true) => Outcome::Updated,
-                    (true, false) => Outcome::Locked,
-                    (false, false) => Outcome::Postponed,
+                let outcome = match rows.get::<i32>(row, 2) {
+                    Some(1) => Outcome::Postponed,
+                    Some(2) => Outcome::Locked,
+                    _ => Outcome::Updated,
                 };
+                outcomes[number] = outcome.max(outcomes[number]);
             }
         },
     );
