@@ -165,7 +165,7 @@ def test_properties_of_a_partition_whatever_default_privileges_grant(database, r
         "SELECT relrowsecurity, relforcerowsecurity, ARRAY(SELECT grantee FROM aclexplode(relacl) WHERE grantee <> relowner), reloptions "
         "FROM pg_class WHERE relname = %s", (name,))[0]
     assert (row_security, forced, grantees) == (True, False, [])
-    assert set(options) == {"fillfactor=85", "toast_tuple_target=128"}
+    assert set(options) == {"fillfactor=75", "toast_tuple_target=128"}
     indexes = [definition for (definition,) in database.execute("SELECT indexdef FROM pg_indexes WHERE tablename = %s", (name,))]
     assert any("UNIQUE" in definition and definition.endswith("(user_id, cache_entry_digest(content_type, cache_key))")
                for definition in indexes)
