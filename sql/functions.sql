@@ -218,7 +218,7 @@ CREATE FUNCTION @extschema@.cache_pending_hits()
     RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, hits bigint, tokens_saved numeric,
                    last_accessed timestamptz)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'cache_pending_hits_wrapper';
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_pending_hits';
 COMMENT ON FUNCTION @extschema@.cache_pending_hits() IS
     'Hits that are counted in shared memory and not yet in their entry''s row; a tenant''s own only';
 

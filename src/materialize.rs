@@ -58,6 +58,22 @@ pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, run: impl FnOnce(&dyn Fn(&R
     });
 }
 
+/// Makes rows of values the result of the function; `rows` hands over each by calling what it gets.
+pub fn materialize_values<const COLUMNS: usize>(
+    fcinfo: pg_sys::FunctionCallInfo,
+    rows: impl FnOnce(&mut dyn FnMut([pg_sys::Datum; COLUMNS])),
+) {
+    let (store, description) = result_set(fcinfo);
+    // SAFETY: the description is that of the function's result, which has as many columns as are checked for.
+    unsafe {
+        assert!((*description).natts as usize == COLUMNS, "the function returns {COLUMNS} columns");
+        let mut nulls = [false; COLUMNS];
+        rows(&mut |mut values| {
+            pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+        });
+    }
+}
+
 /// Makes the result of the function empty.
 pub fn nothing(fcinfo: pg_sys::FunctionCallInfo) {
     result_set(fcinfo);

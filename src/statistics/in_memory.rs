@@ -5,10 +5,12 @@
 use super::counters::{self, Count, PLAIN};
 use super::{drain, histogram, hits};
 use crate::home::{CACHE, Home, STATISTICS};
+use crate::materialize::materialize_values;
 use crate::{owner, tenant};
-use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
+use pgrx::datum::AnyNumeric;
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{Uuid, pg_sys};
+use std::collections::HashMap;
 
 /// The counters of this database: since the server started or, `pending`, those not stored yet.
 #[pg_extern(sql = false)]
@@ -60,33 +62,39 @@ fn cache_statistics(
     }))
 }
 
+crate::materialize::set_returning!(
+    infinite_pages_cache_pending_hits,
+    pg_finfo_infinite_pages_cache_pending_hits,
+    pending_hits
+);
+
 /// The hits that no entry's row has yet. A caller that may not see every user's statistics gets those of
 /// its own user.
-#[pg_extern(sql = false)]
-fn cache_pending_hits() -> TableIterator<
-    'static,
-    (
-        name!(user_id, Uuid),
-        name!(content_type, String),
-        name!(entry_digest, Uuid),
-        name!(hits, i64),
-        name!(tokens_saved, AnyNumeric),
-        name!(last_accessed, TimestampWithTimeZone),
-    ),
-> {
-    let home = Home::current();
-    let only = (!sees_all(&home)).then(tenant::cache_current_user_id);
-    let pending = hits::all().into_iter().filter(move |hits| only.is_none_or(|user| user == Some(hits.user_id)));
-    TableIterator::new(pending.map(|hits| {
-        (
-            hits.user_id,
-            String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned(),
-            hits.digest,
-            hits.hits.min(counters::MOST) as i64,
-            units(hits.tokens),
-            TimestampWithTimeZone::try_from(hits.last).expect("a moment of the clock"),
-        )
-    }))
+fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
+    let only = (!sees_all(&Home::current())).then(tenant::cache_current_user_id);
+    // A datum for each content type, not for each entry.
+    let mut names: HashMap<u32, pg_sys::Datum> = HashMap::new();
+    materialize_values(fcinfo, |deliver| {
+        for hits in hits::all() {
+            if only.is_some_and(|user| user != Some(hits.user_id)) {
+                continue;
+            }
+            let name = *names.entry(hits.place).or_insert_with(|| {
+                let name = String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned();
+                name.into_datum().expect("a text")
+            });
+            // SAFETY: makes a numeric in the memory of the call.
+            let tokens = unsafe { pg_sys::int64_div_fast_to_numeric(hits.tokens.min(counters::MOST) as i64, 6) };
+            deliver([
+                hits.user_id.as_bytes().as_ptr().into(),
+                name,
+                hits.digest.as_bytes().as_ptr().into(),
+                (hits.hits.min(counters::MOST) as i64).into(),
+                tokens.into(),
+                hits.last.into(),
+            ]);
+        }
+    });
 }
 
 /// Whether the caller may see every user's statistics: whom row security does not restrict, or who may
