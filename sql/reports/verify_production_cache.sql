@@ -86,6 +86,11 @@ SELECT * FROM (
            'infinite_pages_cache.audit = ' || current_setting('infinite_pages_cache.audit'),
            CASE WHEN current_setting('infinite_pages_cache.audit') = 'off' THEN 'Set infinite_pages_cache.audit = write.' END
     UNION ALL
+    SELECT 'lookups can be audited', setting ~ '(^|[ ,"/])infinite_pages_cache', 'infinite_pages_cache.audit = all',
+           CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
+                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it writes alone are audited.' END
+    FROM pg_settings WHERE name = 'shared_preload_libraries' AND current_setting('infinite_pages_cache.audit') = 'all'
+    UNION ALL
     SELECT 'the server has its minimum release', number >= minimum, current_setting('server_version'),
            CASE WHEN number < minimum THEN 'Update to the newest minor release of this major version: older ones let row security leak through statistics.' END
     FROM version, LATERAL (SELECT CASE number / 10000 WHEN 14 THEN 140019 WHEN 15 THEN 150014 WHEN 16 THEN 160010 WHEN 17 THEN 170006 ELSE 0 END) m (minimum)

@@ -16,7 +16,6 @@ use crate::spi::{self, Access};
 use pgrx::Uuid;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
-use std::cell::RefCell;
 
 /// Entries that one statement updates.
 const BATCH: usize = 1000;
@@ -227,25 +226,4 @@ fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
         },
     );
     outcomes
-}
-
-thread_local! {
-    /// Where the worker is: it drains in several transactions.
-    static STEP: RefCell<Option<Entries>> = const { RefCell::new(None) };
-}
-
-/// Stores some of what has been counted, in a transaction of its own: the counters and the audit first,
-/// then entries, a batch at each call. Returns how many rows, and whether there is more.
-pub fn step(home: &Home) -> (i64, bool) {
-    begin();
-    // If this raises, the next call begins anew.
-    let (mut entries, mut stored) = match STEP.take() {
-        Some(entries) => (entries, 0),
-        None => (Entries::counted(), store_counters(home) + reads::store(home)),
-    };
-    let batch = entries.store_batch(home, true);
-    stored += batch.as_ref().map_or(0, |batch| batch.updated);
-    let more = batch.is_some();
-    STEP.set(more.then_some(entries));
-    (stored, more)
 }
