@@ -28,6 +28,7 @@ mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod ttl;
+mod worker;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -54,6 +55,7 @@ pub extern "C-unwind" fn _PG_init() {
     statistics::at_commit::watch();
     if preloading && !upgrading {
         shared_memory::reserve();
+        worker::register_launcher();
     }
 }
 

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::{audit, compat, statistics};
+use crate::{audit, compat, statistics, worker};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
@@ -19,7 +19,8 @@ pub struct Area {
     pub start: fn(memory: *mut u8, locks: *mut pg_sys::LWLockPadded),
 }
 
-const AREAS: [&Area; 3] = [&statistics::counters::AREA, &statistics::hits::AREA, &audit::ring::AREA];
+const AREAS: [&Area; 4] =
+    [&statistics::counters::AREA, &statistics::hits::AREA, &audit::ring::AREA, &worker::databases::AREA];
 
 /// Reserves the areas; called while the server preloads the library.
 pub fn reserve() {

@@ -8,6 +8,7 @@ use crate::partition::catalog::function_name;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
 use crate::statistics::summary;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 /// The query of each report, by the name of its function.
@@ -34,12 +35,17 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
 
 /// Makes the rows of a query the result of the function.
 pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
+    run_with(fcinfo, query, &[]);
+}
+
+/// The same for a query with arguments.
+pub fn run_with(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid]) {
     let home = Home::current();
     let query = summary::with_sources(&home, query).replace("@extschema@", &home.schema);
     // The catalogs show a partition's bounds as text; the queries read it.
     with_setting(c"DateStyle", "ISO", || {
         with_setting(c"TimeZone", "UTC", || {
-            materialize(fcinfo, |deliver| spi::run(Access::Read, &query, &[], deliver))
+            materialize(fcinfo, |deliver| spi::run(Access::Read, &query, args, deliver))
         });
     });
 }

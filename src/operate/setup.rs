@@ -14,6 +14,7 @@ use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
 use crate::spi::{self, Access};
 use crate::statistics::counters;
+use crate::worker;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, function_name, pg_sys};
@@ -34,6 +35,7 @@ fn cache_setup() {
     check_encoding();
     advisory::lock(Class::Setup, 0);
     let home = Home::current();
+    worker::announce_at_commit();
     if creating_extension() {
         grants::reset_members(&home);
         // A restore sets row_security off. It brings the tables itself, after this statement.
@@ -54,7 +56,7 @@ fn cache_setup() {
             create(&home, table, month);
         }
     }
-    secure::secure_all(&home);
+    secure::secure_all(&home, true, || ());
     grants::grant_to_known_roles(&home);
     grants::renew_members(&home);
     if creating_extension() {
