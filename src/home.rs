@@ -28,6 +28,8 @@ pub const STATISTICS: &str = "cache_statistics_hourly";
 pub const BY_TYPE: &str = "cache_entry_summary";
 /// Entries of a large cache by user.
 pub const BY_USER: &str = "cache_user_summary";
+/// Every table but the archive, which comes later.
+pub const TABLES: [&str; 7] = [CACHE, AUDIT_LOG, POLICIES, RUNS, STATISTICS, BY_TYPE, BY_USER];
 
 /// The extension's schema.
 pub struct Home {

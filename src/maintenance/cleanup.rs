@@ -7,6 +7,8 @@ use crate::kept;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::settings;
 use crate::spi::{self, Access};
+use crate::statistics;
+use crate::statistics::counters::Count;
 use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use std::time::Instant;
@@ -107,13 +109,23 @@ fn delete_batch(partition: &Partition, now: i64, size: i64) -> (i64, i64) {
                      DELETE FROM {cache} c USING locked l \
                      WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at \
                        AND c.created_at >= $1 AND c.created_at < $2 \
-                     RETURNING pg_column_size(c.content) + pg_column_size(c.cache_key) + pg_column_size(c.content_type) \
+                     RETURNING c.content_type::text AS content_type, pg_column_size(c.content) + pg_column_size(c.cache_key) + pg_column_size(c.content_type) \
                          + coalesce(pg_column_size(c.metadata), 0) + coalesce(pg_column_size(c.prompt_template), 0) \
                          + coalesce(pg_column_size(c.prompt_variables), 0) AS bytes) \
-                 SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM deleted"
+                 SELECT content_type, count(*), sum(bytes)::bigint FROM deleted GROUP BY content_type"
             )
         },
         &[spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now), size.into()],
-        |rows| (rows.get(0, 1).unwrap_or(0), rows.get(0, 2).unwrap_or(0)),
+        |rows| {
+            let (mut deleted, mut bytes) = (0, 0);
+            for row in 0..rows.count() {
+                let content_type = rows.text(row, 1).expect("content_type is NOT NULL");
+                let entries: i64 = rows.get(row, 2).expect("a count");
+                statistics::counted(&content_type, Count::Expirations, entries.unsigned_abs());
+                deleted += entries;
+                bytes += rows.get::<i64>(row, 3).unwrap_or(0);
+            }
+            (deleted, bytes)
+        },
     )
 }

@@ -4,13 +4,15 @@ use super::cleanup::delete_expired;
 use super::limits::evict_over_limit;
 use super::months;
 use super::turn::Turn;
+use crate::audit::reads;
 use crate::catch;
 use crate::clock::now;
-use crate::home::{AUDIT_LOG, CACHE, Home, RUNS};
+use crate::home::{AUDIT_LOG, BY_TYPE, CACHE, Home, RUNS, STATISTICS};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
 use crate::settings;
 use crate::spi::{self, Access};
+use crate::statistics::{drain, summary};
 use crate::worker;
 
 /// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
@@ -58,34 +60,46 @@ pub struct Step {
     pub locks: Locks,
     /// Whether it reads whole tables, and so should not come too often.
     pub scans: bool,
+    /// Whether there is something to do at each tick, so that the log of the worker's would fill with it.
+    pub routine: bool,
     pub run: fn(&Home, &dyn Turn) -> Outcome,
 }
 
+/// What most steps are.
+const ORDINARY: Step =
+    Step { name: "", table: CACHE, locks: Locks::Nothing, scans: false, routine: false, run: |_, _| 0.into() };
+
 /// In the order of the worker. A month in which nothing lives goes in one DROP, before its entries would go
 /// one by one.
-pub const STEPS: [Step; 10] = [
-    Step {
-        name: "premake partitions",
-        table: CACHE,
-        locks: Locks::Nothing,
-        scans: false,
-        run: |home, turn| premake(home, Table::Cache, turn),
-    },
+pub const STEPS: [Step; 13] = [
+    Step { name: "flush statistics", table: STATISTICS, locks: Locks::Rows, routine: true, run: flush, ..ORDINARY },
+    Step { name: "premake partitions", run: |home, turn| premake(home, Table::Cache, turn), ..ORDINARY },
     Step {
         name: "premake audit partitions",
         table: AUDIT_LOG,
-        locks: Locks::Nothing,
-        scans: false,
         run: |home, turn| premake(home, Table::AuditLog, turn),
+        ..ORDINARY
     },
-    Step { name: "drop dead months", table: CACHE, locks: Locks::Tables, scans: false, run: months::drop_dead },
-    Step { name: "retention", table: CACHE, locks: Locks::Tables, scans: false, run: months::drop_old },
-    Step { name: "delete expired entries", table: CACHE, locks: Locks::Rows, scans: false, run: expire },
-    Step { name: "enforce limits", table: CACHE, locks: Locks::Rows, scans: true, run: enforce_limits },
-    Step { name: "secure partitions", table: CACHE, locks: Locks::Partitions, scans: false, run: secure },
-    Step { name: "analyze", table: CACHE, locks: Locks::Nothing, scans: true, run: analyze },
-    Step { name: "trim audit log", table: AUDIT_LOG, locks: Locks::Tables, scans: false, run: months::trim_audit },
-    Step { name: "trim maintenance log", table: RUNS, locks: Locks::Nothing, scans: false, run: trim_log },
+    Step { name: "drop dead months", locks: Locks::Tables, run: months::drop_dead, ..ORDINARY },
+    Step { name: "retention", locks: Locks::Tables, run: months::drop_old, ..ORDINARY },
+    Step { name: "delete expired entries", locks: Locks::Rows, run: expire, ..ORDINARY },
+    Step { name: "enforce limits", locks: Locks::Rows, scans: true, run: enforce_limits, ..ORDINARY },
+    Step { name: "summarize", table: BY_TYPE, scans: true, routine: true, run: summarize, ..ORDINARY },
+    Step { name: "secure partitions", locks: Locks::Partitions, run: secure, ..ORDINARY },
+    Step { name: "analyze", scans: true, run: analyze, ..ORDINARY },
+    Step { name: "trim audit log", table: AUDIT_LOG, locks: Locks::Tables, run: months::trim_audit, ..ORDINARY },
+    Step {
+        name: "trim statistics",
+        table: STATISTICS,
+        run: |home, turn| trim(home, turn, STATISTICS, "hour", settings::STATISTICS_RETENTION.get()),
+        ..ORDINARY
+    },
+    Step {
+        name: "trim maintenance log",
+        table: RUNS,
+        run: |home, turn| trim(home, turn, RUNS, "run_at", settings::MAINTENANCE_LOG_RETENTION.get()),
+        ..ORDINARY
+    },
 ];
 const _: () = assert!(STEPS.len() <= worker::STEPS);
 
@@ -136,16 +150,43 @@ fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
     secured.into()
 }
 
-fn trim_log(home: &Home, turn: &dyn Turn) -> Outcome {
-    let minutes = i64::from(settings::MAINTENANCE_LOG_RETENTION.get());
+/// Deletes the rows of a table that are older than so many minutes; none for 0.
+fn trim(home: &Home, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -> Outcome {
     if minutes == 0 {
         return 0.into();
     }
-    let sql = format!("DELETE FROM {}.{RUNS} WHERE run_at < $1", home.schema);
-    let oldest_kept = spi::timestamptz(now() - minutes * 60_000_000);
+    let sql = format!("DELETE FROM {}.{table} WHERE {column} < $1", home.schema);
+    let oldest_kept = spi::timestamptz(now() - i64::from(minutes) * 60_000_000);
     let deleted = spi::run(Access::Write, &sql, &[oldest_kept], |rows| rows.count() as i64);
     turn.did(deleted);
     deleted.into()
+}
+
+/// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a time.
+fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
+    if !drain::begin() {
+        return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
+    }
+    let mut stored = drain::store_counters(home) + reads::store(home);
+    turn.did(stored);
+    let mut entries = drain::Entries::counted();
+    loop {
+        turn.let_go();
+        drain::begin();
+        let Some(batch) = entries.store_batch(home, turn.is_unattended()) else { break };
+        stored += batch.updated;
+        turn.did(batch.updated);
+        if turn.is_over() {
+            break;
+        }
+    }
+    Outcome::in_time(stored, turn)
+}
+
+fn summarize(home: &Home, turn: &dyn Turn) -> Outcome {
+    let counted = summary::renew(home);
+    turn.did(counted);
+    counted.into()
 }
 
 /// Autovacuum never analyzes a partitioned table itself, only its partitions; the planner needs both.

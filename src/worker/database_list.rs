@@ -1,10 +1,11 @@
-//! The databases of the server that a worker may connect to, for a process that is in none of them.
+//! The databases of the server, for a process that is in none of them.
 
 #![allow(unsafe_code)]
 
 use pgrx::pg_sys;
 
 /// Databases, sorted.
+#[derive(Default)]
 pub struct DatabaseList(Vec<u32>);
 
 impl DatabaseList {
@@ -32,6 +33,19 @@ impl DatabaseList {
 
 /// Databases that take connections and are no templates. Called in a transaction.
 pub fn databases() -> DatabaseList {
+    // One whose DROP was interrupted cannot be used any more.
+    list(|database| {
+        let valid = database.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB;
+        database.datallowconn && !database.datistemplate && valid
+    })
+}
+
+/// All databases that there are. Called in a transaction.
+pub fn all_databases() -> DatabaseList {
+    list(|_| true)
+}
+
+fn list(is_wanted: impl Fn(&pg_sys::FormData_pg_database) -> bool) -> DatabaseList {
     let mut found = Vec::new();
     // SAFETY: a scan of pg_database, which every process can open; the tuples are valid until the next is
     // fetched, and the fields read are of fixed length and not NULL.
@@ -45,9 +59,7 @@ pub fn databases() -> DatabaseList {
                 break;
             }
             let database = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            // One whose DROP was interrupted cannot be used any more.
-            let valid = database.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB;
-            if database.datallowconn && !database.datistemplate && valid {
+            if is_wanted(database) {
                 found.push(database.oid.to_u32());
             }
         }

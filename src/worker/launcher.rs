@@ -3,11 +3,12 @@
 
 #![allow(unsafe_code)]
 
-use super::database_list::databases;
+use super::database_list::{DatabaseList, all_databases, databases};
 use super::process::{self, Worker};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::{database_lock, databases as slots};
 use crate::clock::now;
+use crate::statistics;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -103,6 +104,8 @@ struct Launcher {
     ticks: Vec<Tick>,
     refused: Refused,
     told_of_too_many: bool,
+    /// All databases, when it last looked.
+    seen: DatabaseList,
 }
 
 impl Launcher {
@@ -167,6 +170,11 @@ impl Launcher {
                         "It looks after {limit} databases. Run cache_run_maintenance() in the others on a schedule."
                     ),
                 );
+            }
+            let seen = std::mem::replace(&mut self.seen, all_databases());
+            let gone: Vec<_> = seen.iter().filter(|database| !self.seen.contains(*database)).collect();
+            if !gone.is_empty() {
+                statistics::forget_databases(|database| gone.contains(&database));
             }
             for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
                 let served = databases.contains(tick.database);

@@ -1,13 +1,13 @@
 //! Whether a cache can be looked after: not while a restore builds it.
 
-use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
+use crate::home::{AUDIT_LOG, CACHE, Home, TABLES};
 use crate::spi::{self, Access};
 
 /// Whether every table exists and has its primary key, of a partitioned table with those of all partitions.
 /// A dump brings keys after the rows, so that a restore is never met half way; nor is pg_restore, which
 /// builds several things at once, while it is connected.
 pub fn is_ready(home: &Home) -> bool {
-    let tables: Vec<String> = [CACHE, AUDIT_LOG, POLICIES, RUNS].map(str::to_string).to_vec();
+    let tables: Vec<String> = TABLES.map(str::to_string).to_vec();
     let wanted = tables.len() as i64;
     let keys = spi::run(
         Access::ReadLatest,

@@ -296,7 +296,7 @@ impl Tick {
             let rest = if step.scans && !outcome.unfinished { schedule::rest(took.as_micros() as i64) } else { 0 };
             databases::change_slot(self.database, |slot| slot.step_done(number, now() + rest));
         }
-        if outcome.failed || outcome.affected > 0 {
+        if outcome.failed || (outcome.affected > 0 && !step.routine) {
             self.failed |= !log_row(self.logger, self.run_at, Some(&role.name), step.name, outcome, took);
         }
     }
