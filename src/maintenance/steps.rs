@@ -162,7 +162,8 @@ fn trim(home: &Home, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -
     deleted.into()
 }
 
-/// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a time.
+/// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
+/// time, and waits until the page has room again.
 fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
     if !drain::begin() {
         return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
@@ -170,10 +171,15 @@ fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
     let mut stored = drain::store_counters(home) + reads::store(home);
     turn.did(stored);
     let mut entries = drain::Entries::counted();
+    let mut room = drain::Room::default();
     loop {
         turn.let_go();
+        while turn.is_unattended() && !room.is_free(home) {
+            turn.let_go();
+        }
         drain::begin();
         let Some(batch) = entries.store_batch(home, turn.is_unattended()) else { break };
+        room.is_taken();
         stored += batch.updated;
         turn.did(batch.updated);
         if turn.is_over() {

@@ -2,6 +2,8 @@
 //! hours. It leaves memory when the transaction that has stored it commits, so that nothing is lost by a
 //! rollback and nothing is counted twice.
 
+#![allow(unsafe_code)]
+
 use super::at_commit::{Action, at_commit, has_drained};
 use super::counters::{self, COUNTERS, Count, Counted, PLAIN};
 use super::histogram::BUCKETS;
@@ -15,7 +17,9 @@ use crate::owner;
 use crate::spi::{self, Access};
 use pgrx::Uuid;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::time::Duration;
 
 /// Entries that one statement updates.
 const BATCH: usize = 1000;
@@ -226,4 +230,44 @@ fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
         },
     );
     outcomes
+}
+
+/// The room in the pages that a batch has updated: what its old versions take is free again once no snapshot
+/// can see them. Snapshots are short, but for that of a report or a dump, which is not waited for.
+#[derive(Default)]
+pub struct Room {
+    taken_by: Option<pg_sys::TransactionId>,
+    waited: Duration,
+}
+
+impl Room {
+    /// The longest that all batches together wait.
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    /// The current transaction has updated entries.
+    pub fn is_taken(&mut self) {
+        // SAFETY: reads the state of the transaction.
+        self.taken_by = Some(unsafe { pg_sys::GetCurrentTransactionIdIfAny() });
+    }
+
+    /// Whether the next batch may begin. If not, it has waited for a moment; the caller takes a new snapshot and
+    /// asks again.
+    pub fn is_free(&mut self, home: &Home) -> bool {
+        const MOMENT: Duration = Duration::from_millis(1);
+        let Some(taken_by) = self.taken_by else { return true };
+        // SAFETY: the relation is open while the server is asked about it.
+        let free = unsafe {
+            let relation = pg_sys::relation_open(home.table(CACHE), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let oldest = pg_sys::GetOldestNonRemovableTransactionId(relation);
+            pg_sys::relation_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            pg_sys::TransactionIdPrecedes(taken_by, oldest)
+        };
+        if free || self.waited >= Self::LONGEST {
+            return true;
+        }
+        self.waited += MOMENT;
+        std::thread::sleep(MOMENT);
+        pgrx::check_for_interrupts!();
+        false
+    }
 }
