@@ -44,19 +44,22 @@ impl Outcome {
     }
 }
 
-/// What a step keeps locked until the end of its transaction, and so how late it comes where all have one.
+/// What a step keeps locked until the end of its transaction. By hand, where all have one, steps come in this
+/// order, so that nothing is locked for longer than need be.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Locks {
     Nothing,
-    Rows,
+    LiveRows,
+    ExpiredRows,
     Partitions,
     Tables,
 }
 
 pub struct Step {
     pub name: &'static str,
-    /// The table that it works on, with whose owner's rights the worker runs it.
-    pub table: &'static str,
+    /// The table with whose owner's rights the worker runs it. `None` = with its own, a superuser's: then it
+    /// runs nobody's code, such as a trigger's or an index expression's.
+    pub owner_of: Option<&'static str>,
     pub locks: Locks,
     /// Whether it reads whole tables, and so should not come too often.
     pub scans: bool,
@@ -67,36 +70,49 @@ pub struct Step {
 
 /// What most steps are.
 const ORDINARY: Step =
-    Step { name: "", table: CACHE, locks: Locks::Nothing, scans: false, routine: false, run: |_, _| 0.into() };
+    Step { name: "", owner_of: Some(CACHE), locks: Locks::Nothing, scans: false, routine: false, run: |_, _| 0.into() };
 
 /// In the order of the worker. A month in which nothing lives goes in one DROP, before its entries would go
 /// one by one.
 pub const STEPS: [Step; 13] = [
-    Step { name: "flush statistics", table: STATISTICS, locks: Locks::Rows, routine: true, run: flush, ..ORDINARY },
+    Step {
+        name: "flush statistics",
+        owner_of: Some(STATISTICS),
+        locks: Locks::LiveRows,
+        routine: true,
+        run: flush,
+        ..ORDINARY
+    },
     Step { name: "premake partitions", run: |home, turn| premake(home, Table::Cache, turn), ..ORDINARY },
     Step {
         name: "premake audit partitions",
-        table: AUDIT_LOG,
+        owner_of: Some(AUDIT_LOG),
         run: |home, turn| premake(home, Table::AuditLog, turn),
         ..ORDINARY
     },
     Step { name: "drop dead months", locks: Locks::Tables, run: months::drop_dead, ..ORDINARY },
     Step { name: "retention", locks: Locks::Tables, run: months::drop_old, ..ORDINARY },
-    Step { name: "delete expired entries", locks: Locks::Rows, run: expire, ..ORDINARY },
-    Step { name: "enforce limits", locks: Locks::Rows, scans: true, run: enforce_limits, ..ORDINARY },
-    Step { name: "summarize", table: BY_TYPE, scans: true, routine: true, run: summarize, ..ORDINARY },
-    Step { name: "secure partitions", locks: Locks::Partitions, run: secure, ..ORDINARY },
+    Step { name: "delete expired entries", locks: Locks::ExpiredRows, run: expire, ..ORDINARY },
+    Step { name: "enforce limits", locks: Locks::LiveRows, scans: true, run: enforce_limits, ..ORDINARY },
+    Step { name: "summarize", owner_of: Some(BY_TYPE), scans: true, routine: true, run: summarize, ..ORDINARY },
+    Step { name: "secure partitions", owner_of: None, locks: Locks::Partitions, run: secure, ..ORDINARY },
     Step { name: "analyze", scans: true, run: analyze, ..ORDINARY },
-    Step { name: "trim audit log", table: AUDIT_LOG, locks: Locks::Tables, run: months::trim_audit, ..ORDINARY },
+    Step {
+        name: "trim audit log",
+        owner_of: Some(AUDIT_LOG),
+        locks: Locks::Tables,
+        run: months::trim_audit,
+        ..ORDINARY
+    },
     Step {
         name: "trim statistics",
-        table: STATISTICS,
+        owner_of: Some(STATISTICS),
         run: |home, turn| trim(home, turn, STATISTICS, "hour", settings::STATISTICS_RETENTION.get()),
         ..ORDINARY
     },
     Step {
         name: "trim maintenance log",
-        table: RUNS,
+        owner_of: Some(RUNS),
         run: |home, turn| trim(home, turn, RUNS, "run_at", settings::MAINTENANCE_LOG_RETENTION.get()),
         ..ORDINARY
     },
@@ -141,7 +157,8 @@ fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
     Outcome::in_time(evict_over_limit(home, turn), turn)
 }
 
-/// A missing index is built by hand only: a restore may be about to build one of that name.
+/// A missing index is built by hand only: a restore may be about to build one of that name, and it would run
+/// code. What is left is for who may give a partition away that somebody else has made.
 fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
     let secured = secure_all(home, !turn.is_unattended(), || {
         turn.did(1);
