@@ -16,9 +16,9 @@ MANY = "SELECT content FROM cache_lookup_many(%s, %s, ARRAY[%s])"
 
 
 def counting_cluster(**settings):
-    """A cluster whose tests share its places for content types, and have their own."""
-    return Cluster({"infinite_pages_cache.max_tracked_content_types": 2000, "autovacuum": "off",
-                    **{name.replace("__", "."): str(value) for name, value in settings.items()}})
+    """A cluster with places for the content types of all its tests, in which nothing happens by itself."""
+    return Cluster({"infinite_pages_cache.max_tracked_content_types": 2000, "infinite_pages_cache.naptime": 0,
+                    "autovacuum": "off", **settings})
 
 
 class Tally:
