@@ -150,7 +150,7 @@ impl Place {
 }
 
 /// Adds to a counter, which stops at [`MOST`]. There is room above it for what others add meanwhile.
-fn add(counter: &AtomicU64, number: u64) {
+pub fn add(counter: &AtomicU64, number: u64) {
     let number = number.min(MOST / 4);
     if counter.fetch_add(number, Relaxed) > MOST - number {
         counter.store(MOST, Relaxed);
