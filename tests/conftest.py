@@ -23,8 +23,9 @@ BINDIR = Path(subprocess.check_output([PG_CONFIG, "--bindir"], text=True).strip(
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 << 30 else None
 
 # The steps of maintenance, in the order of a run by hand.
-STEPS = ["premake partitions", "premake audit partitions", "analyze", "trim maintenance log", "enforce limits",
-         "delete expired entries", "secure partitions", "drop dead months", "retention", "trim audit log"]
+STEPS = ["premake partitions", "premake audit partitions", "summarize", "analyze", "trim statistics", "trim maintenance log",
+         "flush statistics", "enforce limits", "delete expired entries", "secure partitions", "drop dead months", "retention",
+         "trim audit log"]
 
 ALICE = "a11ce000-0000-4000-8000-000000000001"
 BOB = "b0b00000-0000-4000-8000-000000000002"

@@ -214,6 +214,7 @@ def test_quantiles_of_known_latencies(client):
 ])
 def test_odd_histograms(client, buckets, share, found):
     """Weights may be fractions; what is no number of calls counts as none."""
+    buckets = None if buckets is None else [None if count is None else float(count) for count in buckets]
     value = client.database.value("SELECT cache_latency_ms(%s::float8[], %s::float8)", (buckets, share))
     assert value == (found and Decimal(found))
 
