@@ -22,7 +22,9 @@ locked AS MATERIALIZED (
 ),
 updated AS (
     UPDATE @extschema@.infinite_pages_cache_partitioned c
-    SET hit_count = least(c.hit_count::numeric + l.hits, 9223372036854775807)::bigint,
+    -- The column of an adopted table may be of type integer.
+    SET hit_count = least(c.hit_count::numeric + l.hits, CASE WHEN pg_typeof(c.hit_count) = 'integer'::regtype
+                          THEN 2147483647 ELSE 9223372036854775807 END)::bigint,
         -- The whole units that all hits have saved, so that fractions add up over time.
         token_cost_saved = least(c.token_cost_saved + floor((c.hit_count::numeric + l.hits) * coalesce(c.token_cost, 0))
                                      - floor(c.hit_count * coalesce(c.token_cost, 0)), 9223372036854775807)::bigint,

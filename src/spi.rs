@@ -82,6 +82,12 @@ impl Rows {
     }
 }
 
+/// Whether all statements of the transaction see what its first one saw.
+pub fn uses_transaction_snapshot() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// Runs a statement once.
 pub fn run<T>(access: Access, sql: &str, args: &[DatumWithOid], f: impl FnOnce(&Rows) -> T) -> T {
     let sql = CString::new(sql).expect("a statement has no NUL byte");

@@ -292,6 +292,16 @@ def test_a_role_without_rights_is_refused(cache, cluster):
     assert cache.contents() == before
 
 
+@pytest.mark.parametrize("share", ["-0.000001", "1.000001", "95", "'NaN'", "'Infinity'", "'-Infinity'"])
+def test_a_share_that_is_none(cache, share):
+    assert "share" in refused(cache, f"SELECT cache_latency_ms('{{1,2}}', {share})", "22023").message_primary
+
+
+@pytest.mark.parametrize("buckets", ["array_fill(1, ARRAY[101])", "array_fill(NULL::float8, ARRAY[1000000])"])
+def test_more_buckets_than_there_are(cache, buckets):
+    assert "100" in refused(cache, f"SELECT cache_latency_ms({buckets}, 0.5)", "22023").message_detail
+
+
 # Extreme values of each type that the functions take.
 EXTREMES = {
     "uuid": ["NULL", "'00000000-0000-0000-0000-000000000000'", "'ffffffff-ffff-ffff-ffff-ffffffffffff'"],
@@ -303,6 +313,10 @@ EXTREMES = {
     "cache_ttl": ["NULL", "'infinity'", "'-infinity'", "'0'", "'-1 day'", "'1 microsecond'", "'290000 years'", "'300000 years'", "'178000000 years'"],
     "interval": ["NULL", "'0'", "'-1 day'", "'1 microsecond'", "'290000 years'", "'300000 years'", "'178000000 years'", "'-178000000 years'"],
     "numeric": ["NULL", "'NaN'", "'Infinity'", "'-Infinity'", "1e100000", "-1", "1e-1000"],
+    "double precision": ["NULL", "0", "1", "-0.1", "1.1", "'NaN'", "'Infinity'", "'-Infinity'", "1e-308", "1e308"],
+    "double precision[]": ["NULL", "'{}'", "'{NULL}'", "'{NaN,Infinity,-Infinity}'", "'{-1,1}'", "'{{1,2},{3,NULL}}'", "'[5:6]={1,2}'",
+                           "'{1e308,1e308}'", "array_fill(1::float8, ARRAY[100])", "array_fill(1::float8, ARRAY[101])",
+                           "array_fill(1::float8, ARRAY[100000])"],
     "integer": ["NULL", "0", "-1", "2147483647", "-2147483648"],
     "boolean": ["NULL", "true", "false"],
     "timestamp with time zone": ["NULL", "'infinity'", "'-infinity'", "'4713-01-01 BC'", "'294276-12-31'", "now()"],
@@ -316,7 +330,7 @@ def test_no_argument_makes_a_function_fail_internally(cache):
         """SELECT p.oid::regproc::text, ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (t, n) ORDER BY n)
            FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
            JOIN pg_extension e ON e.oid = d.refobjid WHERE e.extname = 'infinite_pages_cache' ORDER BY 1""")
-    ordinary = {"uuid": f"'{ALICE}'", "text": "'t'", "text[]": "'{k}'", "jsonb": "'{\"tag\": \"a\"}'", "integer": "2", "boolean": "true",
+    ordinary = {"double precision": "0.95", "double precision[]": "'{1,2,3}'", "uuid": f"'{ALICE}'", "text": "'t'", "text[]": "'{k}'", "jsonb": "'{\"tag\": \"a\"}'", "integer": "2", "boolean": "true",
                 "interval": "'90 days'", "timestamp without time zone": "'2031-01-01'", "cstring": "'1 day'"}
     before = cache.contents()
     internal = []

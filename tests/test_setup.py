@@ -77,7 +77,8 @@ def test_set_up_repairs_what_is_missing(database):
     assert {row[:3] for row in found["columns"]} == {row[:3] for row in expected["columns"]}
 
 
-@pytest.mark.parametrize("table", [CACHE, "cache_audit_log", "cache_content_policies", "cache_maintenance_runs"])
+@pytest.mark.parametrize("table", [CACHE, "cache_audit_log", "cache_content_policies", "cache_maintenance_runs", "cache_statistics_hourly",
+                                   "cache_entry_summary", "cache_user_summary"])
 def test_a_missing_table_is_reported_and_made_again(database, table):
     database.execute(f"DROP TABLE {table}")
     [row] = [row for row in database.execute("SELECT name, ok, detail, hint FROM verify_production_cache()") if row[0] == "tables exist"]

@@ -19,17 +19,23 @@ by_type AS (
                  max(last_accessed) FILTER (WHERE last_accessed <= clock_timestamp()) AS last_accessed
           FROM entry GROUP BY content_type) e
     LEFT JOIN pending p USING (content_type)
+),
+total AS (
+    SELECT hits, tokens_saved, last_accessed FROM by_type
+    UNION ALL
+    -- Of types that have no counters of their own.
+    SELECT hits, tokens_saved, last_accessed FROM pending WHERE content_type = ''
 )
 SELECT jsonb_build_object(
     'user_id', $1,
     'total_cache_entries', (SELECT count(*) FROM entry),
     'live_entries', (SELECT count(*) FROM entry WHERE live),
     'expired_entries', (SELECT count(*) FROM entry WHERE NOT live),
-    'total_cache_hits', (SELECT coalesce(sum(hits), 0) FROM by_type),
-    'total_tokens_saved', (SELECT coalesce(sum(tokens_saved), 0) FROM by_type),
+    'total_cache_hits', (SELECT coalesce(sum(hits), 0) FROM total),
+    'total_tokens_saved', (SELECT trim_scale(coalesce(sum(tokens_saved), 0)) FROM total),
     'total_tokens_spent', (SELECT coalesce(sum(token_cost), 0) FROM entry),
     'avg_reuse_score', (SELECT round(avg(reuse_score), 2) FROM entry),
-    'last_cache_access', (SELECT max(last_accessed) FROM by_type),
+    'last_cache_access', (SELECT max(last_accessed) FROM total),
     'content_types', (SELECT coalesce(jsonb_object_agg(content_type, jsonb_build_object(
         'entries', entries, 'live_entries', live_entries, 'hits', hits,
         'tokens_saved', tokens_saved, 'tokens_spent', tokens_spent)), '{}') FROM by_type))

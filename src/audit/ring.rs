@@ -232,15 +232,21 @@ pub fn read(from: u64) -> Records {
     records
 }
 
-/// Removes records that have been stored.
+/// Removes records that have been stored. Those that have given way meanwhile were counted as lost, and are
+/// not.
 pub fn drained(positions: &[u64]) {
-    lock().exclusive(|| {
+    let given_way = lock().exclusive(|| {
         let ring = Locked::get();
+        let given_way = positions.iter().filter(|position| **position < ring.first()).count();
         for position in positions.iter().filter(|position| **position >= ring.first()) {
             ring.mark(*position, ring.head(*position).length, pg_sys::InvalidOid);
         }
         drop_first(&ring);
+        given_way
     });
+    if let Some(place) = counters::place_of_others() {
+        counters::place(place).take_back(Count::AuditLost, given_way as u64);
+    }
 }
 
 /// Removes the records of databases that are gone.

@@ -188,7 +188,7 @@ impl Writer {
             },
         );
         // What the transaction's snapshot does not show it cannot delete; to commit would leave two.
-        if removed.len() < outdated.len() && uses_transaction_snapshot() {
+        if removed.len() < outdated.len() && spi::uses_transaction_snapshot() {
             contended();
         }
         removed.into_iter().max_by_key(|(created_at, _)| *created_at).map(|(_, moved)| moved)
@@ -241,12 +241,6 @@ pub fn existing(address: &Address) -> Vec<Version> {
 
 fn optional_text(text: Option<&[u8]>) -> DatumWithOid<'static> {
     text.map_or_else(|| DatumWithOid::null_oid(pg_sys::TEXTOID), spi::text)
-}
-
-#[allow(unsafe_code)]
-fn uses_transaction_snapshot() -> bool {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
 fn contended() -> ! {

@@ -6,7 +6,8 @@
 use super::counters::{self, Count, Values};
 use super::hits::{self, Hits};
 use crate::audit::ring;
-use pgrx::pg_sys;
+use crate::error::Refusal;
+use pgrx::prelude::*;
 use std::cell::RefCell;
 
 /// To be done at commit.
@@ -28,7 +29,8 @@ thread_local! {
 
 /// Has the ends of transactions looked at; called once when the library is loaded.
 pub fn watch() {
-    // SAFETY: the callbacks live as long as the library, which PostgreSQL never unloads, and do not raise.
+    // SAFETY: the callbacks live as long as the library, which PostgreSQL never unloads. They raise at most
+    // before a transaction is prepared, when that may fail.
     unsafe {
         pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
@@ -55,8 +57,17 @@ pub fn has_drained() -> bool {
     PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| !matches!(action, Action::Count(..))))
 }
 
+#[pg_guard]
 unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
+        // What has been drained must stay in memory until it is certain that it is stored.
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if has_drained() => Refusal::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot PREPARE a transaction that has stored statistics",
+        )
+        .detail("They leave memory when it commits, which another session may do, or never.")
+        .hint("Call cache_flush_statistics() in a transaction of its own.")
+        .raise(),
         // A prepared transaction is as good as committed for what is only counted.
         pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
             for (_, action) in PENDING.take() {

@@ -139,6 +139,11 @@ impl Place {
         add(&self.now[count as usize], number);
     }
 
+    /// Takes back what was counted in error, and has not been stored.
+    pub fn take_back(&self, count: Count, number: u64) {
+        self.now[count as usize].fetch_sub(number, Relaxed);
+    }
+
     pub fn took(&self, latency: Latency, microseconds: u64) {
         add(&self.now[PLAIN + latency as usize * BUCKETS + bucket_of(microseconds)], 1);
     }
@@ -150,7 +155,7 @@ impl Place {
 }
 
 /// Adds to a counter, which stops at [`MOST`]. There is room above it for what others add meanwhile.
-fn add(counter: &AtomicU64, number: u64) {
+pub fn add(counter: &AtomicU64, number: u64) {
     let number = number.min(MOST / 4);
     if counter.fetch_add(number, Relaxed) > MOST - number {
         counter.store(MOST, Relaxed);

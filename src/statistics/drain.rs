@@ -130,7 +130,7 @@ pub fn histogram(values: &counters::Values, number: usize) -> Vec<i64> {
 #[derive(Default)]
 pub struct Batch {
     pub updated: i64,
-    /// Left for later, since somebody else holds them.
+    /// Left for later, since somebody else holds them, or this transaction may not see them.
     pub locked: i64,
 }
 
@@ -174,6 +174,8 @@ impl Entries {
                     batch.updated += 1;
                     done.push(hits);
                 }
+                // An old snapshot shows no new entry.
+                Outcome::Gone if spi::uses_transaction_snapshot() => batch.locked += 1,
                 Outcome::Gone => done.push(hits),
                 Outcome::Locked => batch.locked += 1,
                 Outcome::Postponed => self.postponed.push((hits.user_id, hits.digest)),

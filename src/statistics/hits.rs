@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use super::counters;
 use crate::settings;
 use crate::shared_memory::{Area, Lock};
 use pgrx::{Uuid, pg_sys};
@@ -173,7 +174,7 @@ pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: u64, now: i64) -
     let add = |index| {
         let slot = region.slot(index);
         slot.hits.fetch_add(1, Relaxed);
-        slot.tokens.fetch_add(tokens, Relaxed);
+        counters::add(&slot.tokens, tokens);
         slot.last.fetch_max(now, Relaxed);
     };
     let known = region.lock.shared(|| match region.find(database, user_id, digest, start) {

@@ -112,7 +112,7 @@ pub fn sees_all(home: &Home) -> bool {
 /// The latency in milliseconds that a share of the calls did not exceed; NULL when there were none.
 ///
 /// # Errors
-/// 22023 for a share that is not between 0 and 1.
+/// 22023 for a share that is not between 0 and 1, and for more buckets than there are.
 #[pg_extern(sql = false)]
 fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Option<AnyNumeric> {
     let (buckets, share) = (buckets?, share?);
@@ -122,8 +122,16 @@ fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Op
             .hint("Pass 0.95 for the 95th percentile.")
             .raise();
     }
-    let counts: Vec<f64> =
-        buckets.into_iter().map(|count| count.filter(|count| count.is_finite()).unwrap_or(0.0)).collect();
+    if buckets.len() > histogram::BUCKETS {
+        let (most, length) = (histogram::BUCKETS, buckets.len());
+        crate::error::Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "too many buckets")
+            .detail(format!("A histogram has {most} at most, the array has {length}."))
+            .hint("Pass lookup_us or upsert_us, or sums of them by position.")
+            .raise();
+    }
+    // What is no number of calls counts as none; what no server can have counted, as very many.
+    let number = |count: f64| if count.is_finite() { count.clamp(0.0, 1e300) } else { 0.0 };
+    let counts: Vec<f64> = buckets.into_iter().map(|count| count.map_or(0.0, number)).collect();
     histogram::quantile(&counts, share).map(|microseconds| {
         AnyNumeric::try_from(format!("{:.3}", microseconds / 1000.0).as_str()).expect("a decimal number")
     })

@@ -16,8 +16,10 @@ use at_commit::{Action, at_commit};
 use counters::{Count, Latency, place, place_of};
 use std::time::Instant;
 
-/// An expression: what an entry cost, in millionths of the application's unit, as many as a counter takes.
-pub const MILLIONTHS: &str = "pg_catalog.int8(pg_catalog.numeric_mul(LEAST(token_cost, 2000000000000), 1000000))";
+/// An expression: what an entry cost, in millionths of the application's unit, as many as a counter takes;
+/// NULL when that is not known, which LEAST would turn into its limit.
+pub const MILLIONTHS: &str =
+    "pg_catalog.int8(pg_catalog.numeric_mul(pg_catalog.numeric_smaller(token_cost, 2000000000000), 1000000))";
 
 /// What a lookup found.
 #[derive(Clone, Copy, PartialEq, Eq)]

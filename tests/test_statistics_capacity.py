@@ -1,0 +1,226 @@
+"""Shared memory is of a fixed size: what does not fit is counted all the same, in less detail."""
+
+from collections import Counter
+
+import pytest
+
+from conftest import ALICE, BOB, Database, together, wait_until
+from tally import Client, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from test_maintenance import report
+
+ENTRIES, TYPES = 64, 8
+
+
+@pytest.fixture
+def small():
+    """A cluster with the least room; as its settings say."""
+    cluster = counting_cluster(**{"infinite_pages_cache.max_tracked_entries": ENTRIES, "infinite_pages_cache.max_tracked_content_types": TYPES})
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def client(small):
+    database = Database(small)
+    with database.connect() as connection:
+        client = Client(connection)
+        client.database = database
+        yield client
+
+
+# ── entries ──────────────────────────────────────────────────────────────────────────────────────
+
+def test_hits_of_more_entries_than_there_are_places_for(client):
+    entries = [(ALICE, "tone" if number % 3 else "setting", f"k{number}") for number in range(ENTRIES + 6)]
+    for entry in entries:
+        client.upsert(entry, 2)
+    tracked, others = entries[:ENTRIES], entries[ENTRIES:]
+    for entry in tracked:
+        client.lookup(entry, 2)
+    for entry in others:
+        client.lookup(entry, 3)
+    # An entry that has its place keeps it.
+    for entry in tracked:
+        client.lookup(entry)
+    untracked = Counter(entry[1] for entry in others for _ in range(3))
+    for content_type, number in untracked.items():
+        client.tally.types[content_type]["untracked_hits"] = number
+    assert untracked == {"tone": 12, "setting": 6}
+    assert counters(client.database) == client.tally.counters()
+    assert pending(client.database) == (ENTRIES * 3, ENTRIES * 3 * 2)
+    assert flush(client.connection) == (ENTRIES, 0, 2, 0)
+    assert rolled_up(client.database) == client.tally.counters()
+    assert rows_of(client.database) == {entry: 3 if entry in tracked else 0 for entry in entries}
+    # The places are free again, for others, too.
+    for entry in others:
+        client.lookup(entry, 4)
+    assert pending(client.database) == (4 * len(others), 8 * len(others))
+    assert flush(client.connection)[:2] == (len(others), 0)
+    assert rows_of(client.database) == {entry: 3 if entry in tracked else 4 for entry in entries}
+    assert rolled_up(client.database) == client.tally.counters()
+
+
+def test_places_of_entries_are_shared_by_databases(client):
+    other = Database(client.database.cluster)
+    with other.connect() as connection:
+        second = Client(connection)
+        for number in range(ENTRIES):
+            client.upsert((ALICE, "tone", f"k{number}"))
+            client.lookup((ALICE, "tone", f"k{number}"))
+        second.upsert((ALICE, "tone", "k0"))
+        second.lookup((ALICE, "tone", "k0"), 2)
+        second.tally.types["tone"]["untracked_hits"] = 2
+        assert counters(other) == second.tally.counters()
+        # The other database's flush frees no place, this one's all of its own.
+        assert flush(connection) == (0, 0, 1, 0)
+        assert flush(client.connection)[:2] == (ENTRIES, 0)
+        second.lookup((ALICE, "tone", "k0"))
+        assert pending(other) == (1, 1)
+    assert rows_of(client.database) == client.tally.hit_counts()
+
+
+def test_entries_come_and_go_in_every_order(client):
+    """Places are found again whatever was freed between: nothing is lost, and nothing stays behind."""
+    keys = [(user, "tone", f"k{number}") for number in range(50) for user in (ALICE, BOB)]
+    for key in keys:
+        client.upsert(key)
+    with client.database.connect() as holder:
+        for rest in range(5):
+            for number, key in enumerate(keys):
+                if number % 5 == rest:
+                    client.lookup(key, number % 3 + 1)
+            # Some of them keep their places.
+            holder.execute("BEGIN")
+            holder.execute("SELECT 1 FROM infinite_pages_cache_partitioned WHERE right(cache_key, 1) IN ('1', '4') FOR UPDATE")
+            flush(client.connection)
+            holder.execute("COMMIT")
+    flush(client.connection)
+    assert rows_of(client.database) == client.tally.hit_counts()
+    assert rolled_up(client.database) == client.tally.counters()
+    assert pending(client.database) == (0, 0)
+
+
+def test_more_clients_than_places(client):
+    """The sums by type are exact also when eight clients fight for the last places."""
+    entries = [(ALICE, "tone", f"k{number}") for number in range(2 * ENTRIES)]
+    for entry in entries:
+        client.upsert(entry)
+
+    def read(number):
+        with client.database.connect() as connection:
+            one = Client(connection)
+            one.tally.costs.update(client.tally.costs)
+            for entry in entries[number::3] + entries:
+                one.lookup(entry)
+            return one.tally
+
+    for tally in together(*[lambda number=number: read(number) for number in range(8)]):
+        client.tally = client.tally + tally
+    hits, tracked = client.tally.total("hits"), pending(client.database)[0]
+    found = counters(client.database)["tone"]
+    assert found["hits"] == hits and found["untracked_hits"] == hits - tracked
+    assert flush(client.connection)[:2] == (ENTRIES, 0)
+    rows = rows_of(client.database)
+    assert sum(rows.values()) == tracked and all(rows[entry] in (0, client.tally.hits[entry]) for entry in entries)
+
+
+# ── content types ────────────────────────────────────────────────────────────────────────────────
+
+def test_ten_thousand_content_types(client):
+    """The first ones have counters of their own, all others one row together, and the sums are right."""
+    client.connection.execute("SELECT count(cache_upsert(%s, 'type ' || n, 'k', '1', token_cost => 0.5)) FROM generate_series(1, 10000) n", (ALICE,))
+    for _ in range(2):
+        client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'k')) FROM generate_series(1, 10000) n", (ALICE,))
+        client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'none')) FROM generate_series(1, 10000, 2) n", (ALICE,))
+    own = [f"type {number}" for number in range(1, TYPES + 1)]
+    names = ["hits", "misses", "upserts", "tokens_spent", "tokens_saved", "lookup_us"]
+
+    def right(numbers):
+        odd = sum(number % 2 for number in numbers)
+        counts = (2 * len(numbers), 2 * odd, len(numbers), len(numbers) / 2, len(numbers), 2 * len(numbers) + 2 * odd)
+        return {name: count for name, count in zip(names, counts) if count}
+
+    expected = {name: right([number]) for number, name in enumerate(own, 1)} | {"": right(range(TYPES + 1, 10001))}
+    assert counters(client.database, *names) == expected
+    # Hits that found no place among the entries stand with their type, or with all others.
+    assert counters(client.database, "untracked_hits")[""]["untracked_hits"] == 20000 - pending(client.database)[0]
+    assert flush(client.connection)[2] == TYPES + 1
+    assert rolled_up(client.database, *names) == expected
+    # After a flush others do not get the places of those that have them.
+    client.connection.execute("SELECT cache_lookup(%s, 'type 10000', 'k')", (ALICE,))
+    assert counters(client.database, "hits", pending=True) == {"": {"hits": 1}}
+    rows = {row["content_type"]: row for row in report(client.database, "cache_performance_metrics")}
+    assert (rows["(all other types)"]["lookups"], rows["(all other types)"]["total_entries"]) == (expected[""]["lookup_us"] + 1, 0)
+    assert sum(row["lookups"] or 0 for row in rows.values()) == 30001
+
+
+def test_another_database_still_counts_when_all_places_are_taken(client):
+    client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'none')) FROM generate_series(1, 100) n", (ALICE,))
+    other = Database(client.database.cluster)
+    with other.connect() as connection:
+        second = Client(connection)
+        for number in range(3):
+            second.upsert((ALICE, f"mine {number}", "k"), 2)
+            second.lookup((ALICE, f"mine {number}", "k"), 5)
+            second.lookup((ALICE, f"mine {number}", "none"), 1)
+        assert counters(other) == {"": {"hits": 15, "misses": 3, "upserts": 3, "tokens_spent": 6, "tokens_saved": 30}}
+        assert flush(connection) == (3, 0, 1, 0)
+        assert rolled_up(other) == {"": {"hits": 15, "misses": 3, "upserts": 3, "tokens_spent": 6, "tokens_saved": 30}}
+        assert rows_of(other) == second.tally.hit_counts()
+    assert counters(client.database, "misses")[""] == {"misses": 100 - TYPES}
+
+
+def test_hits_of_a_type_without_a_place_show_at_once(client):
+    client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'none')) FROM generate_series(1, 100) n", (ALICE,))
+    client.upsert((ALICE, "tone", "k"), 2)
+    client.lookup((ALICE, "tone", "k"), 5)
+    for _ in range(2):
+        assert sum(row["cache_hits"] for row in report(client.database, "cache_performance_metrics")) == 5
+        assert [row["total_cache_hits"] for row in report(client.database, "user_cache_analytics")] == [5]
+        found = client.database.value("SELECT get_infinite_pages_analytics(%s)", (ALICE,))
+        assert (found["total_cache_hits"], found["total_tokens_saved"]) == (5, 10)
+        flush(client.connection)
+
+
+def test_long_names_are_different_types(client):
+    """A name has 255 bytes at most, and all of them count."""
+    types = ["x" * 254 + last for last in "ab"] + ["é" * 127, "é" * 126 + "è", " ", "'"]
+    for number, content_type in enumerate(types, 1):
+        client.lookup((ALICE, content_type, "none"), number)
+    assert counters(client.database) == client.tally.counters()
+    flush(client.connection)
+    assert rolled_up(client.database) == client.tally.counters()
+
+
+# ── databases that are gone ──────────────────────────────────────────────────────────────────────
+
+def test_places_of_dropped_databases_are_given_to_others():
+    """The launcher notices that a database is gone, and gives up what was counted in it."""
+    cluster = counting_cluster(**{"infinite_pages_cache.max_tracked_entries": ENTRIES, "infinite_pages_cache.max_tracked_content_types": TYPES,
+                                  "infinite_pages_cache.naptime": "1s", "infinite_pages_cache.skip_steps": "flush statistics"})
+    try:
+        for _ in range(3):
+            database = Database(cluster)
+            with database.connect() as connection:
+                client = Client(connection)
+                client.database = database
+
+                def have_places():
+                    """A lookup of a type that is new gets a place of its own once the launcher has come round."""
+                    one = Client(connection)
+                    name = f"try {have_places.tries}"
+                    have_places.tries += 1
+                    one.lookup((ALICE, name, "none"))
+                    return name in counters(database)
+                have_places.tries = 0
+                wait_until(have_places, timeout=90)
+                for number in range(TYPES + 2):
+                    client.lookup((ALICE, f"type {number}", "none"))
+                for number in range(ENTRIES):
+                    client.upsert((ALICE, "tone", f"k{number}"))
+                    client.lookup((ALICE, "tone", f"k{number}"))
+                assert pending(database) == (ENTRIES, ENTRIES)
+                assert sum(count["misses"] for count in counters(database, "misses").values()) == TYPES + 2 + have_places.tries
+            database.drop()
+    finally:
+        cluster.remove()
