@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo psql demo-stop test lint install package clean packages tools prerequisites
+.PHONY: help demo psql demo-stop test bench lint install package clean packages tools prerequisites
 MAKEFLAGS += --no-print-directory
 
 # Looked up only when a recipe runs, since an earlier one may have to install it: the newest server
@@ -59,6 +59,11 @@ test: lint target/venv/requirements.txt ## All checks: lint, tests inside the se
 	$(MAKE) install
 	echo '== Tests by a real client, against servers of their own: some minutes'
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests -q -o cache_dir=target/pytest_cache
+
+bench: PACKAGES += python3-venv
+bench: prerequisites target/venv/requirements.txt ## Measure it on this machine: all cases, or those of CASES="counting views"
+	@$(MAKE) install
+	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m bench $(CASES)
 
 lint: prerequisites ## Formatting and clippy
 	@echo '== Formatting and clippy: about 1 minute the first time'

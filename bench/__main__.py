@@ -1,0 +1,65 @@
+"""Measures the extension on this machine: make bench, or make bench CASES="counting views".
+
+A case is a file in bench/cases, with a docstring that says what it measures, and a function run(settings)
+that returns tables. Its name is that of the file. Tables go to the output, progress to the error output.
+
+Figures of one machine and one day: what can be compared are the ratios, each to a baseline of the same run.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from . import measure
+from .server import BINDIR, ROOT, SETTINGS
+
+CASES = sorted(file.stem for file in (Path(__file__).parent / "cases").glob("*.py") if file.stem != "__init__")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n")[0])
+    parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all of them if none is given")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="entries of a large cache")
+    parser.add_argument("--rounds", type=int, default=9, help="runs of everything that is compared")
+    options = parser.parse_args()
+    unknown = set(options.cases) - set(CASES)
+    if unknown:
+        parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+
+    began = time.monotonic()
+    print(machine())
+    for name in options.cases or CASES:
+        case = importlib.import_module(f"bench.cases.{name}")
+        measure.progress(f"{name} …")
+        title, _, text = case.__doc__.strip().partition("\n\n")
+        print(f"\n## {name}: {title}\n\n{text}\n", flush=True)
+        for table in case.run(options):
+            print(f"{table}\n", flush=True)
+    measure.progress(f"{time.monotonic() - began:.0f} s in all; load average at the end {os.getloadavg()[0]:.1f}")
+
+
+def machine():
+    """What the figures hold for."""
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True, capture_output=True)
+    version = subprocess.check_output([str(BINDIR / "postgres"), "--version"], text=True).split(maxsplit=2)[2].strip()
+    settings = ", ".join(f"{name} = {value}" for name, value in SETTINGS.items())
+    return (
+        f"# Benchmark of infinite_pages_cache {commit.stdout.strip()}\n\n"
+        f"- {time.strftime('%Y-%m-%d %H:%M %Z')}, {os.cpu_count()} cores ({cpu}), {memory:.0f} GB of memory, "
+        f"{platform.system()} {platform.release()}, load average {os.getloadavg()[0]:.1f} before it began\n"
+        f"- PostgreSQL {version}; {settings}\n"
+        "- a ± b: the median of the runs, and half the width of the range in which the middle half of them lies. What is\n"
+        "  compared runs in turns. A ratio or a difference is that of the runs of one turn."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Servers to measure: each a private copy of a kept data directory, so that no case leaves traces for another."""
+
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from conftest import BINDIR, Cluster, as_server_user  # noqa: E402
+
+from . import data, measure  # noqa: E402
+
+KEPT = ROOT / "target" / "bench"
+
+# As a server of its own would have them; nothing that comes at a time of its own may disturb a run.
+SETTINGS = {
+    "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off", "fsync": "on",
+    "infinite_pages_cache.naptime": "0",
+}
+
+
+class Copy(Cluster):
+    """A cluster that begins as a copy of a data directory."""
+
+    def __init__(self, original, settings):
+        self.directory = Path(tempfile.mkdtemp(prefix="ipc-bench-"))
+        self.directory.chmod(0o755)
+        self.data = self.directory / "data"
+        self.environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+        subprocess.run(["cp", "-a", "--reflink=auto", original, self.data], check=True)
+        if os.geteuid() == 0:
+            subprocess.run(["chown", "-R", str(pwd.getpwnam("postgres").pw_uid), self.directory], check=True)
+        self.configure({**SETTINGS, "unix_socket_directories": str(self.directory), **settings})
+        self.start()
+
+    def execute(self, sql, parameters=None):
+        """Runs statements on a connection of their own; returns the rows of the last one, if it has any."""
+        with self.connect() as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else None
+
+
+@contextmanager
+def start(entries, settings=None):
+    """A server with so many entries, stopped and removed at the end."""
+    server = Copy(kept(entries), settings or {})
+    try:
+        # In memory, as far as it goes.
+        server.execute("SELECT count(*), count(content) FROM infinite_pages_cache_partitioned")
+        yield server
+    finally:
+        server.remove()
+
+
+def kept(entries):
+    """A data directory with so many entries, made once for each version of what is in it."""
+    major = subprocess.check_output([str(BINDIR / "postgres"), "--version"], text=True).split()[2].split(".")[0]
+    sources = [file for folder in ("sql", "src/partition") for file in sorted((ROOT / folder).rglob("*"))
+               if file.is_file() and "reports" not in file.parts]
+    texts = [data.load(entries, 0, 0), *(source.read_text() for source in sources)]
+    version = hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
+    directory = KEPT / f"pg{major}-{entries}-{version}"
+    if not directory.exists():
+        for outdated in KEPT.glob(f"pg{major}-{entries}-*"):
+            shutil.rmtree(outdated)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        unfinished = directory.with_suffix(".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        load(entries, unfinished)
+        unfinished.rename(directory)
+    return directory
+
+
+def load(entries, directory):
+    measure.progress(f"loading {entries:,} entries, to be kept in {directory.parent} …")
+    empty = Cluster()
+    empty.stop()
+    server = Copy(empty.data, {"synchronous_commit": "off", "max_wal_size": "1GB", "wal_recycle": "off"})
+    shutil.rmtree(empty.directory)
+    try:
+        server.execute("CREATE EXTENSION infinite_pages_cache")
+        batches = range(0, entries, data.BATCH)
+        workers = os.cpu_count()
+
+        def work(number):
+            with server.connect() as connection:
+                for first in batches[number::workers]:
+                    connection.execute(data.load(entries, first, min(first + data.BATCH, entries) - 1))
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(work, range(workers)))
+        server.execute("SELECT cache_flush_statistics()")
+        server.execute("VACUUM ANALYZE")
+        server.execute("ANALYZE infinite_pages_cache_partitioned, cache_audit_log")
+        server.execute("CHECKPOINT")
+        server.stop()
+        shutil.copytree(server.data, directory, symlinks=True)
+    except BaseException:
+        server.stop("immediate")
+        raise
+    finally:
+        shutil.rmtree(server.directory, ignore_errors=True)
