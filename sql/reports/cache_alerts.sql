@@ -2,6 +2,10 @@
 WITH cache AS (
     SELECT coalesce(sum(entries), 0) AS entries, coalesce(sum(expired_entries), 0) AS expired FROM @entries_by_type@ e
 ),
+server AS (
+    SELECT setting ~ '(^|[ ,"/])infinite_pages_cache' AS preloaded
+    FROM pg_settings WHERE name = 'shared_preload_libraries'
+),
 recent AS MATERIALIZED (
     SELECT * FROM @recent_statistics@ r
 ),
@@ -18,8 +22,10 @@ response AS (
 ),
 measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 1, 'critical', 'cache hit rate below 40 %', percent, 40::numeric, false,
-           'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
-    FROM hit_rate
+           CASE WHEN preloaded
+                THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
+                ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
+    FROM hit_rate, server
     UNION ALL
     SELECT 2, 'critical', 'connections above 90 % of max_connections',
            round(100.0 * count(*) / current_setting('max_connections')::integer, 1), 90, true,
@@ -38,13 +44,15 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 5, 'critical', 'partitions ready after the current month, fewer than 1',
            count(*) FILTER (WHERE substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz
                                   > clock_timestamp()), 1, false,
-           'Run cache_run_maintenance(), or create_monthly_cache_partition() for the coming month.'
+           'Look at cache_maintenance_status; or run cache_run_maintenance(), or create_monthly_cache_partition() for the coming month.'
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
     UNION ALL
     SELECT 6, 'warning', 'cache hit rate below 55 %', percent, 55, false,
-           'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
-    FROM hit_rate
+           CASE WHEN preloaded
+                THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
+                ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
+    FROM hit_rate, server
     UNION ALL
     SELECT 7, 'warning', 'failed maintenance steps in the last 24 hours',
            count(*), 0, true, 'Look at cache_maintenance_log for the steps with status failed.'
@@ -53,7 +61,7 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     UNION ALL
     SELECT 8, 'warning', 'expired entries above 20 % of all',
            CASE WHEN entries > 0 THEN round(100.0 * expired / entries, 1) ELSE 0 END, 20, true,
-           'Run cleanup_expired_cache_entries_production(), or cache_run_maintenance() more often.'
+           'Run cleanup_expired_cache_entries_production(), or shorten infinite_pages_cache.naptime.'
     FROM cache
     UNION ALL
     SELECT 9, 'warning', 'unusual access: share of one user in the writes of the last hour above 50 % (of 1,000 or more)',
