@@ -20,12 +20,13 @@ def cluster():
 def test_who_installs_it_is_told(empty_database):
     notices = []
     with empty_database.connect() as connection:
-        connection.add_notice_handler(notices.append)
+        connection.add_notice_handler(lambda diag: notices.append(
+            (diag.severity, diag.sqlstate, diag.message_primary, diag.message_detail, diag.message_hint)))
         connection.execute("CREATE EXTENSION infinite_pages_cache")
-        [notice] = notices
-        assert (notice.severity, notice.sqlstate) == ("WARNING", "01000")
-        assert "not preloaded" in notice.message_primary and "not counted" in notice.message_detail
-        assert "shared_preload_libraries = 'infinite_pages_cache'" in notice.message_hint
+        [(severity, sqlstate, message, detail, hint)] = notices
+        assert (severity, sqlstate) == ("WARNING", "01000")
+        assert "not preloaded" in message and "not counted" in detail
+        assert "shared_preload_libraries = 'infinite_pages_cache'" in hint
         # Once is enough.
         connection.execute("SELECT cache_setup()")
         assert len(notices) == 1
@@ -38,7 +39,7 @@ def test_who_preloads_it_is_told_nothing():
     try:
         with cluster.connect() as connection:
             notices = []
-            connection.add_notice_handler(notices.append)
+            connection.add_notice_handler(lambda diag: notices.append(diag.message_primary))
             connection.execute("CREATE EXTENSION infinite_pages_cache")
             assert notices == []
     finally:
