@@ -69,11 +69,12 @@ fn cache_setup() {
 
 /// Without shared memory the cache works; who installs it should know what does not.
 fn say_what_is_missing() {
-    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    // CREATE EXTENSION hides whatever is less than a WARNING.
+    let code = PgSqlErrorCode::ERRCODE_WARNING;
     ErrorReport::new(code, "infinite_pages_cache is not preloaded", function_name!())
         .set_detail("Lookups are not counted, and no worker maintains the cache.")
         .set_hint("Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.")
-        .report(PgLogLevel::NOTICE);
+        .report(PgLogLevel::WARNING);
 }
 
 /// # Errors
