@@ -84,6 +84,11 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Whether a record in the ring is of a user.
+pub fn is_of(body: &[u8], user_id: &Uuid) -> bool {
+    body[8..24] == **user_id
+}
+
 /// The address of the session's client as text, empty when it came through a Unix socket.
 fn client_address() -> String {
     // SAFETY: the function takes no arguments, and returns an inet or NULL.

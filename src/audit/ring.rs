@@ -104,6 +104,11 @@ impl Locked {
         }
     }
 
+    fn body(&self, position: u64, head: Head) -> &[u8] {
+        // SAFETY: the body follows the head; nobody writes it while the lock is held.
+        unsafe { std::slice::from_raw_parts(self.at(position).add(HEAD), head.body as usize) }
+    }
+
     /// Writes the two fields that every record has.
     fn mark(&self, position: u64, length: u32, database: pg_sys::Oid) {
         // SAFETY: as in head(); the lock is exclusive.
@@ -222,8 +227,7 @@ pub fn read(from: u64) -> Records {
             if records.positions.len() == RECORDS || records.bytes.len() + length > BYTES {
                 return false;
             }
-            // SAFETY: the body follows the head.
-            records.bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(ring.at(position).add(HEAD), length) });
+            records.bytes.extend_from_slice(ring.body(position, head));
             records.positions.push(position);
             records.lengths.push(length);
             true
@@ -251,13 +255,23 @@ pub fn drained(positions: &[u64]) {
 
 /// Removes the records of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
+    remove(|head, _| is_gone(head.database));
+}
+
+/// Removes the records of this database whose body is to be forgotten.
+pub fn forget(is_forgotten: impl Fn(&[u8]) -> bool) {
+    let database = database();
+    remove(|head, body| head.database == database && is_forgotten(body));
+}
+
+fn remove(is_wanted: impl Fn(Head, &[u8]) -> bool) {
     if !is_on() {
         return;
     }
     lock().exclusive(|| {
         let ring = Locked::get();
         ring.each(0, |position, head| {
-            if is_gone(head.database) {
+            if is_wanted(head, ring.body(position, head)) {
                 ring.mark(position, head.length, pg_sys::InvalidOid);
             }
             true

@@ -1,8 +1,10 @@
 //! Erasure of a user.
 
 use super::{checked_user, lock, or_raise};
+use crate::advisory::{self, Class};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
 use crate::spi::{self, Access};
+use crate::statistics::at_commit::{Action, at_commit};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
@@ -14,8 +16,10 @@ fn cache_forget_user(
 ) -> TableIterator<'static, (name!(entries_deleted, i64), name!(audit_rows_deleted, i64))> {
     let user_id = or_raise(checked_user(user_id));
     let home = Home::current();
-    // What a writer has stored and not yet committed must go, too.
+    // What a writer has stored and not yet committed must go, too, and what is in memory or on its way from
+    // there to the tables.
     lock::lock_user(&user_id);
+    advisory::lock(Class::Statistics, 0);
     let delete = |table: &str| {
         let sql = format!("DELETE FROM {}.{table} WHERE user_id = $1", home.schema);
         spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
@@ -25,5 +29,6 @@ fn cache_forget_user(
     if home.find_table(AUDIT_ARCHIVE).is_some() {
         audit_rows += delete(AUDIT_ARCHIVE);
     }
+    at_commit(Action::ForgetUser(user_id));
     TableIterator::once((entries, audit_rows))
 }

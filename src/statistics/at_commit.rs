@@ -5,8 +5,9 @@
 
 use super::counters::{self, Count, Values};
 use super::hits::{self, Hits};
-use crate::audit::ring;
+use crate::audit::{reads, ring};
 use crate::error::Refusal;
+use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 
@@ -20,6 +21,8 @@ pub enum Action {
     HitsDrained(Vec<Hits>),
     /// The audit records at these positions have been stored.
     AuditDrained(Vec<u64>),
+    /// Nothing of this user may be left.
+    ForgetUser(Uuid),
 }
 
 thread_local! {
@@ -63,10 +66,10 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
         // What has been drained must stay in memory until it is certain that it is stored.
         pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if has_drained() => Refusal::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "cannot PREPARE a transaction that has stored statistics",
+            "cannot PREPARE a transaction that has stored statistics or erased a user",
         )
-        .detail("They leave memory when it commits, which another session may do, or never.")
-        .hint("Call cache_flush_statistics() in a transaction of its own.")
+        .detail("What is in memory goes when it commits, which another session may do, or never.")
+        .hint("Call cache_flush_statistics() and cache_forget_user() in a transaction of their own.")
         .raise(),
         // A prepared transaction is as good as committed for what is only counted.
         pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
@@ -104,5 +107,9 @@ fn perform(action: Action) {
         Action::CountersDrained(place, values) => counters::drained(place, &values),
         Action::HitsDrained(hits) => hits::drained(&hits),
         Action::AuditDrained(positions) => ring::drained(&positions),
+        Action::ForgetUser(user_id) => {
+            hits::forget_user(&user_id);
+            ring::forget(|body| reads::is_of(body, &user_id));
+        }
     }
 }

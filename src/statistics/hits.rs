@@ -269,6 +269,16 @@ pub fn drained(stored: &[Hits]) {
 
 /// Frees the slots of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
+    remove(|slot| is_gone(slot.database));
+}
+
+/// Frees the slots of a user of this database.
+pub fn forget_user(user_id: &Uuid) {
+    let database = database();
+    remove(|slot| slot.database == database && slot.user_id == **user_id);
+}
+
+fn remove(is_wanted: impl Fn(&Slot) -> bool) {
     if !is_on() {
         return;
     }
@@ -277,8 +287,8 @@ pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
         region.lock.exclusive(|| {
             let mut index = 0;
             while index <= region.mask {
-                let database = region.slot(index).database;
-                if database != pg_sys::InvalidOid && is_gone(database) {
+                let slot = region.slot(index);
+                if slot.database != pg_sys::InvalidOid && is_wanted(slot) {
                     // Another one may have moved here: look again.
                     region.free(index);
                 } else {
