@@ -41,13 +41,15 @@ class Cluster:
             os.chown(self.directory, pwd.getpwnam("postgres").pw_uid, -1)
         self.data = self.directory / "data"
         self.environment = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
+        self.create()
+        self.configure({"unix_socket_directories": str(self.directory), **(settings or {})})
+        self.start()
+
+    def create(self):
         self.run_server("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
                         "--locale=C.UTF-8", "--no-sync", environment=os.environ)
-        self.configure({
-            "listen_addresses": "", "unix_socket_directories": str(self.directory), "fsync": "off",
-            "max_connections": 120, "shared_preload_libraries": "infinite_pages_cache", **(settings or {}),
-        })
-        self.start()
+        self.configure({"listen_addresses": "", "fsync": "off", "max_connections": 120,
+                        "shared_preload_libraries": "infinite_pages_cache"})
 
     def configure(self, settings):
         lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
@@ -79,6 +81,29 @@ class Cluster:
         options.setdefault("autocommit", True)
         return psycopg.connect(host=str(self.directory), dbname=dbname, user=user, **options)
 
+    def execute(self, sql, parameters=None):
+        with self.connect() as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else None
+
+    def set(self, **settings):
+        """Sets settings of the extension for the whole server, None to take one back."""
+        with self.connect() as connection:
+            for name, value in settings.items():
+                name = f"infinite_pages_cache.{name}"
+                connection.execute(f"ALTER SYSTEM RESET {name}" if value is None else f"ALTER SYSTEM SET {name} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def wait_until_up(self, timeout=30):
+        """Waits until a server that recovers from a crash takes connections again."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self.connect().close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, self.log()[-4000:]
+                time.sleep(0.05)
+
     def client(self, program, *arguments, **options):
         """Runs psql, pg_dump … against the cluster; raises when it fails, unless check=False."""
         options.setdefault("check", True)
@@ -86,6 +111,22 @@ class Cluster:
                        **options.pop("environment", {})}
         return subprocess.run([str(BINDIR / program), *map(str, arguments)], env=environment, text=True,
                               capture_output=True, **options)
+
+
+class Standby(Cluster):
+    """A streaming standby of a running cluster."""
+
+    def __init__(self, primary, settings=None):
+        self.primary = primary
+        super().__init__(settings)
+
+    def create(self):
+        self.run_server("pg_basebackup", "-h", self.primary.directory, "-U", "postgres", "-D", self.data,
+                        "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+
+    def wait_until_caught_up(self):
+        [(sent,)] = self.primary.execute("SELECT pg_current_wal_flush_lsn()")
+        wait_until(lambda: self.execute("SELECT pg_last_wal_replay_lsn() >= %s", (sent,))[0][0])
 
 
 class ClockCluster(Cluster):
@@ -120,6 +161,22 @@ def cluster():
     cluster = Cluster()
     yield cluster
     cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def worker_cluster():
+    """A cluster whose worker ticks five times a second."""
+    cluster = Cluster({"infinite_pages_cache.naptime": "200ms", "autovacuum": "off"})
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def served(worker_cluster):
+    """A database that the worker serves."""
+    database = Database(worker_cluster)
+    yield database
+    database.drop()
 
 
 @pytest.fixture(scope="session")
@@ -216,12 +273,12 @@ def together(*actions):
         return [future.result() for future in [pool.submit(action) for action in actions]]
 
 
-def wait_until(condition, timeout=20):
+def wait_until(condition, timeout=20, pause=0.01):
     """Waits until a condition holds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def is_waiting(database, connection):
