@@ -200,6 +200,13 @@ class Database:
         if extension:
             self.execute("CREATE EXTENSION infinite_pages_cache")
 
+    @classmethod
+    def existing(cls, cluster, name):
+        """One that the test has not made by this class."""
+        database = cls.__new__(cls)
+        database.cluster, database.name = cluster, name
+        return database
+
     def connect(self, user="postgres", **options):
         return self.cluster.connect(self.name, user, **options)
 

@@ -21,8 +21,7 @@ def pair():
     with database.connect() as connection:
         upsert(connection, '"first"', KEY, ttl="infinity")
     standby = Standby(primary)
-    copy = Database.__new__(Database)
-    copy.cluster, copy.name = standby, database.name
+    copy = Database.existing(standby, database.name)
     yield database, copy
     standby.remove()
     primary.remove()

@@ -1,11 +1,12 @@
 """The background worker serves the databases that have the cache, as told by its settings, and shows what it does."""
 
 import re
+import subprocess
 import time
 
 import pytest
 
-from conftest import ALICE, Cluster, Database, sqlstate_of, temporary_roles
+from conftest import ALICE, BINDIR, Cluster, Database, as_server_user, sqlstate_of, temporary_roles
 from test_concurrency import slow_down_deletions
 from test_lookups import lookup, upsert
 from test_maintenance import add_audit_month, add_month, columns_of
@@ -58,8 +59,7 @@ def test_databases_with_the_cache_are_served_and_others_left_alone(census):
     later = Database(census)
     is_served(later)
     census.execute(f"CREATE DATABASE copy TEMPLATE {template.name}")
-    copy = Database.__new__(Database)
-    copy.cluster, copy.name = census, "copy"
+    copy = Database.existing(census, "copy")
     wait_until(lambda: expired(copy) == 0)
     wait_for_ticks(copy)
     # And one that is no template any more.
@@ -73,21 +73,84 @@ def test_databases_with_the_cache_are_served_and_others_left_alone(census):
 
 
 def test_many_databases_are_all_served(census):
-    databases = [Database(census) for _ in range(12)]
-    for database in databases:
+    """Some have more to do than a tick has time for; they keep no other from its turn, and no two workers meet."""
+    slow, quick = [Database(census) for _ in range(4)], [Database(census) for _ in range(6)]
+    for database in slow:
+        slow_down_deletions(database, 0.02)
+        add_entries(database, 5000)
+    for database in slow:
+        wait_for_step(census, database.name)
+    for database in quick:
         add_entries(database, 3)
-    for database in databases:
-        wait_until(lambda: expired(database) == 0)
-        wait_for_ticks(database)
-    for database in databases:
+    most, until = 0, time.monotonic() + 30
+    with census.connect() as connection:
+        while quick_left := [database for database in quick if expired(database)]:
+            assert time.monotonic() < until, f"{len(quick_left)} of {len(quick)} databases have had no turn"
+            for _ in range(20):
+                served = [name for (name,) in connection.execute("SELECT datname FROM pg_stat_activity WHERE backend_type = %s", (WORKER,))]
+                assert len(served) == len(set(served)), served
+                most = max(most, len(served))
+                time.sleep(0.01)
+    assert most == 3
+    assert all(expired(database) > 0 for database in slow)
+    for database in slow + quick:
         database.drop()
+
+
+def test_a_database_whose_drop_was_interrupted_is_left_alone(census):
+    """PostgreSQL marks it so, and refuses each connection to it with an error in the log."""
+    database = Database(census)
+    is_served(database)
+    census.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", (database.name,))
+    time.sleep(0.5)
+    logged = len(census.log())
+    time.sleep(2)
+    assert "invalid database" not in census.log()[logged:]
+    census.execute(f"DROP DATABASE {database.name}")
+
+
+HOSTILE = {
+    "timeouts": "statement_timeout = '1ms', idle_in_transaction_session_timeout = '1ms', lock_timeout = '1ms'",
+    "styles": "\"TimeZone\" = 'Pacific/Kiritimati', \"DateStyle\" = 'German', \"IntervalStyle\" = 'sql_standard', extra_float_digits = '-15'",
+    "isolation": "default_transaction_isolation = 'serializable', default_transaction_deferrable = 'on'",
+    "names": "search_path = 'evil', quote_all_identifiers = 'on', default_table_access_method = 'heap', check_function_bodies = 'off'",
+    "planner": "enable_indexscan = 'off', enable_bitmapscan = 'off', plan_cache_mode = 'force_custom_plan', constraint_exclusion = 'off'",
+    "row security": "row_security = 'off'",
+    "the cache switched off": "infinite_pages_cache.enabled = 'off'",
+    "another role": "role = 'stranger'",
+    "replica": "session_replication_role = 'replica'",
+    "waiting for a standby": "synchronous_commit = 'remote_apply'",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_settings_of_a_database_do_not_reach_the_worker(served, kind):
+    with temporary_roles(served.cluster, "stranger"):
+        with without_worker(served.cluster), served.connect() as connection:
+            connection.execute("CREATE SCHEMA evil; CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz'")
+            connection.execute(f"DROP TABLE {name_of(3)}")
+            add_entries(served, 5)
+            add_month(served, -3)
+            for setting in HOSTILE[kind].split(", "):
+                connection.execute(f"ALTER DATABASE {served.name} SET {setting}")
+        with served.cluster.connect() as connection:
+            deadline = time.monotonic() + 20
+            while connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_type = %s", (served.name, WORKER)).fetchone() == (0,):
+                assert time.monotonic() < deadline
+            time.sleep(1.5)
+            connection.execute(f"ALTER DATABASE {served.name} RESET ALL")
+        assert expired(served) == 0
+        found = bounds(served)
+        assert name_of(-3) not in found and name_of(3) in found
+        assert "-01 00:00:00+00')" in found[name_of(3)]
+        assert served.execute("SELECT step, detail FROM cache_maintenance_log WHERE status <> 'ok'") == []
+        served.execute("DROP SCHEMA evil CASCADE")
 
 
 def test_a_database_of_another_schema_and_of_an_odd_name(worker_cluster):
     with worker_cluster.connect() as connection:
         connection.execute('CREATE DATABASE "Größe ""1"""')
-    database = Database.__new__(Database)
-    database.cluster, database.name = worker_cluster, 'Größe "1"'
+    database = Database.existing(worker_cluster, 'Größe "1"')
     with database.connect() as connection:
         connection.execute('CREATE SCHEMA "Pages 1"; CREATE EXTENSION infinite_pages_cache SCHEMA "Pages 1"')
         connection.execute('SET search_path = "Pages 1"')
@@ -356,6 +419,22 @@ def test_without_preloading_all_but_the_worker_works(not_preloaded):
         failed = connection.execute("SELECT name, hint FROM verify_production_cache() WHERE NOT ok").fetchall()
         assert failed and all("shared_preload_libraries" in hint for _, hint in failed)
     assert status(database)["last_run"] is not None
+
+
+def test_a_server_in_single_user_mode():
+    """As for repairs: the library is preloaded, and there is no postmaster to start a worker."""
+    cluster = Cluster({"infinite_pages_cache.naptime": "100ms"})
+    try:
+        database = Database(cluster)
+        add_entries(database, 1, "infinity")
+        cluster.stop()
+        done = subprocess.run(as_server_user([str(BINDIR / "postgres"), "--single", "-D", str(cluster.data), database.name]), cwd="/", text=True,
+                              input=f"SELECT cache_lookup('{ALICE}', 't', 'e1') AS found\n", capture_output=True, check=True)
+        assert 'found = "1"' in done.stdout, done
+        cluster.start()
+        is_served(database)
+    finally:
+        cluster.remove()
 
 
 # ── whose rights ─────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -78,7 +79,19 @@ def stop_at_once(database):
     database.cluster.restart("immediate")
 
 
-@pytest.mark.parametrize("crash", [kill_worker, kill_launcher, kill_client, stop_at_once])
+def kill_postmaster(database):
+    """Every process of the server has to notice, or it cannot be started again."""
+    cluster = database.cluster
+    wait_for_step(cluster, database.name)
+    postmaster = (cluster.data / "postmaster.pid").read_text().split()[0]
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    assert len(children) > 5
+    os.kill(int(postmaster), signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10)
+    cluster.start()
+
+
+@pytest.mark.parametrize("crash", [kill_worker, kill_launcher, kill_client, stop_at_once, kill_postmaster])
 def test_after_a_crash_every_entry_is_there_and_the_worker_goes_on(served, crash):
     cluster = served.cluster
     add_entries(served, 50, NEVER, prefix="live")
@@ -140,6 +153,20 @@ def test_a_cancelled_step_fails_and_the_others_run(served):
     assert served.execute("SELECT step, affected FROM cache_maintenance_log WHERE run_at = %s AND status = 'ok' AND step IN "
                           "('drop dead months', 'trim audit log') ORDER BY 1", run) == [("drop dead months", 1), ("trim audit log", 1)]
     assert name_of(-3) not in bounds(served)
+
+
+def test_terminations_again_and_again_use_nothing_up(served):
+    """More of them than there are places for workers, or slots of anything."""
+    with served.connect() as connection:
+        until, killed = time.monotonic() + 4, 0
+        while time.monotonic() < until:
+            killed += connection.execute("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = %s",
+                                         (WORKER,)).fetchone()[0]
+        assert killed > 5
+        connection.execute("SELECT pg_cancel_backend(%s)", (launcher(served.cluster),))
+    is_served(served)
+    wait_until(lambda: status(served)["consecutive_failures"] == 0)
+    assert served.execute("SELECT * FROM cache_maintenance_log WHERE status <> 'ok'") == []
 
 
 # ── stopping ─────────────────────────────────────────────────────────────────────────────────────

@@ -1,10 +1,11 @@
 """The worker is never in the way of DDL on a database, and follows what becomes of it."""
 
+import subprocess
 import time
 
 import pytest
 
-from conftest import Cluster, Database
+from conftest import Cluster, Database, as_server_user
 from test_concurrency import slow_down_deletions, timed
 from worker import (NEVER, WORKER, add_entries, count, expired, is_served, processes, speed_up_deletions, status, wait_for_step,
                     wait_for_ticks, wait_until)
@@ -42,8 +43,7 @@ def goes_on(database):
 @pytest.mark.parametrize("round", ROUNDS)
 def test_create_database_from_a_served_one(busy, round):
     wait_for_step(busy.cluster, busy.name)
-    copy = Database.__new__(Database)
-    copy.cluster, copy.name = busy.cluster, f"copy_{round}"
+    copy = Database.existing(busy.cluster, f"copy_{round}")
     assert timed(lambda: statement(busy.cluster, f"CREATE DATABASE {copy.name} TEMPLATE {busy.name}")) < BOUND
     goes_on(copy)
     goes_on(busy)
@@ -61,9 +61,17 @@ def test_rename_a_served_database(busy, round):
     goes_on(busy)
 
 
-@pytest.mark.parametrize("round", ROUNDS)
-def test_move_and_lock_out(busy, round):
-    """Other DDL on a database: it may be closed to connections, and opened again."""
+def test_move_a_served_database(busy):
+    place = busy.cluster.directory / "tablespace"
+    subprocess.run(as_server_user(["mkdir", str(place)]), check=True)
+    statement(busy.cluster, f"CREATE TABLESPACE elsewhere LOCATION '{place}'")
+    for tablespace in ("elsewhere", "pg_default"):
+        wait_for_step(busy.cluster, busy.name)
+        assert timed(lambda: statement(busy.cluster, f"ALTER DATABASE {busy.name} SET TABLESPACE {tablespace}")) < BOUND
+        goes_on(busy)
+
+
+def test_close_and_open_a_served_database(busy):
     wait_for_step(busy.cluster, busy.name)
     statement(busy.cluster, f"ALTER DATABASE {busy.name} ALLOW_CONNECTIONS false")
     wait_until(lambda: not processes(busy.cluster, WORKER, busy.name))

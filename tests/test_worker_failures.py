@@ -153,3 +153,18 @@ def test_when_all_places_for_workers_are_taken_it_says_so_now_and_then():
         is_served(database)
     finally:
         cluster.remove()
+
+
+def test_a_server_without_a_place_for_the_launcher_serves_all_the_same():
+    cluster = Cluster({"max_worker_processes": STATIC - 1})
+    try:
+        database = Database(cluster)
+        with database.connect() as connection:
+            upsert(connection, "1")
+            assert lookup(connection) == 1
+            assert {result for (result,) in connection.execute("SELECT status FROM cache_run_maintenance()")} == {"ok"}
+            # The operator is told.
+            failed = connection.execute("SELECT name, hint FROM verify_production_cache() WHERE NOT ok").fetchall()
+            assert failed and any("max_worker_processes" in hint for _, hint in failed)
+    finally:
+        cluster.remove()

@@ -8,7 +8,7 @@ import test_concurrency
 from conftest import ALICE, ClockCluster, Database, temporary_roles
 from test_concurrency import KEYS, Run, duplicates, upsert_many
 from test_lookups import lookup, upsert
-from test_partitions import bounds, insert
+from test_partitions import bounds
 from worker import CACHE, count, is_served, settings, status, wait_for_ticks, wait_until
 
 
