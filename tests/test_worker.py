@@ -119,7 +119,6 @@ HOSTILE = {
     "the cache switched off": "infinite_pages_cache.enabled = 'off'",
     "another role": "role = 'stranger'",
     "replica": "session_replication_role = 'replica'",
-    "waiting for a standby": "synchronous_commit = 'remote_apply'",
 }
 
 
