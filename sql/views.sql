@@ -47,6 +47,21 @@ CREATE FUNCTION @extschema@.cache_maintenance_log()
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
 CREATE VIEW @extschema@.cache_maintenance_log AS SELECT * FROM @extschema@.cache_maintenance_log();
 
+CREATE FUNCTION @extschema@.cache_maintenance_status()
+    RETURNS TABLE (worker text, last_run timestamptz, last_success timestamptz, next_run timestamptz,
+                   consecutive_failures integer, last_error text, months_ahead integer,
+                   oldest_expired_entry timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_status';
+CREATE VIEW @extschema@.cache_maintenance_status AS SELECT * FROM @extschema@.cache_maintenance_status();
+
+CREATE FUNCTION @extschema@.cache_maintenance_progress()
+    RETURNS TABLE (pid integer, datname name, step text, run_started timestamptz, step_started timestamptz,
+                   affected bigint, steps_done integer, steps_total integer)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 3 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_progress';
+CREATE VIEW @extschema@.cache_maintenance_progress AS SELECT * FROM @extschema@.cache_maintenance_progress();
+
 COMMENT ON VIEW @extschema@.cache_performance_metrics IS
     'For each content type: entries, hits, tokens saved, expired entries, hit ratio in percent (NULL while lookups are not counted)';
 COMMENT ON VIEW @extschema@.partition_health_metrics IS
@@ -59,6 +74,12 @@ COMMENT ON VIEW @extschema@.cache_alerts IS
     'Each alert rule: its value now, its threshold, whether it fires, and what to do. A value of NULL has not been measured';
 COMMENT ON VIEW @extschema@.cache_maintenance_log IS
     'The steps of maintenance runs, newest first';
+COMMENT ON VIEW @extschema@.cache_maintenance_status IS
+    'What the background worker does in this database, or why it does nothing: when it ran last and runs next, failures, months ahead, the oldest entry that has expired and is still there';
+COMMENT ON VIEW @extschema@.cache_maintenance_progress IS
+    'The ticks of the background worker that run now, in any database: their step and how much it has done so far';
+COMMENT ON FUNCTION @extschema@.cache_maintenance_status() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_maintenance_progress() IS 'The rows of the view of this name';
 COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the view of this name';
 COMMENT ON FUNCTION @extschema@.partition_health_metrics() IS 'The rows of the view of this name';
 COMMENT ON FUNCTION @extschema@.cache_connection_metrics() IS 'The rows of the view of this name';

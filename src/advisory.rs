@@ -1,4 +1,4 @@
-//! Advisory locks of the extension, held until the end of the transaction. The first half of a lock's key
+//! Advisory locks of the extension, held until the end of the transaction unless said otherwise. The first half of a lock's key
 //! is its class, so that these and an application's own locks do not meet.
 
 #![allow(unsafe_code)]
@@ -34,6 +34,11 @@ pub fn lock_shared(class: Class, object: u32) {
 /// Locks an object unless somebody has it locked; returns whether it did.
 pub fn try_lock(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_xact_lock_int4, class, object).unwrap_or(false)
+}
+
+/// The same, until the process ends.
+pub fn try_lock_session(class: Class, object: u32) -> bool {
+    call(pg_sys::pg_try_advisory_lock_int4, class, object).unwrap_or(false)
 }
 
 fn call<T: pgrx::FromDatum>(

@@ -71,6 +71,11 @@ pub fn translate_any<T>(f: impl FnOnce() -> T, explain: impl Fn(PgSqlErrorCode, 
         .execute()
 }
 
+/// The message of an error, as it is shown.
+pub fn text_of(error: &CaughtError) -> String {
+    report_of(error).message().to_string()
+}
+
 fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
     match error {
         CaughtError::PostgresError(report)

@@ -2,10 +2,48 @@
 
 #![allow(unsafe_code)]
 
-#[cfg(not(feature = "pg14"))]
 use pgrx::pg_sys;
 #[cfg(not(feature = "pg14"))]
 use pgrx::prelude::*;
+
+/// A signal's handler.
+type Handler = unsafe extern "C-unwind" fn(signal: std::ffi::c_int);
+
+mod handlers {
+    // Declared here, since a handler must be the server's own function, not a wrapper around it.
+    // SAFETY: the signatures are those of PostgreSQL 14 to 18.
+    unsafe extern "C-unwind" {
+        pub fn die(signal: std::ffi::c_int);
+        pub fn SignalHandlerForConfigReload(signal: std::ffi::c_int);
+    }
+}
+
+/// Has a background worker end at SIGTERM, also in the middle of a statement, and take note of SIGHUP.
+pub fn handle_signals() {
+    handle(pg_sys::SIGTERM as i32, handlers::die);
+    handle(pg_sys::SIGHUP as i32, handlers::SignalHandlerForConfigReload);
+}
+
+#[cfg(not(feature = "pg18"))]
+fn handle(signal: std::ffi::c_int, handler: Handler) {
+    // SAFETY: the handler is one that the server itself uses for this signal.
+    unsafe { pg_sys::pqsignal(signal, Some(handler)) };
+}
+
+#[cfg(feature = "pg18")]
+fn handle(signal: std::ffi::c_int, handler: Handler) {
+    // SAFETY: the handler is one that the server itself uses for this signal.
+    unsafe { pg_sys::pqsignal_be(signal, Some(handler)) };
+}
+
+/// Timeouts that a server may be configured with, and that work in the background must not have.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub const TIMEOUTS: [&std::ffi::CStr; 3] =
+    [c"statement_timeout", c"idle_in_transaction_session_timeout", c"idle_session_timeout"];
+/// Timeouts that a server may be configured with, and that work in the background must not have.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const TIMEOUTS: [&std::ffi::CStr; 4] =
+    [c"statement_timeout", c"idle_in_transaction_session_timeout", c"idle_session_timeout", c"transaction_timeout"];
 
 /// Has `request` called when shared memory may be requested: since PostgreSQL 15 in a hook, before that at
 /// once. Called while the server preloads the library.

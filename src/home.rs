@@ -60,10 +60,22 @@ impl Home {
     /// # Errors
     /// 55000 when the extension is not installed in this database.
     pub fn current() -> Rc<Home> {
+        Self::find().unwrap_or_else(|| {
+            Refusal::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "infinite_pages_cache is not installed in this database",
+            )
+            .hint("Run CREATE EXTENSION infinite_pages_cache.")
+            .raise()
+        })
+    }
+
+    /// The same; `None` when the extension is not installed in this database.
+    pub fn find() -> Option<Rc<Home>> {
         // Read first: a change that comes while the catalog is read outdates what is read.
         let generation = GENERATION.load(Ordering::Relaxed);
         if let Some(home) = HOME.with_borrow(|home| home.clone().filter(|home| home.generation == generation)) {
-            return home;
+            return Some(home);
         }
         let home = spi::run(
             Access::ReadLatest,
@@ -73,17 +85,10 @@ impl Home {
             &[],
             |rows| (rows.count() > 0).then(|| (rows.get(0, 1), rows.get(0, 2))),
         );
-        let Some((Some(namespace), Some(schema))) = home else {
-            Refusal::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "infinite_pages_cache is not installed in this database",
-            )
-            .hint("Run CREATE EXTENSION infinite_pages_cache.")
-            .raise()
-        };
+        let Some((Some(namespace), Some(schema))) = home else { return None };
         let home = Rc::new(Home { namespace, schema, generation });
         HOME.set(Some(Rc::clone(&home)));
-        home
+        Some(home)
     }
 
     /// The OID of one of the extension's tables, if it exists.

@@ -27,6 +27,7 @@ mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod ttl;
+mod worker;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -50,6 +51,7 @@ pub extern "C-unwind" fn _PG_init() {
     // SAFETY: reads variables of the server.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::IsBinaryUpgrade } {
         shared_memory::reserve();
+        worker::register_launcher();
     }
 }
 

@@ -1,7 +1,11 @@
 //! Every setting of the extension, each with its unit, range, default and reason.
 
+#![allow(unsafe_code)]
+
+use crate::maintenance::steps;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use std::ffi::CString;
+use pgrx::prelude::*;
+use std::ffi::{CStr, CString, c_char, c_void};
 
 /// What the audit log records.
 #[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -30,6 +34,14 @@ pub static CLEANUP_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
 pub static AUDIT_RETENTION_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
 /// Age at which rows of the maintenance log are deleted, in minutes.
 pub static MAINTENANCE_LOG_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
+/// Months of entries that maintenance keeps at most, the current one included; 0 = as long as anything lives.
+pub static RETENTION_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Time between two ticks of the worker in a database, in milliseconds; 0 = the worker is off.
+pub static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(30_000);
+/// Steps of maintenance that the worker leaves out.
+pub static SKIP_STEPS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Role that the worker acts as; empty = the owners of the tables.
+pub static MAINTENANCE_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Defines the settings; called once when the library is loaded.
 pub fn define() {
@@ -117,4 +129,70 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MIN,
     );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.retention_months",
+        c"Months of entries that maintenance keeps, the current one included; 0 keeps each as long as anything in it is live.",
+        c"Older partitions are dropped, whatever is still live in them.",
+        &RETENTION_MONTHS,
+        0,
+        1200,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.naptime",
+        c"Time between two ticks of the background worker in a database; 0 switches the worker off.",
+        c"A tick does what is due. Nothing is connected to a database between two ticks.",
+        &NAPTIME,
+        0,
+        24 * 60 * 60 * 1000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    // SAFETY: the hook is guarded.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"infinite_pages_cache.skip_steps",
+            c"Steps of maintenance that the background worker leaves out, separated by commas.",
+            c"ALTER DATABASE ... SET leaves them out in one database. cache_run_maintenance() runs them all the same.",
+            &SKIP_STEPS,
+            GucContext::Suset,
+            GucFlags::default(),
+            Some(check_steps),
+            None,
+            None,
+        );
+    }
+    GucRegistry::define_string_guc(
+        c"infinite_pages_cache.maintenance_role",
+        c"Role that the background worker acts as; empty = the owners of the tables.",
+        c"It needs the rights of the owners. What triggers, indexes and policies run, runs with its rights.",
+        &MAINTENANCE_ROLE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
+/// Refuses a list with a name that no step has.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_steps(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the value is a NUL-terminated string, or NULL; the server reads the detail right after the call,
+    // from memory of the current context.
+    unsafe {
+        if (*value).is_null() {
+            return true;
+        }
+        let list = CStr::from_ptr(*value).to_bytes();
+        let Some(unknown) = steps::names_in(list).find(|name| !steps::is_step(name)) else { return true };
+        let known: Vec<&str> = steps::STEPS.iter().map(|step| step.name).collect();
+        let unknown = String::from_utf8_lossy(unknown);
+        let detail = format!("There is no step \"{unknown}\". The steps are: {}.", known.join(", "));
+        let detail = CString::new(detail).expect("names have no NUL byte");
+        pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr());
+        false
+    }
 }

@@ -19,7 +19,7 @@ pub struct Area {
     pub start: fn(memory: *mut u8, locks: *mut pg_sys::LWLockPadded),
 }
 
-const AREAS: [&Area; 0] = [];
+const AREAS: [&Area; 1] = [&crate::worker::databases::AREA];
 
 /// Reserves the areas; called while the server preloads the library.
 pub fn reserve() {

@@ -1,5 +1,6 @@
 //! Expiry: entries whose time is over are deleted in small batches.
 
+use super::turn::Turn;
 use crate::clock::now;
 use crate::home::{CACHE, Home};
 use crate::kept;
@@ -55,30 +56,33 @@ pub fn milliseconds_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1000.0
 }
 
-/// Deletes the expired entries that nobody holds locked, until the deadline; returns what was deleted
-/// where.
-pub fn delete_expired(home: &Home, deadline: Option<Instant>) -> Vec<Cleaned> {
+/// Deletes the expired entries that nobody holds locked, as long as it is the step's turn; returns what was
+/// deleted where.
+pub fn delete_expired(home: &Home, turn: Option<&dyn Turn>) -> Vec<Cleaned> {
     let now = now();
     let partitions = partitions_of(home.table(CACHE));
-    partitions.iter().map(|partition| clean(partition, now, deadline)).filter(|cleaned| cleaned.deleted > 0).collect()
+    partitions.iter().map(|partition| clean(partition, now, turn)).filter(|cleaned| cleaned.deleted > 0).collect()
 }
 
-/// Entries that one statement deletes. One that works against a deadline looks at the clock more often.
+/// Entries that one statement deletes. One whose time is limited looks at the clock more often.
 pub fn batch_size(hurried: bool) -> i64 {
     let size = i64::from(settings::CLEANUP_BATCH_SIZE.get());
     if hurried { size.min(100) } else { size }
 }
 
-fn clean(partition: &Partition, now: i64, deadline: Option<Instant>) -> Cleaned {
+fn clean(partition: &Partition, now: i64, turn: Option<&dyn Turn>) -> Cleaned {
     let started = Instant::now();
     let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, milliseconds: 0.0 };
     loop {
         pgrx::check_for_interrupts!();
-        let (deleted, bytes) = delete_batch(partition, now, batch_size(deadline.is_some()));
+        let (deleted, bytes) = delete_batch(partition, now, batch_size(turn.is_some()));
         cleaned.deleted += deleted;
         cleaned.bytes += bytes;
-        if deleted == 0 || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if deleted == 0 || turn.is_some_and(Turn::is_over) {
             break;
+        }
+        if let Some(turn) = turn {
+            turn.did(deleted);
         }
     }
     cleaned.milliseconds = milliseconds_since(started);

@@ -1,11 +1,11 @@
 //! Limits: a user keeps at most `max_entries` entries of a type of content.
 
 use super::cleanup::batch_size;
+use super::turn::Turn;
 use crate::home::Home;
 use crate::kept;
 use crate::spi::{self, Access};
 use pgrx::Uuid;
-use std::time::Instant;
 
 /// A user with too many entries of a type of content.
 struct Excess {
@@ -14,20 +14,21 @@ struct Excess {
     max_entries: i64,
 }
 
-/// Evicts what is over the limits, until the deadline; returns how many entries. Those go first that have
+/// Evicts what is over the limits, as long as it is the step's turn; returns how many entries. Those go first that have
 /// expired, then those of low priority, rarely hit, and last used long ago.
-pub fn evict_over_limit(home: &Home, deadline: Instant) -> i64 {
+pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> i64 {
     let mut evicted = 0;
     for excess in over_limit(home) {
         loop {
             let batch = evict_batch(&excess);
             evicted += batch;
-            if Instant::now() >= deadline {
+            if turn.is_over() {
                 return evicted;
             }
             if batch == 0 {
                 break;
             }
+            turn.did(batch);
             pgrx::check_for_interrupts!();
         }
     }

@@ -1,5 +1,9 @@
 //! What keeps the cache in order.
 
-mod cleanup;
+pub mod cleanup;
 mod limits;
-mod run;
+pub mod log;
+mod months;
+pub mod run;
+pub mod steps;
+pub mod turn;

@@ -43,7 +43,7 @@ fn archive_audit_logs(
             ensure_archive(&home);
             let bounds = bounds_of(&partition);
             let moved = qualified_name(partition.oid);
-            secure(&home, AUDIT_LOG, partition.oid);
+            secure(&home, AUDIT_LOG, partition.oid, true);
             spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
             spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));
             spi::run(

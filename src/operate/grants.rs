@@ -22,6 +22,8 @@ const SERVICE_FUNCTIONS: &[&str] = &[
     "cache_connection_metrics",
     "cache_alerts",
     "cache_maintenance_log",
+    "cache_maintenance_status",
+    "cache_maintenance_progress",
 ];
 const OWNER_FUNCTIONS: &[&str] = &[
     "cache_setup",
@@ -41,6 +43,8 @@ const SERVICE_VIEWS: &[&str] = &[
     "cache_connection_metrics",
     "cache_alerts",
     "cache_maintenance_log",
+    "cache_maintenance_status",
+    "cache_maintenance_progress",
 ];
 
 /// The predefined role that reads every table gets the reports on them.

@@ -4,6 +4,6 @@ mod analytics;
 mod archive;
 mod grants;
 mod policies;
-mod report;
+pub mod report;
 mod setup;
 mod verify;

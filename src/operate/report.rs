@@ -7,6 +7,7 @@ use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 /// The query of each report, by the name of its function.
@@ -33,11 +34,16 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
 
 /// Makes the rows of a query the result of the function.
 pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
+    run_with(fcinfo, query, &[]);
+}
+
+/// The same for a query with arguments.
+pub fn run_with(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid]) {
     let query = query.replace("@extschema@", &Home::current().schema);
     // The catalogs show a partition's bounds as text; the queries read it.
     with_setting(c"DateStyle", "ISO", || {
         with_setting(c"TimeZone", "UTC", || {
-            materialize(fcinfo, |deliver| spi::run(Access::Read, &query, &[], deliver))
+            materialize(fcinfo, |deliver| spi::run(Access::Read, &query, args, deliver))
         });
     });
 }

@@ -13,6 +13,7 @@ use crate::partition::catalog::qualified_name;
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
 use crate::spi::{self, Access};
+use crate::worker;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -29,6 +30,7 @@ fn cache_setup() {
     check_encoding();
     advisory::lock(Class::Setup, 0);
     let home = Home::current();
+    worker::announce_at_commit();
     if creating_extension() {
         grants::reset_members(&home);
         // A restore sets row_security off. It brings the tables itself, after this statement.
@@ -49,7 +51,7 @@ fn cache_setup() {
             create(&home, table, month);
         }
     }
-    secure::secure_all(&home);
+    secure::secure_all(&home, true, || ());
     grants::grant_to_known_roles(&home);
     grants::renew_members(&home);
     if creating_extension() {

@@ -167,7 +167,7 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
              INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION) {}",
         table.storage()
     ));
-    secure(home, parent_name, home.table(name));
+    secure(home, parent_name, home.table(name), true);
     let (from, to) = month.bounds();
     spi::execute(&format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"

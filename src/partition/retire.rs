@@ -16,6 +16,8 @@ use pgrx::prelude::*;
 pub struct Retired {
     pub name: String,
     pub dropped: bool,
+    /// Kept since somebody holds it, or something else went wrong.
+    pub busy: bool,
     pub live_entries: i64,
     pub freed_bytes: i64,
     pub detail: String,
@@ -56,12 +58,11 @@ fn drop_old_cache_partitions(
     )
 }
 
-/// Drops the months that are over and hold nothing live. Waits so many milliseconds for the lock.
-pub fn drop_dead_months(home: &Home, wait: i32) -> Vec<Retired> {
+/// The months that are over and hold nothing live.
+pub fn dead_months(home: &Home) -> Vec<Partition> {
     let now = now();
     let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
-    let dead = over.filter(|partition| !has_live_entries(home, Table::Cache, partition)).collect();
-    retire(home, Table::Cache, dead, false, wait)
+    over.filter(|partition| !has_live_entries(home, Table::Cache, partition)).collect()
 }
 
 /// Drops partitions, but for those that hold a live entry unless `include_live`. What cannot be locked
@@ -70,8 +71,14 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
     let mut parent_locked = None;
     let mut retired = Vec::with_capacity(old.len());
     for partition in old {
-        let mut one =
-            Retired { name: partition.name(), dropped: false, live_entries: 0, freed_bytes: 0, detail: String::new() };
+        let mut one = Retired {
+            name: partition.name(),
+            dropped: false,
+            busy: false,
+            live_entries: 0,
+            freed_bytes: 0,
+            detail: String::new(),
+        };
         if has_live_entries(home, table, &partition) {
             one.live_entries = live_entries(home, &partition);
         }
@@ -90,7 +97,10 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
                     one.detail = "dropped".into();
                 }
                 Ok(None) => one.detail = "kept: an entry came to life while it was locked".into(),
-                Err(message) => one.detail = format!("kept: {message}"),
+                Err(message) => {
+                    one.busy = true;
+                    one.detail = format!("kept: {message}");
+                }
             }
         }
         retired.push(one);
@@ -119,8 +129,8 @@ fn drop_unless_busy(
     partition: &Partition,
     include_live: bool,
 ) -> Result<Option<i64>, String> {
-    let name = qualified_name(partition.oid);
     catch::attempt(|| {
+        let name = qualified_name(partition.oid);
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE NOWAIT");
         spi::execute(&sql);
         if !include_live && has_live_entries(home, table, partition) {

@@ -9,19 +9,25 @@ use crate::owner;
 use crate::spi::{self, Access};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// Gives every partition what it lacks, as one made by hand does; returns how many lacked
-/// something.
-pub fn secure_all(home: &Home) -> i64 {
-    let tables = [CACHE, AUDIT_LOG, AUDIT_ARCHIVE];
-    let secured = tables.iter().filter_map(|table| Some((table, home.find_table(table)?))).map(|(table, parent)| {
-        partitions_of(parent).iter().filter(|partition| secure(home, table, partition.oid)).count() as i64
-    });
-    secured.sum()
+/// Gives every partition what it lacks, as one made by hand does, an index only if wanted; calls `after` for
+/// each that lacked something, and returns how many these were.
+pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
+    let mut secured = 0;
+    for table in [CACHE, AUDIT_LOG, AUDIT_ARCHIVE] {
+        let partitions = home.find_table(table).map(partitions_of).unwrap_or_default();
+        for partition in partitions {
+            if secure(home, table, partition.oid, indexes) {
+                secured += 1;
+                after();
+            }
+        }
+    }
+    secured
 }
 
-/// Gives a partition what it lacks; returns whether it lacked anything. What it has is left alone: each
-/// of the statements would lock it.
-pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid) -> bool {
+/// Gives a partition what it lacks, the index of its entries only if wanted; returns whether it lacked
+/// anything. What it has is left alone: each of the statements would lock it.
+pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
     let owner = owner::owner_of(home.table(parent));
     let (right_owner, row_security, indexed, owner_name) = spi::run(
         Access::ReadLatest,
@@ -36,7 +42,7 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid) -> bool {
             (holds(1), holds(2), holds(3), rows.get::<String>(0, 4).expect("a name"))
         },
     );
-    let indexed = indexed || parent != CACHE;
+    let indexed = indexed || !index || parent != CACHE;
     let name = qualified_name(partition);
     // The index first: it lets readers go on, which the other statements do not.
     if !indexed {

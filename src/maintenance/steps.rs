@@ -1,0 +1,193 @@
+//! The steps of maintenance.
+
+use super::cleanup::delete_expired;
+use super::limits::evict_over_limit;
+use super::months;
+use super::turn::Turn;
+use crate::catch;
+use crate::clock::now;
+use crate::home::{AUDIT_LOG, CACHE, Home, RUNS};
+use crate::partition::create::{Table, create, wanted_months};
+use crate::partition::secure::secure_all;
+use crate::settings;
+use crate::spi::{self, Access};
+use crate::worker;
+
+/// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
+#[derive(Default)]
+pub struct Outcome {
+    pub affected: i64,
+    pub detail: Option<String>,
+    pub failed: bool,
+    /// Whether there was no time for all that there is to do.
+    pub unfinished: bool,
+}
+
+impl From<i64> for Outcome {
+    fn from(affected: i64) -> Self {
+        Self { affected, ..Self::default() }
+    }
+}
+
+impl Outcome {
+    pub fn failure(message: String) -> Self {
+        Self { detail: Some(message), failed: true, ..Self::default() }
+    }
+
+    /// As much as there was time for.
+    fn in_time(affected: i64, turn: &dyn Turn) -> Self {
+        let unfinished = turn.is_over();
+        let detail = unfinished.then(|| "there may be more for the next run".to_string());
+        Self { affected, detail, failed: false, unfinished }
+    }
+}
+
+/// What a step keeps locked until the end of its transaction, and so how late it comes where all have one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Locks {
+    Nothing,
+    Rows,
+    Partitions,
+    Tables,
+}
+
+pub struct Step {
+    pub name: &'static str,
+    /// The table that it works on, with whose owner's rights the worker runs it.
+    pub table: &'static str,
+    pub locks: Locks,
+    /// Whether it reads whole tables, and so should not come too often.
+    pub scans: bool,
+    pub run: fn(&Home, &dyn Turn) -> Outcome,
+}
+
+/// In the order of the worker. A month in which nothing lives goes in one DROP, before its entries would go
+/// one by one.
+pub const STEPS: [Step; 10] = [
+    Step {
+        name: "premake partitions",
+        table: CACHE,
+        locks: Locks::Nothing,
+        scans: false,
+        run: |home, turn| premake(home, Table::Cache, turn),
+    },
+    Step {
+        name: "premake audit partitions",
+        table: AUDIT_LOG,
+        locks: Locks::Nothing,
+        scans: false,
+        run: |home, turn| premake(home, Table::AuditLog, turn),
+    },
+    Step { name: "drop dead months", table: CACHE, locks: Locks::Tables, scans: false, run: months::drop_dead },
+    Step { name: "retention", table: CACHE, locks: Locks::Tables, scans: false, run: months::drop_old },
+    Step { name: "delete expired entries", table: CACHE, locks: Locks::Rows, scans: false, run: expire },
+    Step { name: "enforce limits", table: CACHE, locks: Locks::Rows, scans: true, run: enforce_limits },
+    Step { name: "secure partitions", table: CACHE, locks: Locks::Partitions, scans: false, run: secure },
+    Step { name: "analyze", table: CACHE, locks: Locks::Nothing, scans: true, run: analyze },
+    Step { name: "trim audit log", table: AUDIT_LOG, locks: Locks::Tables, scans: false, run: months::trim_audit },
+    Step { name: "trim maintenance log", table: RUNS, locks: Locks::Nothing, scans: false, run: trim_log },
+];
+const _: () = assert!(STEPS.len() <= worker::STEPS);
+
+/// The names in a list of steps, such as that of infinite_pages_cache.skip_steps.
+pub fn names_in(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
+}
+
+pub fn is_step(name: &[u8]) -> bool {
+    STEPS.iter().any(|step| step.name.as_bytes() == name)
+}
+
+/// Creates the coming partitions; trouble with one month does not keep the others from theirs.
+fn premake(home: &Home, table: Table, turn: &dyn Turn) -> Outcome {
+    let mut outcome = Outcome::default();
+    for month in wanted_months() {
+        match catch::attempt(|| create(home, table, month).1) {
+            Ok(true) => {
+                outcome.affected += 1;
+                turn.did(1);
+                turn.let_go();
+            }
+            Ok(false) => {}
+            Err(message) => {
+                outcome.failed = true;
+                outcome.detail.get_or_insert(message);
+            }
+        }
+    }
+    outcome
+}
+
+fn expire(home: &Home, turn: &dyn Turn) -> Outcome {
+    let deleted = delete_expired(home, Some(turn)).iter().map(|cleaned| cleaned.deleted).sum();
+    Outcome::in_time(deleted, turn)
+}
+
+fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
+    Outcome::in_time(evict_over_limit(home, turn), turn)
+}
+
+/// A missing index is built by hand only: a restore may be about to build one of that name.
+fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
+    let secured = secure_all(home, !turn.is_unattended(), || {
+        turn.did(1);
+        turn.let_go();
+    });
+    secured.into()
+}
+
+fn trim_log(home: &Home, turn: &dyn Turn) -> Outcome {
+    let minutes = i64::from(settings::MAINTENANCE_LOG_RETENTION.get());
+    if minutes == 0 {
+        return 0.into();
+    }
+    let sql = format!("DELETE FROM {}.{RUNS} WHERE run_at < $1", home.schema);
+    let oldest_kept = spi::timestamptz(now() - minutes * 60_000_000);
+    let deleted = spi::run(Access::Write, &sql, &[oldest_kept], |rows| rows.count() as i64);
+    turn.did(deleted);
+    deleted.into()
+}
+
+/// Autovacuum never analyzes a partitioned table itself, only its partitions; the planner needs both.
+/// Due when a tenth of the rows have changed since the partitions were analyzed, or when they have been
+/// analyzed since and are a tenth larger or smaller than the whole was.
+fn analyze(home: &Home, _turn: &dyn Turn) -> Outcome {
+    let parent = home.table(CACHE);
+    let due = spi::run(
+        Access::ReadLatest,
+        "SELECT sum(s.n_mod_since_analyze) > 50 + 0.1 * sum(s.n_live_tup) \
+             OR abs(sum(greatest(c.reltuples, 0)) - greatest(p.reltuples, 0)) > 50 + 0.1 * greatest(p.reltuples, 0) \
+         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+         JOIN pg_stat_user_tables s ON s.relid = c.oid JOIN pg_class p ON p.oid = i.inhparent \
+         WHERE i.inhparent = $1 GROUP BY p.reltuples",
+        &[parent.into()],
+        |rows| if rows.count() > 0 { rows.get::<bool>(0, 1).unwrap_or(false) } else { false },
+    );
+    if !due {
+        return Outcome { detail: Some("not due".into()), ..Outcome::default() };
+    }
+    spi::execute(&format!("ANALYZE {}.{CACHE}", home.schema));
+    1.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_steps_is_read_with_its_blanks() {
+        let names = |list: &'static str| names_in(list.as_bytes()).collect::<Vec<_>>();
+        assert_eq!(names(" analyze ,enforce limits,"), [&b"analyze"[..], b"enforce limits"]);
+        assert!(names("  ").is_empty());
+        assert!(is_step(b"analyze"));
+        assert!(!is_step(b"Analyze"));
+    }
+
+    #[test]
+    fn steps_are_named_once() {
+        for (place, step) in STEPS.iter().enumerate() {
+            assert!(STEPS[..place].iter().all(|earlier| earlier.name != step.name), "{}", step.name);
+            assert!(!step.name.contains(','));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! A step's turn: how long it may work, and where its transactions end. By hand all steps run in one
+//! transaction; the worker has many.
+
+pub trait Turn {
+    /// Whether the time of the step is up.
+    fn is_over(&self) -> bool;
+
+    /// Counts what has been done, and lets go of it once rows have been locked for long enough.
+    fn did(&self, count: i64);
+
+    /// Lets go of everything that is locked, where a step has transactions of its own.
+    fn let_go(&self);
+
+    /// Whether nobody waits for the step or looks at what it did.
+    fn is_unattended(&self) -> bool;
+}

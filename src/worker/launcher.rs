@@ -1,0 +1,273 @@
+//! The launcher: starts a worker for each database whose tick is due, and keeps workers out of the way of
+//! DDL on their databases. It is in no database itself, and remembers nothing that shared memory does not.
+
+#![allow(unsafe_code)]
+
+use super::database_list::databases;
+use super::process::{self, Worker};
+use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
+use super::{database_lock, databases as slots};
+use crate::clock::now;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use std::time::{Duration, Instant};
+
+/// Workers at the same time.
+const MOST_WORKERS: usize = 3;
+/// While workers run, the launcher looks so often whether one is in somebody's way.
+const LOOK_ROUND: Duration = Duration::from_millis(150);
+/// A database that is locked is tried again after this time, in microseconds.
+const LOCKED: i64 = SECOND;
+/// Longest time until databases that are new are noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// No moment for a tick is set further ahead than this, or the naptime; in microseconds.
+const FURTHEST: i64 = 15 * MINUTE;
+/// Longest wait when the server has no place for a worker.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// # Safety
+/// Called by the server as the main function of the launcher.
+// SAFETY: the name is this extension's own.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn infinite_pages_cache_launcher(_argument: pg_sys::Datum) {
+    process::begin();
+    // SAFETY: the process is new. Its latch lies in shared memory. It connects to no database, which lets it
+    // read the catalogs that all databases share. An error anywhere ends it, and the server starts it anew.
+    let memory = unsafe {
+        pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::null());
+        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+        pg_sys::pgstat_report_appname(process::LAUNCHER.as_ptr());
+        slots::set_launcher(pg_sys::MyProcPid, pg_sys::MyLatch);
+        pg_sys::AllocSetContextCreateExtended(
+            pg_sys::TopMemoryContext,
+            process::LAUNCHER.as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        )
+    };
+    let mut launcher = Launcher::default();
+    loop {
+        // SAFETY: what a round has allocated is not used by the next.
+        unsafe {
+            pg_sys::MemoryContextSwitchTo(memory);
+            pg_sys::MemoryContextReset(memory);
+        }
+        pgrx::check_for_interrupts!();
+        let sleep = launcher.round();
+        wait(sleep);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn leave(_code: i32, _argument: pg_sys::Datum) {
+    slots::set_launcher(0, std::ptr::null_mut());
+}
+
+/// Sleeps until the time is over or somebody sets the latch: at a reload, at the end of a worker, and when a
+/// database is announced.
+fn wait(time: Option<Duration>) {
+    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
+    if time.is_some() {
+        events |= pg_sys::WL_TIMEOUT;
+    }
+    // At least a millisecond, rounded up: what is due in less is not due yet.
+    let time = time.map_or(-1, |time| time.as_micros().div_ceil(1000).max(1) as i64);
+    // SAFETY: the latch is this process's own.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, time as _, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// A worker at its tick.
+struct Tick {
+    database: pg_sys::Oid,
+    worker: Worker,
+    /// The ends of ticks in this database when it began: one more shows that it has come to its end.
+    ticks: u32,
+    terminated: bool,
+}
+
+/// No place for a worker: until when, and how often in a row.
+#[derive(Default)]
+struct Refused {
+    until: Option<Instant>,
+    times: u32,
+}
+
+#[derive(Default)]
+struct Launcher {
+    ticks: Vec<Tick>,
+    refused: Refused,
+    told_of_too_many: bool,
+}
+
+impl Launcher {
+    /// Does what is due; returns how long nothing will be.
+    fn round(&mut self) -> Option<Duration> {
+        let naptime = process::naptime();
+        if process::reload_if_asked() {
+            let naptime = process::naptime();
+            slots::change(|slots| slots.hurry(now(), naptime));
+            return Some(Duration::ZERO);
+        }
+        self.take_leave();
+        let is_on = naptime > 0;
+        if is_on || !self.ticks.is_empty() {
+            self.step_aside();
+        }
+        if !is_on {
+            return (!self.ticks.is_empty()).then_some(LOOK_ROUND);
+        }
+        while self.ticks.len() < MOST_WORKERS && !self.is_refused() {
+            let Some(database) = self.next_due(naptime) else { break };
+            self.start(database, naptime);
+        }
+        Some(self.sleep(naptime))
+    }
+
+    /// Forgets the workers that have ended. One that ended before its tick did has failed, unless the
+    /// launcher itself has ended it.
+    fn take_leave(&mut self) {
+        let before = self.ticks.len();
+        self.ticks.retain(|tick| {
+            let stopped = tick.worker.has_stopped();
+            if stopped && !tick.terminated {
+                let (now, naptime) = (now(), process::naptime());
+                slots::change_slot(tick.database, |slot| {
+                    if slot.ticks == tick.ticks {
+                        slot.failed("the worker ended before its tick did; the server's log says why", now, naptime);
+                    }
+                });
+            }
+            !stopped
+        });
+        if self.ticks.len() < before {
+            self.refused.until = None;
+        }
+    }
+
+    /// Brings the slots up to date with the databases that there are, and ends the workers that are in the way
+    /// of somebody who wants to have a database for himself.
+    fn step_aside(&mut self) {
+        in_transaction(|| {
+            let databases = databases();
+            let mut known = vec![false; databases.len()];
+            let without = slots::change(|slots| slots.keep(&databases, &mut known)).unwrap_or(0);
+            if without > 0 && !self.told_of_too_many {
+                self.told_of_too_many = true;
+                let limit = slots::SLOTS;
+                warn(
+                    PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                    format!("{without} databases get no maintenance by the background worker"),
+                    format!(
+                        "It looks after {limit} databases. Run cache_run_maintenance() in the others on a schedule."
+                    ),
+                );
+            }
+            for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
+                let served = databases.contains(tick.database);
+                if !served || !database_lock::is_open(tick.database) {
+                    tick.worker.terminate();
+                    tick.terminated = true;
+                }
+            }
+        });
+    }
+
+    /// The database whose tick has been due longest.
+    fn next_due(&self, naptime: i64) -> Option<pg_sys::Oid> {
+        let now = now();
+        let is_running = |database| self.ticks.iter().any(|tick| tick.database == database);
+        slots::read(|slots| {
+            let due = slots.taken().filter(|slot| {
+                schedule::has_come(slot.next_tick, now, naptime.max(FURTHEST)) && !is_running(slot.database)
+            });
+            due.min_by_key(|slot| slot.next_tick).map(|slot| slot.database)
+        })?
+    }
+
+    fn start(&mut self, database: pg_sys::Oid, naptime: i64) {
+        let now = now();
+        let worker = in_transaction(|| {
+            // In this order: a DROP that is over before the lock is taken shows in the list.
+            let free = database_lock::is_open(database) && databases().contains(database);
+            free.then(|| Worker::start(database))
+        });
+        match worker {
+            None => slots::change_slot(database, |slot| slot.next_tick = now + LOCKED.min(naptime)),
+            Some(None) => self.was_refused(database, naptime),
+            Some(Some(worker)) => {
+                self.refused = Refused::default();
+                let mut ticks = 0;
+                slots::change_slot(database, |slot| {
+                    slot.announced = false;
+                    slot.next_tick = now + naptime;
+                    ticks = slot.ticks;
+                });
+                self.ticks.push(Tick { database, worker, ticks, terminated: false });
+            }
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The server has no place for a worker: each time it is asked again after a longer wait.
+    fn was_refused(&mut self, database: pg_sys::Oid, naptime: i64) {
+        let naptime_ms = (naptime / MILLISECOND).unsigned_abs();
+        let wait = Duration::from_millis(naptime_ms).saturating_mul(1 << self.refused.times.min(20)).min(LONGEST_WAIT);
+        self.refused.times = self.refused.times.saturating_add(1);
+        self.refused.until = Some(Instant::now() + wait);
+        slots::change_slot(database, |slot| {
+            slot.not_started("the server has no place for another background worker: raise max_worker_processes");
+        });
+        warn(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            format!("no place for a background worker; trying again in {wait:?}"),
+            "Raise max_worker_processes.".into(),
+        );
+    }
+
+    fn sleep(&self, naptime: i64) -> Duration {
+        let now = now();
+        let is_running = |database| self.ticks.iter().any(|tick| tick.database == database);
+        let next = slots::read(|slots| {
+            slots.taken().filter(|slot| !is_running(slot.database)).map(|slot| slot.next_tick).min()
+        });
+        let longest = Duration::from_micros(naptime.unsigned_abs()).min(LONGEST_SLEEP);
+        let mut sleep = next
+            .flatten()
+            .map_or(longest, |next| Duration::from_micros(next.saturating_sub(now).max(0).unsigned_abs()).min(longest));
+        if let Some(until) = self.refused.until {
+            sleep = sleep.max(until.saturating_duration_since(Instant::now()));
+        }
+        if self.ticks.len() == MOST_WORKERS {
+            // The end of one of them sets the latch.
+            sleep = longest;
+        }
+        if self.ticks.is_empty() { sleep } else { sleep.min(LOOK_ROUND) }
+    }
+}
+
+/// A line in the server's log.
+fn warn(code: PgSqlErrorCode, message: String, hint: String) {
+    let message = format!("infinite_pages_cache: {message}");
+    ErrorReport::new(code, message, pgrx::function_name!()).set_hint(hint).report(PgLogLevel::WARNING);
+}
+
+/// Runs `f` in a transaction that reads catalogs only.
+fn in_transaction<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: no transaction is open. An error ends the process, and with it the transaction.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        pg_sys::GetTransactionSnapshot();
+        let result = f();
+        pg_sys::CommitTransactionCommand();
+        result
+    }
+}

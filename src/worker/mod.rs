@@ -1,0 +1,17 @@
+//! The background worker: a launcher, which is in no database, and short-lived workers, one for each tick of
+//! a database, so that nothing is connected in between.
+
+mod database_list;
+mod database_lock;
+pub mod databases;
+mod launcher;
+mod process;
+mod ready;
+mod schedule;
+mod status;
+mod tick;
+mod transaction;
+
+pub use databases::STEPS;
+pub use process::{announce_at_commit, register_launcher};
+pub use ready::may_drop;

@@ -1,0 +1,49 @@
+//! Whether a cache can be looked after: not while a restore builds it.
+
+use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
+use crate::spi::{self, Access};
+
+/// Whether every table exists and has its primary key, of a partitioned table with those of all partitions.
+/// A dump brings keys after the rows, so that a restore is never met half way; nor is pg_restore, which
+/// builds several things at once, while it is connected.
+pub fn is_ready(home: &Home) -> bool {
+    let tables: Vec<String> = [CACHE, AUDIT_LOG, POLICIES, RUNS].map(str::to_string).to_vec();
+    let wanted = tables.len() as i64;
+    let keys = spi::run(
+        Access::ReadLatest,
+        "SELECT count(*) FROM pg_class c JOIN pg_index x ON x.indrelid = c.oid \
+         WHERE c.relnamespace = $1 AND c.relname = ANY ($2) AND x.indisprimary AND x.indisvalid",
+        &[home.namespace.into(), tables.into()],
+        |rows| rows.get::<i64>(0, 1),
+    );
+    keys == Some(wanted) && !is_connected(home, &["pg_restore"])
+}
+
+/// Whether nothing stands in the way of a DROP of a partition: nobody reads the table's partitions one by
+/// one, and a restore has brought all that it has to bring.
+pub fn may_drop(home: &Home) -> bool {
+    let tables: Vec<String> = [CACHE, AUDIT_LOG].map(str::to_string).to_vec();
+    let complete = spi::run(
+        Access::ReadLatest,
+        "SELECT bool_and(c.relrowsecurity AND NOT EXISTS ( \
+             SELECT 1 FROM pg_index x WHERE x.indrelid = c.oid AND NOT x.indisvalid)) \
+         FROM pg_class c WHERE c.relnamespace = $1 AND c.relname = ANY ($2)",
+        &[home.namespace.into(), tables.into()],
+        |rows| rows.get::<bool>(0, 1),
+    );
+    complete == Some(true) && !is_connected(home, &["pg_dump", "pg_restore"])
+}
+
+/// Whether one of these programs is connected to this database. A name that a client chose for itself counts
+/// only if it could do as an owner does.
+fn is_connected(home: &Home, programs: &[&str]) -> bool {
+    let programs: Vec<String> = programs.iter().map(|program| (*program).to_string()).collect();
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity a JOIN pg_class c ON c.relnamespace = $1 AND c.relname = $2 \
+         WHERE a.datname = current_database() AND a.application_name = ANY ($3) \
+           AND pg_has_role(a.usesysid, c.relowner, 'USAGE'))",
+        &[home.namespace.into(), CACHE.into(), programs.into()],
+        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
+    )
+}

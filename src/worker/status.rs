@@ -1,0 +1,89 @@
+//! What the views cache_maintenance_status and cache_maintenance_progress show.
+
+#![allow(unsafe_code)]
+
+use super::databases::{self, Found, Running, Slot};
+use super::{process, ready};
+use crate::home::{CACHE, Home, RUNS};
+use crate::maintenance::steps::STEPS;
+use crate::operate::report::run_with;
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::pg_sys;
+
+crate::materialize::set_returning!(infinite_pages_cache_status, pg_finfo_infinite_pages_cache_status, status);
+crate::materialize::set_returning!(infinite_pages_cache_progress, pg_finfo_infinite_pages_cache_progress, progress);
+
+fn status(fcinfo: pg_sys::FunctionCallInfo) {
+    let home = Home::current();
+    // SAFETY: reads a variable of this backend.
+    let slot = databases::slot_of(unsafe { pg_sys::MyDatabaseId });
+    let worker = worker(&home, slot.as_ref());
+    let next_run = slot.filter(|_| worker == "on").and_then(|slot| moment(slot.next_tick));
+    let args: [DatumWithOid; 7] = [
+        worker.into(),
+        slot.and_then(|slot| moment(slot.last_run)).into(),
+        slot.and_then(|slot| moment(slot.last_success)).into(),
+        next_run.into(),
+        slot.map_or(0, |slot| slot.failures as i32).into(),
+        slot.and_then(|slot| slot.last_error.text()).into(),
+        (STEPS.len() as i64).into(),
+    ];
+    let complete = [CACHE, RUNS].iter().all(|table| home.find_table(table).is_some());
+    if complete {
+        run_with(fcinfo, include_str!("../../sql/reports/cache_maintenance_status.sql"), &args);
+    } else {
+        // It answers without the tables, too.
+        let query = "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, $6::text, 0, \
+                     NULL::timestamptz";
+        run_with(fcinfo, query, &args[..6]);
+    }
+}
+
+/// What the worker does in this database, or why it does nothing.
+fn worker(home: &Home, slot: Option<&Slot>) -> &'static str {
+    let Some(launcher) = databases::read(|databases| databases.launcher) else { return "not preloaded" };
+    // SAFETY: reads the state of the server.
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        "standby"
+    } else if process::naptime() == 0 {
+        "off"
+    } else if launcher == 0 {
+        "not running"
+    } else if slot.is_some_and(|slot| slot.found == Found::ReadOnly) {
+        "read only"
+    } else if !ready::is_ready(home) {
+        "not ready"
+    } else {
+        "on"
+    }
+}
+
+/// A moment; `None` for never. One that is due was set to the beginning of time.
+fn moment(timestamp: i64) -> Option<TimestampWithTimeZone> {
+    (timestamp > 0).then(|| TimestampWithTimeZone::try_from(timestamp).ok()).flatten()
+}
+
+fn progress(fcinfo: pg_sys::FunctionCallInfo) {
+    /// More than there can be at a time, but for a moment after the launcher was started anew.
+    const MOST: usize = 16;
+    let mut running: [Option<(pg_sys::Oid, Running)>; MOST] = [None; MOST];
+    databases::read(|databases| {
+        let ticks = databases.taken().filter(|slot| slot.running.pid != 0);
+        for (place, slot) in running.iter_mut().zip(ticks) {
+            *place = Some((slot.database, slot.running));
+        }
+    });
+    let running: Vec<_> = running.into_iter().flatten().collect();
+    let step = |running: &Running| STEPS.get(running.step as usize).map_or("", |step| step.name).to_string();
+    let args: [DatumWithOid; 8] = [
+        running.iter().map(|(_, running)| running.pid).collect::<Vec<i32>>().into(),
+        running.iter().map(|(database, _)| *database).collect::<Vec<pg_sys::Oid>>().into(),
+        running.iter().map(|(_, running)| step(running)).collect::<Vec<String>>().into(),
+        running.iter().map(|(_, running)| moment(running.run_started)).collect::<Vec<_>>().into(),
+        running.iter().map(|(_, running)| moment(running.step_started)).collect::<Vec<_>>().into(),
+        running.iter().map(|(_, running)| running.affected).collect::<Vec<i64>>().into(),
+        running.iter().map(|(_, running)| running.steps_done as i32).collect::<Vec<i32>>().into(),
+        (STEPS.len() as i32).into(),
+    ];
+    run_with(fcinfo, include_str!("../../sql/reports/cache_maintenance_progress.sql"), &args);
+}

@@ -1,0 +1,334 @@
+//! A tick: what a worker does in its one database before it ends.
+
+#![allow(unsafe_code)]
+
+use super::databases::{self, Found, Running};
+use super::process::{self, WORKER};
+use super::{ready, schedule, transaction};
+use crate::advisory::{self, Class};
+use crate::clock::now;
+use crate::compat;
+use crate::home::{CACHE, Home, RUNS};
+use crate::maintenance::cleanup::rounded;
+use crate::maintenance::log::{self, Row};
+use crate::maintenance::run::share_of_time;
+use crate::maintenance::steps::{self, Outcome, STEPS, Step};
+use crate::maintenance::turn::Turn;
+use crate::{owner, settings};
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use std::cell::Cell;
+use std::ffi::{CStr, CString};
+use std::time::{Duration, Instant};
+
+/// Longest time that a step works before the next one gets its turn.
+const LONGEST_TURN: Duration = Duration::from_secs(5);
+
+/// # Safety
+/// Called by the server as the main function of a worker, with the database's OID.
+// SAFETY: the name is this extension's own.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn infinite_pages_cache_worker(database: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(database.value() as u32);
+    process::begin();
+    // SAFETY: the process is new, and connects once, as the bootstrap superuser.
+    unsafe {
+        pg_sys::before_shmem_exit(Some(leave), database.into());
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
+    }
+    adjust_settings();
+    tick(database);
+    report_activity(None);
+}
+
+/// Takes the tick out of what the views show, however it ends.
+#[pg_guard]
+unsafe extern "C-unwind" fn leave(_code: i32, database: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(database.value() as u32);
+    // SAFETY: reads a variable of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
+    databases::change_slot(database, |slot| {
+        if slot.running.pid == pid {
+            slot.running.pid = 0;
+        }
+    });
+}
+
+/// Settings that serve clients, and that a database may have of its own, do not suit this work.
+fn adjust_settings() {
+    let settings: [(&CStr, &CStr); 8] = [
+        (c"application_name", WORKER),
+        (c"search_path", c"pg_catalog, pg_temp"),
+        (c"row_security", c"on"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"DateStyle", c"ISO"),
+        (c"TimeZone", c"UTC"),
+        // Nobody waits for it: the other processors are for clients.
+        (c"max_parallel_workers_per_gather", c"0"),
+        // What is lost in a crash is done again by the next tick.
+        (c"synchronous_commit", c"off"),
+    ];
+    for (name, value) in settings {
+        set(name, value);
+    }
+    for timeout in compat::TIMEOUTS {
+        set(timeout, c"0");
+    }
+    let wait = CString::new(format!("{}ms", settings::LOCK_TIMEOUT.get())).expect("a number has no NUL byte");
+    set(c"lock_timeout", &wait);
+}
+
+fn set(name: &CStr, value: &CStr) {
+    // SAFETY: a setting that every supported version has, with a valid value; it becomes the one that a
+    // reset of all settings goes back to.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Shows in pg_stat_activity what the worker does.
+fn report_activity(what: Option<&str>) {
+    let text = what.map(|what| CString::new(format!("infinite_pages_cache: {what}")).expect("no NUL byte"));
+    // SAFETY: the text is copied by the call.
+    unsafe {
+        match text {
+            Some(text) => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()),
+            None => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()),
+        }
+    }
+}
+
+fn tick(database: pg_sys::Oid) {
+    report_activity(Some("look for work"));
+    let run_at = now();
+    let (roles, logger) = match transaction::run(transaction::own_role(), look) {
+        Ok(Look::Nothing(found)) => {
+            return databases::change_slot(database, |slot| slot.found_none(found, now()));
+        }
+        Ok(Look::Cache { roles, logger }) => (roles, logger),
+        Err(message) => return fail(database, run_at, &message),
+    };
+    databases::change_slot(database, |slot| slot.found = Found::Cache);
+    let roles = match roles {
+        Ok(roles) => roles,
+        Err(message) => {
+            log_row(logger, run_at, None, "run", Outcome::failure(message.clone()), Duration::ZERO);
+            return fail(database, run_at, &message);
+        }
+    };
+    let Some(due) = due_steps(database, run_at) else { return };
+    if due.is_empty() {
+        return databases::change_slot(database, |slot| slot.ended(run_at, false));
+    }
+    match transaction::run(transaction::own_role(), || advisory::try_lock_session(Class::Maintenance, 0)) {
+        Ok(true) => {}
+        // Somebody runs maintenance by hand.
+        Ok(false) => return databases::change_slot(database, |slot| slot.ticks = slot.ticks.wrapping_add(1)),
+        Err(message) => return fail(database, run_at, &message),
+    }
+    let mut tick = Tick { database, run_at, roles, logger, failed: false };
+    for number in due {
+        if !tick.is_wanted() {
+            break;
+        }
+        process::reload_if_asked();
+        tick.run(number);
+    }
+    databases::change_slot(database, |slot| slot.ended(run_at, tick.failed));
+}
+
+/// What there is in the database.
+enum Look {
+    Nothing(Found),
+    /// A cache, with the role that acts in each step, or why none can, and the one that writes the log.
+    Cache {
+        roles: Result<Vec<Role>, String>,
+        logger: pg_sys::Oid,
+    },
+}
+
+#[derive(Clone)]
+struct Role {
+    oid: pg_sys::Oid,
+    name: String,
+}
+
+fn look() -> Look {
+    let Some(home) = Home::find() else { return Look::Nothing(Found::Absent) };
+    // SAFETY: both tell of the open transaction.
+    if unsafe { pg_sys::RecoveryInProgress() || pg_sys::XactReadOnly } {
+        Look::Nothing(Found::ReadOnly)
+    } else if !ready::is_ready(&home) {
+        Look::Nothing(Found::NotReady)
+    } else {
+        Look::Cache { roles: roles(&home), logger: owner::owner_of(home.table(RUNS)) }
+    }
+}
+
+/// The role that acts in each step.
+fn roles(home: &Home) -> Result<Vec<Role>, String> {
+    let wanted = settings::MAINTENANCE_ROLE.get().filter(|name| !name.is_empty());
+    let Some(wanted) = wanted else {
+        return Ok(STEPS.iter().map(|step| named(owner::owner_of(home.table(step.table)))).collect());
+    };
+    // SAFETY: a lookup in the system cache by a NUL-terminated name.
+    let oid = unsafe { pg_sys::get_role_oid(wanted.as_ptr(), true) };
+    let name = wanted.to_string_lossy().into_owned();
+    if oid == pg_sys::InvalidOid {
+        return Err(format!("role \"{name}\", which infinite_pages_cache.maintenance_role names, does not exist"));
+    }
+    // SAFETY: a lookup in the system caches.
+    if !unsafe { pg_sys::has_privs_of_role(oid, owner::owner_of(home.table(CACHE))) } {
+        return Err(format!(
+            "role \"{name}\", which infinite_pages_cache.maintenance_role names, must be owner of table {}.{CACHE}, \
+             or a member of its owner",
+            home.schema
+        ));
+    }
+    Ok(vec![Role { oid, name }; STEPS.len()])
+}
+
+fn named(oid: pg_sys::Oid) -> Role {
+    // SAFETY: the role exists, since it owns a table; the name is palloc'd.
+    let name = unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(oid, false)) };
+    Role { oid, name: name.to_string_lossy().into_owned() }
+}
+
+/// The steps that are neither left out nor to be tried later; `None` when the database is not known any more.
+fn due_steps(database: pg_sys::Oid, now: i64) -> Option<Vec<usize>> {
+    let slot = databases::slot_of(database)?;
+    let left_out = settings::SKIP_STEPS.get().unwrap_or_default();
+    let is_left_out = |step: &Step| steps::names_in(left_out.to_bytes()).any(|name| name == step.name.as_bytes());
+    let mut due = Vec::with_capacity(STEPS.len());
+    for (number, step) in STEPS.iter().enumerate() {
+        if is_left_out(step) {
+            databases::change_slot(database, |slot| slot.step_done(number, 0));
+        } else if schedule::may_run(slot.steps[number].not_before, now) {
+            due.push(number);
+        }
+    }
+    Some(due)
+}
+
+/// Records that no step could be run.
+fn fail(database: pg_sys::Oid, run_at: i64, message: &str) {
+    warn(&format!("a tick of maintenance failed: {message}"));
+    databases::change_slot(database, |slot| {
+        slot.last_run = run_at;
+        slot.failed(message, now(), process::naptime());
+    });
+}
+
+/// Writes a row to the log of maintenance, as the role that owns it; returns whether it could.
+fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, outcome: Outcome, took: Duration) -> bool {
+    let row = Row {
+        step: step.into(),
+        status: if outcome.failed { "failed" } else { "ok" },
+        affected: outcome.affected,
+        duration_ms: rounded(took.as_secs_f64() * 1000.0),
+        detail: outcome.detail,
+    };
+    let logged = transaction::run(logger, || log::write(&Home::current(), run_at, role, std::slice::from_ref(&row)));
+    if let Err(message) = &logged {
+        warn(&format!("the log of maintenance could not be written: {message}"));
+    }
+    logged.is_ok()
+}
+
+/// A line in the server's log.
+fn warn(message: &str) {
+    let message = format!("infinite_pages_cache: {message}");
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, pgrx::function_name!()).report(PgLogLevel::WARNING);
+}
+
+struct Tick {
+    database: pg_sys::Oid,
+    run_at: i64,
+    roles: Vec<Role>,
+    logger: pg_sys::Oid,
+    failed: bool,
+}
+
+impl Tick {
+    /// Whether the launcher that started this worker is still there: it keeps workers out of the way of DDL.
+    fn is_wanted(&self) -> bool {
+        // SAFETY: reads a variable that every worker has.
+        let launcher = unsafe { (*pg_sys::MyBgworkerEntry).bgw_notify_pid };
+        databases::read(|databases| databases.launcher) == Some(launcher)
+    }
+
+    fn run(&mut self, number: usize) {
+        let (step, role) = (&STEPS[number], self.roles[number].clone());
+        report_activity(Some(step.name));
+        // SAFETY: reads a variable of this process.
+        let pid = unsafe { pg_sys::MyProcPid };
+        let (began, started) = (Instant::now(), now());
+        databases::change_slot(self.database, |slot| {
+            slot.running = Running {
+                pid,
+                step: number as u32,
+                steps_done: number as u32,
+                run_started: self.run_at,
+                step_started: started,
+                affected: 0,
+            };
+        });
+        let turn = StepTurn { tick: self, role: role.oid, deadline: began + LONGEST_TURN, began: Cell::new(began) };
+        let result = transaction::run(role.oid, || (step.run)(&Home::current(), &turn));
+        let outcome = result.unwrap_or_else(Outcome::failure);
+        let took = began.elapsed();
+        if outcome.failed {
+            self.failed = true;
+            let message = outcome.detail.as_deref().unwrap_or("it failed");
+            warn(&format!("maintenance step \"{}\" failed: {message}", step.name));
+            let message = format!("{}: {message}", step.name);
+            databases::change_slot(self.database, |slot| {
+                slot.step_failed(number, &message, now(), process::naptime());
+            });
+        } else {
+            let rest = if step.scans && !outcome.unfinished { schedule::rest(took.as_micros() as i64) } else { 0 };
+            databases::change_slot(self.database, |slot| slot.step_done(number, now() + rest));
+        }
+        if outcome.failed || outcome.affected > 0 {
+            self.failed |= !log_row(self.logger, self.run_at, Some(&role.name), step.name, outcome, took);
+        }
+    }
+}
+
+/// The turn of a step: transactions of its own, for some seconds.
+struct StepTurn<'a> {
+    tick: &'a Tick,
+    role: pg_sys::Oid,
+    deadline: Instant,
+    /// When the transaction began to lock rows.
+    began: Cell<Instant>,
+}
+
+impl Turn for StepTurn<'_> {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    fn did(&self, count: i64) {
+        databases::change_slot(self.tick.database, |slot| slot.running.affected += count);
+        if self.began.get().elapsed() >= share_of_time() {
+            self.let_go();
+        }
+    }
+
+    fn let_go(&self) {
+        transaction::commit_and_begin(self.role);
+        self.began.set(Instant::now());
+    }
+
+    fn is_unattended(&self) -> bool {
+        true
+    }
+}
