@@ -71,7 +71,8 @@ class Cluster:
         self.start()
 
     def remove(self):
-        self.stop("immediate")
+        if (self.data / "postmaster.pid").exists():
+            self.stop("immediate")
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self):

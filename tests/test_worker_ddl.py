@@ -21,7 +21,7 @@ def busy():
     cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "infinite_pages_cache.cleanup_batch_size": 20, "autovacuum": "off"})
     database = Database(cluster)
     add_entries(database, 20, NEVER, prefix="live")
-    slow_down_deletions(database, 0.05, "OLD.cache_key LIKE 'e%'")
+    slow_down_deletions(database, "OLD.cache_key LIKE 'e%'", 0.05)
     add_entries(database, 20_000)
     yield database
     cluster.remove()
@@ -135,7 +135,7 @@ def test_create_extension_that_is_rolled_back_or_takes_long(busy):
 
 def test_ddl_on_the_tables_beside_the_worker(quick):
     """What an operator may do to the cache's tables is not held up either."""
-    slow_down_deletions(quick, 0.02, "OLD.cache_key LIKE 'e%'")
+    slow_down_deletions(quick, "OLD.cache_key LIKE 'e%'", 0.02)
     add_entries(quick, 2000)
     for _ in range(3):
         wait_for_step(quick.cluster, quick.name)
