@@ -22,6 +22,10 @@ BINDIR = Path(subprocess.check_output([PG_CONFIG, "--bindir"], text=True).strip(
 # Clusters live in memory where there is plenty: creating a database takes a third of the time.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 << 30 else None
 
+# The steps of maintenance, in the order of a run by hand.
+STEPS = ["premake partitions", "premake audit partitions", "analyze", "trim maintenance log", "enforce limits",
+         "delete expired entries", "secure partitions", "drop dead months", "retention", "trim audit log"]
+
 ALICE = "a11ce000-0000-4000-8000-000000000001"
 BOB = "b0b00000-0000-4000-8000-000000000002"
 
@@ -35,6 +39,10 @@ class Cluster:
     """A cluster of its own: initdb, start, stop, and the client programs of its version."""
 
     def __init__(self, settings=None, environment=None):
+        settings = dict(settings or {})
+        if "infinite_pages_cache.naptime" not in settings:
+            # The worker runs, and leaves the tables alone: no tick comes between what a test does and sees.
+            settings.setdefault("infinite_pages_cache.skip_steps", ", ".join(STEPS))
         self.directory = Path(tempfile.mkdtemp(prefix="ipc-test-", dir=MEMORY))
         self.directory.chmod(0o755)
         if os.geteuid() == 0:
@@ -42,7 +50,7 @@ class Cluster:
         self.data = self.directory / "data"
         self.environment = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
         self.create()
-        self.configure({"unix_socket_directories": str(self.directory), **(settings or {})})
+        self.configure({"unix_socket_directories": str(self.directory), **settings})
         self.start()
 
     def create(self):

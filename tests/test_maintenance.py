@@ -10,13 +10,11 @@ from fractions import Fraction
 
 import pytest
 
-from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles, wait_until
+from conftest import ALICE, BOB, STEPS, Database, sqlstate_of, temporary_roles, wait_until
 from test_lookups import lookup, upsert
 from test_partitions import bounds, insert, month, name_of
 
 CACHE = "infinite_pages_cache_partitioned"
-STEPS = ["premake partitions", "premake audit partitions", "trim maintenance log", "analyze", "enforce limits",
-         "delete expired entries", "secure partitions", "drop dead months", "trim audit log"]
 
 
 def run(database, **settings):

@@ -20,7 +20,7 @@ def pair():
     database = Database(primary)
     with database.connect() as connection:
         upsert(connection, '"first"', KEY, ttl="infinity")
-    standby = Standby(primary)
+    standby = Standby(primary, {"infinite_pages_cache.naptime": "200ms"})
     copy = Database.existing(standby, database.name)
     yield database, copy
     standby.remove()

@@ -6,19 +6,13 @@ import time
 
 import pytest
 
-from conftest import ALICE, BINDIR, Cluster, Database, as_server_user, sqlstate_of, temporary_roles
+from conftest import ALICE, BINDIR, STEPS, Cluster, Database, as_server_user, sqlstate_of, temporary_roles
 from test_concurrency import slow_down_deletions
 from test_lookups import lookup, upsert
 from test_maintenance import add_audit_month, add_month, columns_of
 from test_partitions import bounds, name_of
 from worker import (CACHE, LAUNCHER, LONG_AGO, WORKER, add_entries, count, expired, is_served, launcher, log_of, processes, settings,
                     status, wait_for_step, wait_for_ticks, wait_until, without_worker)
-
-STEPS = {
-    "premake partitions", "premake audit partitions", "drop dead months", "delete expired entries", "enforce limits",
-    "secure partitions", "analyze", "trim audit log", "trim maintenance log",
-}
-
 
 # ── which databases ──────────────────────────────────────────────────────────────────────────────
 

@@ -156,7 +156,7 @@ def test_when_all_places_for_workers_are_taken_it_says_so_now_and_then():
 
 
 def test_a_server_without_a_place_for_the_launcher_serves_all_the_same():
-    cluster = Cluster({"max_worker_processes": STATIC - 1})
+    cluster = Cluster({"infinite_pages_cache.naptime": "200ms", "max_worker_processes": STATIC - 1})
     try:
         database = Database(cluster)
         with database.connect() as connection:

@@ -39,7 +39,7 @@ SELECT * FROM (
     SELECT 'the current month has a partition', coalesce(bool_or(
                substring(bounds FROM 'FROM \(''([^'']+)''\)')::timestamptz <= clock_timestamp()
                AND substring(bounds FROM 'TO \(''([^'']+)''\)')::timestamptz > clock_timestamp()), false),
-           count(*) || ' partitions in all', 'Keep cache_run_maintenance() running.'
+           count(*) || ' partitions in all', 'Keep the worker running, or run cache_run_maintenance() on a schedule.'
     FROM partition
     UNION ALL
     SELECT 'coming months have partitions', count(*) >= 1, count(*) || ' months ahead',
@@ -74,8 +74,24 @@ SELECT * FROM (
     UNION ALL
     SELECT 'the library is preloaded', setting ~ '(^|[ ,"/])infinite_pages_cache', setting,
            CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
-                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: it spares each connection the loading.' END
+                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: the worker needs it, and it spares each connection the loading.' END
     FROM pg_settings WHERE name = 'shared_preload_libraries'
+    UNION ALL
+    SELECT 'the worker runs', worker IN ('on', 'standby'), worker,
+           CASE worker
+                WHEN 'not preloaded' THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.'
+                WHEN 'off' THEN 'ALTER SYSTEM SET infinite_pages_cache.naptime = ''30s''; SELECT pg_reload_conf();'
+                WHEN 'not running' THEN 'The server''s log says why it has no launcher; max_worker_processes must leave it a place.'
+                WHEN 'read only' THEN 'Set default_transaction_read_only = off for this database.'
+                WHEN 'not ready' THEN 'Wait for the end of the restore, or add the primary keys that the tables of the cache lack.'
+           END
+    FROM @extschema@.cache_maintenance_status()
+    UNION ALL
+    SELECT 'the last tick succeeded', consecutive_failures = 0,
+           CASE WHEN consecutive_failures > 0 THEN consecutive_failures || ' failed in a row: ' || last_error
+                ELSE coalesce('at ' || last_success, 'none yet') END,
+           CASE WHEN consecutive_failures > 0 THEN 'Look at cache_maintenance_log, and at the server''s log.' END
+    FROM @extschema@.cache_maintenance_status()
     UNION ALL
     SELECT 'the cache is switched on', current_setting('infinite_pages_cache.enabled')::boolean,
            'infinite_pages_cache.enabled = ' || current_setting('infinite_pages_cache.enabled'),

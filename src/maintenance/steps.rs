@@ -42,19 +42,22 @@ impl Outcome {
     }
 }
 
-/// What a step keeps locked until the end of its transaction, and so how late it comes where all have one.
+/// What a step keeps locked until the end of its transaction. By hand, where all have one, steps come in this
+/// order, so that nothing is locked for longer than need be.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Locks {
     Nothing,
-    Rows,
+    LiveRows,
+    ExpiredRows,
     Partitions,
     Tables,
 }
 
 pub struct Step {
     pub name: &'static str,
-    /// The table that it works on, with whose owner's rights the worker runs it.
-    pub table: &'static str,
+    /// The table with whose owner's rights the worker runs it. `None` = with its own, a superuser's: then it
+    /// runs nobody's code, such as a trigger's or an index expression's.
+    pub owner_of: Option<&'static str>,
     pub locks: Locks,
     /// Whether it reads whole tables, and so should not come too often.
     pub scans: bool,
@@ -66,26 +69,44 @@ pub struct Step {
 pub const STEPS: [Step; 10] = [
     Step {
         name: "premake partitions",
-        table: CACHE,
+        owner_of: Some(CACHE),
         locks: Locks::Nothing,
         scans: false,
         run: |home, turn| premake(home, Table::Cache, turn),
     },
     Step {
         name: "premake audit partitions",
-        table: AUDIT_LOG,
+        owner_of: Some(AUDIT_LOG),
         locks: Locks::Nothing,
         scans: false,
         run: |home, turn| premake(home, Table::AuditLog, turn),
     },
-    Step { name: "drop dead months", table: CACHE, locks: Locks::Tables, scans: false, run: months::drop_dead },
-    Step { name: "retention", table: CACHE, locks: Locks::Tables, scans: false, run: months::drop_old },
-    Step { name: "delete expired entries", table: CACHE, locks: Locks::Rows, scans: false, run: expire },
-    Step { name: "enforce limits", table: CACHE, locks: Locks::Rows, scans: true, run: enforce_limits },
-    Step { name: "secure partitions", table: CACHE, locks: Locks::Partitions, scans: false, run: secure },
-    Step { name: "analyze", table: CACHE, locks: Locks::Nothing, scans: true, run: analyze },
-    Step { name: "trim audit log", table: AUDIT_LOG, locks: Locks::Tables, scans: false, run: months::trim_audit },
-    Step { name: "trim maintenance log", table: RUNS, locks: Locks::Nothing, scans: false, run: trim_log },
+    Step {
+        name: "drop dead months",
+        owner_of: Some(CACHE),
+        locks: Locks::Tables,
+        scans: false,
+        run: months::drop_dead,
+    },
+    Step { name: "retention", owner_of: Some(CACHE), locks: Locks::Tables, scans: false, run: months::drop_old },
+    Step {
+        name: "delete expired entries",
+        owner_of: Some(CACHE),
+        locks: Locks::ExpiredRows,
+        scans: false,
+        run: expire,
+    },
+    Step { name: "enforce limits", owner_of: Some(CACHE), locks: Locks::LiveRows, scans: true, run: enforce_limits },
+    Step { name: "secure partitions", owner_of: None, locks: Locks::Partitions, scans: false, run: secure },
+    Step { name: "analyze", owner_of: Some(CACHE), locks: Locks::Nothing, scans: true, run: analyze },
+    Step {
+        name: "trim audit log",
+        owner_of: Some(AUDIT_LOG),
+        locks: Locks::Tables,
+        scans: false,
+        run: months::trim_audit,
+    },
+    Step { name: "trim maintenance log", owner_of: Some(RUNS), locks: Locks::Nothing, scans: false, run: trim_log },
 ];
 const _: () = assert!(STEPS.len() <= worker::STEPS);
 
@@ -127,7 +148,8 @@ fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
     Outcome::in_time(evict_over_limit(home, turn), turn)
 }
 
-/// A missing index is built by hand only: a restore may be about to build one of that name.
+/// A missing index is built by hand only: a restore may be about to build one of that name, and it would run
+/// code. What is left is for who may give a partition away that somebody else has made.
 fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
     let secured = secure_all(home, !turn.is_unattended(), || {
         turn.did(1);

@@ -58,7 +58,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, database: pg_sys::Datum) {
 
 /// Settings that serve clients, and that a database may have of its own, do not suit this work.
 fn adjust_settings() {
-    let settings: [(&CStr, &CStr); 8] = [
+    let settings: [(&CStr, &CStr); 9] = [
         (c"application_name", WORKER),
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"row_security", c"on"),
@@ -67,6 +67,8 @@ fn adjust_settings() {
         (c"TimeZone", c"UTC"),
         // Nobody waits for it: the other processors are for clients.
         (c"max_parallel_workers_per_gather", c"0"),
+        // Each statement runs a few times only, and is then forgotten.
+        (c"jit", c"off"),
         // What is lost in a crash is done again by the next tick.
         (c"synchronous_commit", c"off"),
     ];
@@ -176,7 +178,11 @@ fn look() -> Look {
 fn roles(home: &Home) -> Result<Vec<Role>, String> {
     let wanted = settings::MAINTENANCE_ROLE.get().filter(|name| !name.is_empty());
     let Some(wanted) = wanted else {
-        return Ok(STEPS.iter().map(|step| named(owner::owner_of(home.table(step.table)))).collect());
+        let role_of = |step: &Step| match step.owner_of {
+            Some(table) => owner::owner_of(home.table(table)),
+            None => transaction::own_role(),
+        };
+        return Ok(STEPS.iter().map(|step| named(role_of(step))).collect());
     };
     // SAFETY: a lookup in the system cache by a NUL-terminated name.
     let oid = unsafe { pg_sys::get_role_oid(wanted.as_ptr(), true) };
@@ -196,7 +202,7 @@ fn roles(home: &Home) -> Result<Vec<Role>, String> {
 }
 
 fn named(oid: pg_sys::Oid) -> Role {
-    // SAFETY: the role exists, since it owns a table; the name is palloc'd.
+    // SAFETY: the role exists, since it owns a table or is that of the process; the name is palloc'd.
     let name = unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(oid, false)) };
     Role { oid, name: name.to_string_lossy().into_owned() }
 }
