@@ -6,10 +6,11 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import psycopg
@@ -50,13 +51,15 @@ class Cluster:
             os.chown(self.directory, pwd.getpwnam("postgres").pw_uid, -1)
         self.data = self.directory / "data"
         self.environment = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
+        self.create()
+        self.configure({"unix_socket_directories": str(self.directory), **settings})
+        self.start()
+
+    def create(self):
         self.run_server("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
                         "--locale=C.UTF-8", "--no-sync", environment=os.environ)
-        self.configure({
-            "listen_addresses": "", "unix_socket_directories": str(self.directory), "fsync": "off",
-            "max_connections": 120, "shared_preload_libraries": "infinite_pages_cache", **settings,
-        })
-        self.start()
+        self.configure({"listen_addresses": "", "fsync": "off", "max_connections": 120,
+                        "shared_preload_libraries": "infinite_pages_cache"})
 
     def configure(self, settings):
         lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
@@ -78,7 +81,8 @@ class Cluster:
         self.start()
 
     def remove(self):
-        self.stop("immediate")
+        if (self.data / "postmaster.pid").exists():
+            self.stop("immediate")
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def log(self):
@@ -87,6 +91,29 @@ class Cluster:
     def connect(self, dbname="postgres", user="postgres", **options):
         options.setdefault("autocommit", True)
         return psycopg.connect(host=str(self.directory), dbname=dbname, user=user, **options)
+
+    def execute(self, sql, parameters=None):
+        with self.connect() as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else None
+
+    def set(self, **settings):
+        """Sets settings of the extension for the whole server, None to take one back."""
+        with self.connect() as connection:
+            for name, value in settings.items():
+                name = f"infinite_pages_cache.{name}"
+                connection.execute(f"ALTER SYSTEM RESET {name}" if value is None else f"ALTER SYSTEM SET {name} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def wait_until_up(self, timeout=30):
+        """Waits until a server that recovers from a crash takes connections again."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self.connect().close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, self.log()[-4000:]
+                time.sleep(0.05)
 
     def client(self, program, *arguments, **options):
         """Runs psql, pg_dump … against the cluster; raises when it fails, unless check=False."""
@@ -97,31 +124,42 @@ class Cluster:
                               capture_output=True, **options)
 
 
+class Standby(Cluster):
+    """A streaming standby of a running cluster."""
+
+    def __init__(self, primary, settings=None):
+        self.primary = primary
+        super().__init__(settings)
+
+    def create(self):
+        self.run_server("pg_basebackup", "-h", self.primary.directory, "-U", "postgres", "-D", self.data,
+                        "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+
+    def wait_until_caught_up(self):
+        [(sent,)] = self.primary.execute("SELECT pg_current_wal_flush_lsn()")
+        wait_until(lambda: self.execute("SELECT pg_last_wal_replay_lsn() >= %s", (sent,))[0][0])
+
+
 class ClockCluster(Cluster):
-    """A cluster whose clock the test sets, by libfaketime."""
+    """A cluster whose clock the test sets, by tests/clock.c. (libfaketime hangs now and then in signal handlers, and
+    shows the true time to background workers of PostgreSQL 15 and older.)"""
 
     def __init__(self, settings=None):
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-        assert library, "libfaketime is missing: apt-get install libfaketime"
-        self.offset = Path(tempfile.mkdtemp(prefix="ipc-clock-")) / "offset"
-        self.offset.parent.chmod(0o755)
-        self.set_clock(datetime.now(timezone.utc))
-        # libfaketime reads its file at each look at the clock, and must not be interrupted by a signal whose
-        # handler looks, too: a timeout that fires while another statement runs.
-        super().__init__({"deadlock_timeout": "20s", **(settings or {})}, {
-            "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(self.offset), "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        })
+        self.clock = Path(tempfile.mkdtemp(prefix="ipc-clock-"))
+        self.clock.chmod(0o755)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", self.clock / "clock.so", ROOT / "tests/clock.c"], check=True)
+        (self.clock / "offset").write_bytes(bytes(8))
+        super().__init__(settings, {"LD_PRELOAD": str(self.clock / "clock.so"), "CLOCK_FILE": str(self.clock / "offset")})
 
     def set_clock(self, moment):
         """From now on the server's clock runs from this moment."""
-        new = self.offset.with_suffix(".new")
-        new.write_text(f"{(moment - datetime.now(timezone.utc)).total_seconds():+.3f}")
-        new.rename(self.offset)
+        microseconds = (moment - datetime.now(timezone.utc)) // timedelta(microseconds=1)
+        with open(self.clock / "offset", "r+b", buffering=0) as file:
+            file.write(microseconds.to_bytes(8, sys.byteorder, signed=True))
 
     def remove(self):
         super().remove()
-        shutil.rmtree(self.offset.parent, ignore_errors=True)
+        shutil.rmtree(self.clock, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +167,22 @@ def cluster():
     cluster = Cluster()
     yield cluster
     cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def worker_cluster():
+    """A cluster whose worker ticks five times a second."""
+    cluster = Cluster({"infinite_pages_cache.naptime": "200ms", "autovacuum": "off"})
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def served(worker_cluster):
+    """A database that the worker serves."""
+    database = Database(worker_cluster)
+    yield database
+    database.drop()
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +205,13 @@ class Database:
             connection.execute(f"CREATE DATABASE {self.name}")
         if extension:
             self.execute("CREATE EXTENSION infinite_pages_cache")
+
+    @classmethod
+    def existing(cls, cluster, name):
+        """One that the test has not made by this class."""
+        database = cls.__new__(cls)
+        database.cluster, database.name = cluster, name
+        return database
 
     def connect(self, user="postgres", **options):
         return self.cluster.connect(self.name, user, **options)
@@ -225,12 +286,12 @@ def together(*actions):
         return [future.result() for future in [pool.submit(action) for action in actions]]
 
 
-def wait_until(condition, timeout=20):
+def wait_until(condition, timeout=20, pause=0.01):
     """Waits until a condition holds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def is_waiting(database, connection):
