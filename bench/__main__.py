@@ -25,7 +25,7 @@ def main():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all of them if none is given")
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of a large cache")
-    parser.add_argument("--rounds", type=int, default=9, help="runs of everything that is compared")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of lookups that are compared")
     options = parser.parse_args()
     unknown = set(options.cases) - set(CASES)
     if unknown:
