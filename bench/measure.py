@@ -107,7 +107,7 @@ class Sessions:
             connection.close()
 
 
-def pgbench(server, script, seconds=3, clients=8):
+def pgbench(server, script, seconds=2, clients=8):
     """Transactions per second of a pgbench script with prepared statements."""
     file = server.directory / "script.sql"
     file.write_text(script)

@@ -35,11 +35,21 @@ class Copy(Cluster):
         self.directory.chmod(0o755)
         self.data = self.directory / "data"
         self.environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-        subprocess.run(["cp", "-a", "--reflink=auto", original, self.data], check=True)
-        if os.geteuid() == 0:
-            subprocess.run(["chown", "-R", str(pwd.getpwnam("postgres").pw_uid), self.directory], check=True)
-        self.configure({**SETTINGS, "unix_socket_directories": str(self.directory), **settings})
-        self.start()
+        try:
+            subprocess.run(["cp", "-a", "--reflink=auto", original, self.data], check=True)
+            if os.geteuid() == 0:
+                subprocess.run(["chown", "-R", str(pwd.getpwnam("postgres").pw_uid), self.directory], check=True)
+            self.configure({**SETTINGS, "unix_socket_directories": str(self.directory), **settings})
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self):
+        """Also what was never finished."""
+        if (self.data / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def execute(self, sql, parameters=None):
         """Runs statements on a connection of their own; returns the rows of the last one, if it has any."""
@@ -103,8 +113,5 @@ def load(entries, directory):
         server.execute("CHECKPOINT")
         server.stop()
         shutil.copytree(server.data, directory, symlinks=True)
-    except BaseException:
-        server.stop("immediate")
-        raise
     finally:
-        shutil.rmtree(server.directory, ignore_errors=True)
+        server.remove()

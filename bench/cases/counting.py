@@ -1,8 +1,8 @@
 """what it costs to count lookups
 
 8 sessions look up entries of 1 to 2 kB at the same time, on a server that has the library preloaded, and so counts,
-and on one that has not. The third server is like the second: the difference between two that do the same. Time is that
-of processors, for each lookup; lookups in a second are those of all sessions."""
+and on one that has not. A third server is like the second: the difference of two that do the same is the noise of the
+comparison. Time is that of processors, for each lookup; lookups in a second are those of all sessions."""
 
 from contextlib import ExitStack
 
