@@ -77,8 +77,9 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     }
     audit::record("upsert", &events);
     for (content_type, (number, cost)) in stored {
-        call.stored(content_type, number, cost);
-        call.ends(content_type);
+        let counted_at = call.place(content_type);
+        call.stored(counted_at, number, cost);
+        call.ends(counted_at);
     }
     Some(checked.iter().map(|(address, _)| ids.get(&(address.user_id, address.digest)).copied()).collect())
 }

@@ -44,8 +44,9 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
             (content, found)
         },
     );
-    call.looked_up(&address, found);
-    call.ends(address.content_type);
+    let counted_at = call.place(address.content_type);
+    call.looked_up(counted_at, &address, found);
+    call.ends(counted_at);
     content
 }
 
@@ -73,16 +74,17 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     let mut args = address.args();
     let pending = hits::of(&address.user_id, &address.digest).map_or(0, |hits| hits.hits);
     args.push((pending as i64).into());
+    let counted_at = call.place(address.content_type);
     materialize(fcinfo, |deliver| {
         kept::run(Access::Read, "get", sql, &args, |rows| {
             let live = rows.count() > 0 && rows.get(0, 12).unwrap_or(false);
             if live {
                 deliver(rows);
             }
-            call.looked_up(&address, Found::of(rows.count() > 0, live, || rows.get(0, 13)));
+            call.looked_up(counted_at, &address, Found::of(rows.count() > 0, live, || rows.get(0, 13)));
         });
     });
-    call.ends(address.content_type);
+    call.ends(counted_at);
 }
 
 crate::materialize::set_returning!(
@@ -134,6 +136,7 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
     };
     let enabled = settings::ENABLED.get();
     let args = [user_id.into(), spi::text(content_type), array, enabled.into()];
+    let counted_at = call.place(content_type);
     materialize(fcinfo, |deliver| {
         kept::run(Access::Read, "lookup many", sql, &args, |rows| {
             deliver(rows);
@@ -142,12 +145,12 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
                     let row = row as u64;
                     let address = or_raise(Address::new(Some(user_id), Some(content_type), key));
                     let exists = rows.get(row, 3).unwrap_or(false);
-                    call.looked_up(&address, Found::of(exists, !rows.is_null(row, 2), || rows.get(row, 4)));
+                    call.looked_up(counted_at, &address, Found::of(exists, !rows.is_null(row, 2), || rows.get(row, 4)));
                 }
             }
         });
     });
     if enabled {
-        call.ends(content_type);
+        call.ends(counted_at);
     }
 }

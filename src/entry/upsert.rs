@@ -58,7 +58,8 @@ fn cache_upsert(
     let writer = Writer::begin();
     let written = writer.write(&address, &values, &policy);
     audit::record("upsert", &[Event::of(&address)]);
-    call.stored(address.content_type, 1, written.cost);
-    call.ends(address.content_type);
+    let counted_at = call.place(address.content_type);
+    call.stored(counted_at, 1, written.cost);
+    call.ends(counted_at);
     Some(written.id)
 }

@@ -162,6 +162,9 @@ pub fn add(counter: &AtomicU64, number: u64) {
     }
 }
 
+/// Places that a backend remembers; a type that found none of its own is remembered, too.
+const REMEMBERED: usize = 16_384;
+
 thread_local! {
     /// Places that this backend has found. None is given up while somebody is connected to its database.
     static FOUND: RefCell<HashMap<Vec<u8>, u32>> = RefCell::new(HashMap::new());
@@ -176,9 +179,13 @@ pub fn place_of(content_type: &[u8]) -> Option<u32> {
         return Some(number);
     }
     let number = find_or_make(content_type)?;
-    if place(number).name() == content_type {
-        FOUND.with_borrow_mut(|found| found.insert(content_type.to_vec(), number));
-    }
+    FOUND.with_borrow_mut(|found| {
+        // Anybody can think up names of types.
+        if found.len() >= REMEMBERED {
+            found.clear();
+        }
+        found.insert(content_type.to_vec(), number);
+    });
     Some(number)
 }
 
@@ -205,7 +212,11 @@ fn database() -> pg_sys::Oid {
 fn find_or_make(name: &[u8]) -> Option<u32> {
     let database = database();
     let name = &name[..name.len().min(NAME)];
-    lock().shared(|| find(database, name)).or_else(|| {
+    let found = lock().shared(|| {
+        // When all places are taken, nobody needs to be kept out to find that out again.
+        find(database, name).or_else(|| if free_place(name).is_none() { find(database, &[]) } else { None })
+    });
+    found.or_else(|| {
         lock().exclusive(|| {
             // The place for all others comes first: it must be there when the last one is taken.
             let others = find(database, &[]).or_else(|| make(database, &[]));
@@ -221,10 +232,15 @@ fn find(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
     tags().iter().enumerate().position(matches).map(|number| number as u32)
 }
 
+/// A place that a name could have.
+fn free_place(name: &[u8]) -> Option<usize> {
+    let mut range = if name.is_empty() { capacity()..number_of_places() } else { 0..capacity() };
+    range.find(|number| tags()[*number].load(Relaxed) == 0)
+}
+
 /// Takes a free place. Called with the exclusive lock held.
 fn make(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
-    let mut range = if name.is_empty() { capacity()..number_of_places() } else { 0..capacity() };
-    let number = range.find(|number| tags()[*number].load(Relaxed) == 0)?;
+    let number = free_place(name)?;
     // SAFETY: the lock is exclusive, and nobody counts in a place that is free.
     unsafe {
         let place = PLACES.load(Relaxed).add(number);

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Re
 /// Regions of the table, each with a lock of its own.
 const REGIONS: usize = 64;
 
-/// An entry and its hits. The first four do not change while there are hits.
-#[repr(C)]
+/// An entry and its hits, in one line of the processor's cache. The first four do not change while there are
+/// hits.
+#[repr(C, align(64))]
 struct Slot {
     /// InvalidOid in a free slot.
     database: pg_sys::Oid,
@@ -73,17 +74,17 @@ fn capacity() -> u32 {
     settings::MAX_TRACKED_ENTRIES.get() as u32
 }
 
-/// Slots of a region, a power of two. Twice what it has to hold on average, and some more for chance, so
-/// that the table's limit is reached before a region's, and searches stay short.
+/// Slots of a region. A quarter more than it has to hold on average, and some for chance, so that the table's
+/// limit is reached before a region's, and searches stay short.
 fn region_size() -> usize {
-    (capacity() as usize * 2 / REGIONS + 32).next_power_of_two()
+    (capacity() as usize * 5 / 4) / REGIONS + 32
 }
 
 /// A region of the table: the slots that one lock guards.
 #[derive(Clone, Copy)]
 struct Region {
     slots: *mut Slot,
-    mask: usize,
+    size: usize,
     lock: Lock,
 }
 
@@ -91,11 +92,7 @@ fn region(number: usize) -> Region {
     let size = region_size();
     // SAFETY: the number is less than REGIONS, and the area holds so many regions and locks.
     unsafe {
-        Region {
-            slots: SLOTS.load(Relaxed).add(number * size),
-            mask: size - 1,
-            lock: Lock::of(LOCKS.load(Relaxed), number),
-        }
+        Region { slots: SLOTS.load(Relaxed).add(number * size), size, lock: Lock::of(LOCKS.load(Relaxed), number) }
     }
 }
 
@@ -106,36 +103,51 @@ fn used() -> &'static AtomicU32 {
 
 impl Region {
     fn slot(&self, index: usize) -> &Slot {
-        // SAFETY: the mask keeps the index within the region; only atomics change under a shared lock.
-        unsafe { &*self.slots.add(index & self.mask) }
+        assert!(index < self.size);
+        // SAFETY: the index lies within the region; only atomics change under a shared lock.
+        unsafe { &*self.slots.add(index) }
+    }
+
+    fn after(&self, index: usize) -> usize {
+        if index + 1 == self.size { 0 } else { index + 1 }
+    }
+
+    /// Steps from one slot to another, which may lie beyond the end and so at the beginning.
+    fn steps(&self, from: usize, to: usize) -> usize {
+        (to + self.size - from) % self.size
     }
 
     /// Where an entry is, or else where it would go; `None` when it is not there and the region is full.
     fn find(&self, database: pg_sys::Oid, user_id: &Uuid, digest: &Uuid, start: usize) -> Option<(usize, bool)> {
-        (start..=start + self.mask).find_map(|index| {
+        let mut index = start;
+        for _ in 0..self.size {
             let slot = self.slot(index);
             if slot.database == pg_sys::InvalidOid {
-                return Some((index & self.mask, false));
+                return Some((index, false));
             }
-            let found = slot.digest == **digest && slot.user_id == **user_id && slot.database == database;
-            found.then_some((index & self.mask, true))
-        })
+            if slot.digest == **digest && slot.user_id == **user_id && slot.database == database {
+                return Some((index, true));
+            }
+            index = self.after(index);
+        }
+        None
     }
 
     /// Frees a slot, and moves those behind it up that would no longer be found. Called with the exclusive
     /// lock held.
     fn free(&self, index: usize) {
         let mut gap = index;
-        let mut next = (index + 1) & self.mask;
-        while self.slot(next).database != pg_sys::InvalidOid {
-            let (_, home) = position(self.slot(next).database, &self.slot(next).user_id, &self.slot(next).digest);
+        let mut next = self.after(index);
+        while next != index && self.slot(next).database != pg_sys::InvalidOid {
+            let slot = self.slot(next);
+            let (_, home) = position(slot.database, &slot.user_id, &slot.digest);
             // It may move to the gap unless its own place lies behind that.
-            if (next.wrapping_sub(home) & self.mask) >= (next.wrapping_sub(gap) & self.mask) {
+            if self.steps(home, next) >= self.steps(gap, next) {
                 // SAFETY: two slots of the region, which nobody else looks at now.
                 unsafe { std::ptr::copy_nonoverlapping(self.slots.add(next), self.slots.add(gap), 1) };
                 gap = next;
             }
-            next = (next + 1) & self.mask;
+            next = self.after(next);
         }
         // SAFETY: all zeros is a free slot.
         unsafe { std::ptr::write_bytes(self.slots.add(gap), 0, 1) };
@@ -151,7 +163,8 @@ fn position(database: pg_sys::Oid, user_id: &[u8; 16], digest: &[u8; 16]) -> (us
     let mixed = (half(user_id, 0) ^ half(user_id, 8).rotate_left(29) ^ u64::from(database.to_u32()).rotate_left(47))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let hash = (half(digest, 0) ^ mixed).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    ((hash >> 58) as usize % REGIONS, (hash >> 16) as usize & 0xffff_ffff)
+    // The upper bits choose the region, the lower half is scaled to its size.
+    ((hash >> 58) as usize % REGIONS, ((hash & 0xffff_ffff) as usize * region_size()) >> 32)
 }
 
 fn is_on() -> bool {
@@ -238,9 +251,9 @@ pub fn all() -> Vec<Hits> {
     for number in 0..REGIONS {
         let region = region(number);
         // Nothing is allocated under the lock.
-        all.reserve(region.mask + 1);
+        all.reserve(region.size);
         region.lock.shared(|| {
-            let slots = (0..=region.mask).map(|index| region.slot(index)).filter(|slot| slot.database == database);
+            let slots = (0..region.size).map(|index| region.slot(index)).filter(|slot| slot.database == database);
             all.extend(slots.map(Slot::hits));
         });
     }
@@ -286,7 +299,7 @@ fn remove(is_wanted: impl Fn(&Slot) -> bool) {
         let region = region(number);
         region.lock.exclusive(|| {
             let mut index = 0;
-            while index <= region.mask {
+            while index < region.size {
                 let slot = region.slot(index);
                 if slot.database != pg_sys::InvalidOid && is_wanted(slot) {
                     // Another one may have moved here: look again.

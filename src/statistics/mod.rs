@@ -53,10 +53,15 @@ impl Call {
         Self { latency, begun: counters::are_on().then(Instant::now) }
     }
 
+    /// Where a type of content is counted, for the calls below.
+    pub fn place(&self, content_type: &[u8]) -> Option<u32> {
+        self.begun.and_then(|_| place_of(content_type))
+    }
+
     /// Counts one lookup, and audits it.
-    pub fn looked_up(&self, address: &Address, found: Found) {
+    pub fn looked_up(&self, counted_at: Option<u32>, address: &Address, found: Found) {
         reads::record(address, matches!(found, Found::Live(_)));
-        let Some(number) = place_of(address.content_type) else { return };
+        let Some(number) = counted_at else { return };
         let place = place(number);
         match found {
             Found::Live(cost) => {
@@ -75,14 +80,16 @@ impl Call {
     }
 
     /// Counts entries stored in the transaction, and what they cost in millionths.
-    pub fn stored(&self, content_type: &[u8], entries: u64, cost: u64) {
-        counted(content_type, Count::Upserts, entries);
-        counted(content_type, Count::TokensSpent, cost);
+    pub fn stored(&self, counted_at: Option<u32>, entries: u64, cost: u64) {
+        if let Some(number) = counted_at {
+            at_commit(Action::Count(number, Count::Upserts, entries));
+            at_commit(Action::Count(number, Count::TokensSpent, cost));
+        }
     }
 
     /// Counts how long the call took.
-    pub fn ends(&self, content_type: &[u8]) {
-        if let (Some(begun), Some(number)) = (self.begun, place_of(content_type)) {
+    pub fn ends(&self, counted_at: Option<u32>) {
+        if let (Some(begun), Some(number)) = (self.begun, counted_at) {
             place(number).took(self.latency, begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
         }
     }
