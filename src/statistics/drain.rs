@@ -181,7 +181,8 @@ impl Entries {
                 Outcome::Postponed => self.postponed.push((hits.user_id, hits.digest)),
             }
         }
-        self.progress |= batch.updated > 0;
+        // One that is held must not keep the others of its page from their turn.
+        self.progress |= batch.updated + batch.locked > 0;
         at_commit(Action::HitsDrained(done));
         Some(batch)
     }
