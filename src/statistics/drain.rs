@@ -139,7 +139,7 @@ pub struct Entries {
     keys: std::vec::IntoIter<(Uuid, Uuid)>,
     /// Those that share a page with one that has just been updated.
     postponed: Vec<(Uuid, Uuid)>,
-    /// Whether any of this round was updated.
+    /// Whether any of this round was updated, or held by somebody.
     progress: bool,
 }
 
