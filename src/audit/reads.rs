@@ -163,7 +163,8 @@ mod tests {
         ) {
             let texts: [&[u8]; 4] = std::array::from_fn(|number| texts[number].as_slice());
             let record = Record { moment, user_id: Uuid::from_bytes(user), role: role.into(), success, texts };
-            prop_assert_eq!(Record::decode(&record.encode()), record);
+            let encoded = record.encode();
+            prop_assert_eq!(Record::decode(&encoded), record);
         }
     }
 }

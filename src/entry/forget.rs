@@ -2,7 +2,8 @@
 
 use super::{checked_user, lock, or_raise};
 use crate::advisory::{self, Class};
-use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Home};
+use crate::owner;
 use crate::spi::{self, Access};
 use crate::statistics::at_commit::{Action, at_commit};
 use pgrx::Uuid;
@@ -28,6 +29,10 @@ fn cache_forget_user(
     let mut audit_rows = delete(AUDIT_LOG);
     if home.find_table(AUDIT_ARCHIVE).is_some() {
         audit_rows += delete(AUDIT_ARCHIVE);
+    }
+    // The owner's table, which nobody else may write.
+    if let Some(summary) = home.find_table(BY_USER) {
+        owner::as_owner_of(summary, || delete(BY_USER));
     }
     at_commit(Action::ForgetUser(user_id));
     TableIterator::once((entries, audit_rows))

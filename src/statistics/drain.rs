@@ -139,7 +139,7 @@ pub struct Entries {
     keys: std::vec::IntoIter<(Uuid, Uuid)>,
     /// Those that share a page with one that has just been updated.
     postponed: Vec<(Uuid, Uuid)>,
-    /// Whether any of this round was updated.
+    /// Whether any of this round was updated, or held by somebody.
     progress: bool,
 }
 
@@ -181,7 +181,8 @@ impl Entries {
                 Outcome::Postponed => self.postponed.push((hits.user_id, hits.digest)),
             }
         }
-        self.progress |= batch.updated > 0;
+        // One that is held must not keep the others of its page from their turn.
+        self.progress |= batch.updated + batch.locked > 0;
         at_commit(Action::HitsDrained(done));
         Some(batch)
     }

@@ -100,10 +100,12 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
 /// Whether the caller may see every user's statistics: whom row security does not restrict, or who may
 /// read the roll-up.
 pub fn sees_all(home: &Home) -> bool {
+    // Since PostgreSQL 16 it has 64 bits.
+    #[allow(clippy::useless_conversion)]
+    let mode = pg_sys::ACL_SELECT.into();
     // SAFETY: lookups in the system caches, for a table that exists.
     let may_read = |table: pg_sys::Oid| unsafe {
-        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
-            == pg_sys::AclResult::ACLCHECK_OK
+        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), mode) == pg_sys::AclResult::ACLCHECK_OK
     };
     home.find_table(CACHE).is_some_and(|cache| !owner::is_restricted(cache))
         || home.find_table(STATISTICS).is_some_and(may_read)
