@@ -40,7 +40,7 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     UNION ALL
     SELECT 8, 'warning', 'expired entries above 20 % of all',
            CASE WHEN entries > 0 THEN round(100.0 * expired / entries, 1) ELSE 0 END, 20, true,
-           'Run cleanup_expired_cache_entries_production(), or cache_run_maintenance() more often.'
+           'Run cleanup_expired_cache_entries_production(), and see in cache_maintenance_status why the worker does not.'
     FROM cache
     UNION ALL
     SELECT 9, 'warning', 'unusual access: share of one user in the writes of the last hour above 50 % (of 1,000 or more)',

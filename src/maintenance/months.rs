@@ -10,7 +10,6 @@ use crate::partition::create::Table;
 use crate::partition::month::Month;
 use crate::partition::retire::{dead_months, retire};
 use crate::settings;
-use crate::worker;
 
 /// Months that are over and hold nothing live.
 pub fn drop_dead(home: &Home, turn: &dyn Turn) -> Outcome {
@@ -42,7 +41,7 @@ fn drop(home: &Home, table: Table, old: Vec<Partition>, include_live: bool, turn
     if old.is_empty() {
         return outcome;
     }
-    if turn.is_unattended() && !worker::may_drop(home) {
+    if !turn.may_drop() {
         outcome.detail = Some("put off: a dump or a restore is at work".into());
         return outcome;
     }

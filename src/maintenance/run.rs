@@ -42,6 +42,10 @@ impl Turn for ByHand {
     fn is_unattended(&self) -> bool {
         false
     }
+
+    fn may_drop(&self) -> bool {
+        true
+    }
 }
 
 /// Runs every step. One that fails is undone and reported, and the next one runs. The steps that lock rows,

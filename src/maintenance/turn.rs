@@ -13,4 +13,7 @@ pub trait Turn {
 
     /// Whether nobody waits for the step or looks at what it did.
     fn is_unattended(&self) -> bool;
+
+    /// Whether partitions may be dropped now.
+    fn may_drop(&self) -> bool;
 }

@@ -14,4 +14,3 @@ mod transaction;
 
 pub use databases::STEPS;
 pub use process::{announce_at_commit, register_launcher};
-pub use ready::may_drop;

@@ -45,7 +45,7 @@ impl Worker {
             let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
             let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
             pg_sys::MemoryContextSwitchTo(context);
-            started.then_some(Self(handle))
+            started.then(|| Self(handle))
         }
     }
 

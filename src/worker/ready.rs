@@ -20,7 +20,8 @@ pub fn is_ready(home: &Home) -> bool {
 }
 
 /// Whether nothing stands in the way of a DROP of a partition: nobody reads the table's partitions one by
-/// one, and a restore has brought all that it has to bring.
+/// one, and a restore has brought all that it has to bring. Asked with the worker's own rights: others do not
+/// see who is connected.
 pub fn may_drop(home: &Home) -> bool {
     let tables: Vec<String> = [CACHE, AUDIT_LOG].map(str::to_string).to_vec();
     let complete = spi::run(

@@ -12,9 +12,10 @@ use crate::home::{CACHE, Home, RUNS};
 use crate::maintenance::cleanup::rounded;
 use crate::maintenance::log::{self, Row};
 use crate::maintenance::run::share_of_time;
-use crate::maintenance::steps::{self, Outcome, STEPS, Step};
+use crate::maintenance::steps::{self, Locks, Outcome, STEPS, Step};
 use crate::maintenance::turn::Turn;
-use crate::{owner, settings};
+use crate::settings;
+use crate::spi::{self, Access};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -170,7 +171,7 @@ fn look() -> Look {
     } else if !ready::is_ready(&home) {
         Look::Nothing(Found::NotReady)
     } else {
-        Look::Cache { roles: roles(&home), logger: owner::owner_of(home.table(RUNS)) }
+        Look::Cache { roles: roles(&home), logger: owner_of(&home, RUNS) }
     }
 }
 
@@ -178,10 +179,7 @@ fn look() -> Look {
 fn roles(home: &Home) -> Result<Vec<Role>, String> {
     let wanted = settings::MAINTENANCE_ROLE.get().filter(|name| !name.is_empty());
     let Some(wanted) = wanted else {
-        let role_of = |step: &Step| match step.owner_of {
-            Some(table) => owner::owner_of(home.table(table)),
-            None => transaction::own_role(),
-        };
+        let role_of = |step: &Step| step.owner_of.map_or_else(transaction::own_role, |table| owner_of(home, table));
         return Ok(STEPS.iter().map(|step| named(role_of(step))).collect());
     };
     // SAFETY: a lookup in the system cache by a NUL-terminated name.
@@ -191,7 +189,7 @@ fn roles(home: &Home) -> Result<Vec<Role>, String> {
         return Err(format!("role \"{name}\", which infinite_pages_cache.maintenance_role names, does not exist"));
     }
     // SAFETY: a lookup in the system caches.
-    if !unsafe { pg_sys::has_privs_of_role(oid, owner::owner_of(home.table(CACHE))) } {
+    if !unsafe { pg_sys::has_privs_of_role(oid, owner_of(home, CACHE)) } {
         return Err(format!(
             "role \"{name}\", which infinite_pages_cache.maintenance_role names, must be owner of table {}.{CACHE}, \
              or a member of its owner",
@@ -199,6 +197,15 @@ fn roles(home: &Home) -> Result<Vec<Role>, String> {
         ));
     }
     Ok(vec![Role { oid, name }; STEPS.len()])
+}
+
+/// The owner of a table, which is not locked for it: if somebody has it locked, that is for the steps to find
+/// out.
+fn owner_of(home: &Home, table: &str) -> pg_sys::Oid {
+    spi::run(Access::ReadLatest, "SELECT relowner FROM pg_class WHERE oid = $1", &[home.table(table).into()], |rows| {
+        if rows.count() > 0 { rows.get(0, 1) } else { None }
+    })
+    .unwrap_or_else(|| panic!("table {}.{table} is gone", home.schema))
 }
 
 fn named(oid: pg_sys::Oid) -> Role {
@@ -286,7 +293,15 @@ impl Tick {
                 affected: 0,
             };
         });
-        let turn = StepTurn { tick: self, role: role.oid, deadline: began + LONGEST_TURN, began: Cell::new(began) };
+        let may_drop = step.locks < Locks::Tables
+            || transaction::run(transaction::own_role(), || ready::may_drop(&Home::current())) == Ok(true);
+        let turn = StepTurn {
+            tick: self,
+            role: role.oid,
+            deadline: began + LONGEST_TURN,
+            began: Cell::new(Instant::now()),
+            may_drop,
+        };
         let result = transaction::run(role.oid, || (step.run)(&Home::current(), &turn));
         let outcome = result.unwrap_or_else(Outcome::failure);
         let took = began.elapsed();
@@ -315,6 +330,7 @@ struct StepTurn<'a> {
     deadline: Instant,
     /// When the transaction began to lock rows.
     began: Cell<Instant>,
+    may_drop: bool,
 }
 
 impl Turn for StepTurn<'_> {
@@ -336,5 +352,9 @@ impl Turn for StepTurn<'_> {
 
     fn is_unattended(&self) -> bool {
         true
+    }
+
+    fn may_drop(&self) -> bool {
+        self.may_drop
     }
 }
