@@ -19,7 +19,7 @@ from worker import (CACHE, LAUNCHER, LONG_AGO, WORKER, add_entries, count, expir
 @pytest.fixture(scope="module")
 def census():
     """Databases of every kind, in a server of their own, whose numbers nothing but the worker changes."""
-    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "autovacuum": "off"})
+    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "autovacuum": "off", "statement_timeout": "60s"})
     yield cluster
     cluster.remove()
 

@@ -201,7 +201,8 @@ def test_a_fast_stop_does_not_wait_for_a_cleanup(stopping, standby):
 
 def test_the_worker_does_not_wait_for_a_standby_that_is_not_there():
     """Nor does it leave its work undone: every kind of it, a DROP too."""
-    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "synchronous_standby_names": "nobody", "synchronous_commit": "local"})
+    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "synchronous_standby_names": "nobody", "synchronous_commit": "local",
+                       "statement_timeout": "20s"})
     try:
         database = Database(cluster)
         add_month(database, -3)
