@@ -14,6 +14,8 @@ export PGOPTIONS='-c client_min_messages=warning' PSQL_PAGER='' PGTZ=UTC
 sql -d postgres <<'SQL'
 DROP DATABASE IF EXISTS demo WITH (FORCE);
 CREATE DATABASE demo;
+-- Section 9 does by hand, to show it, what the background worker would do.
+ALTER DATABASE demo SET infinite_pages_cache.skip_steps = 'delete expired entries';
 -- The role that the application's users act as. The extension never creates roles.
 SELECT 'CREATE ROLE authenticated NOLOGIN'
     WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'authenticated') \gexec

@@ -71,7 +71,7 @@ fn cache_run_maintenance() -> TableIterator<
         "Maintenance creates and drops partitions.",
         "Run it as the owner. A service role can call cleanup_expired_cache_entries_production().",
     );
-    if !advisory::try_lock(Class::Maintenance, 0) {
+    if !is_alone() {
         let detail = Some("another run is in progress".to_string());
         return TableIterator::once(("run".into(), "skipped".into(), 0, rounded(0.0), detail));
     }
@@ -85,11 +85,21 @@ fn cache_run_maintenance() -> TableIterator<
     )
 }
 
+/// Waits for the end of another run, such as a tick of the worker, as long as for any lock; returns whether
+/// there is none now.
+fn is_alone() -> bool {
+    advisory::try_lock(Class::Maintenance, 0)
+        || catch::attempt(|| with_lock_timeout(|| advisory::lock(Class::Maintenance, 0))).is_ok()
+}
+
+fn with_lock_timeout<T>(f: impl FnOnce() -> T) -> T {
+    with_setting(c"lock_timeout", &format!("{}ms", settings::LOCK_TIMEOUT.get()), f)
+}
+
 fn run_step(home: &Home, step: &Step) -> Row {
     let started = Instant::now();
-    let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
     let turn = ByHand { deadline: started + share_of_time() };
-    let result = catch::attempt(|| with_setting(c"lock_timeout", &timeout, || (step.run)(home, &turn)));
+    let result = catch::attempt(|| with_lock_timeout(|| (step.run)(home, &turn)));
     let outcome = result.unwrap_or_else(Outcome::failure);
     Row {
         step: step.name.into(),
