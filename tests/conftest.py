@@ -172,7 +172,7 @@ def cluster():
 @pytest.fixture(scope="session")
 def worker_cluster():
     """A cluster whose worker ticks five times a second."""
-    cluster = Cluster({"infinite_pages_cache.naptime": "200ms", "autovacuum": "off"})
+    cluster = Cluster({"infinite_pages_cache.naptime": "200ms", "autovacuum": "off", "statement_timeout": "60s"})
     yield cluster
     cluster.remove()
 

@@ -19,7 +19,7 @@ from worker import (CACHE, LAUNCHER, LONG_AGO, WORKER, add_entries, count, expir
 @pytest.fixture(scope="module")
 def census():
     """Databases of every kind, in a server of their own, whose numbers nothing but the worker changes."""
-    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "autovacuum": "off"})
+    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "autovacuum": "off", "statement_timeout": "60s"})
     yield cluster
     cluster.remove()
 
@@ -68,7 +68,7 @@ def test_databases_with_the_cache_are_served_and_others_left_alone(census):
 
 def test_many_databases_are_all_served(census):
     """Some have more to do than a tick has time for; they keep no other from its turn, and no two workers meet."""
-    slow, quick = [Database(census) for _ in range(4)], [Database(census) for _ in range(6)]
+    slow, quick = [Database(census) for _ in range(3)], [Database(census) for _ in range(5)]
     for database in slow:
         slow_down_deletions(database, "true", 0.02)
         add_entries(database, 5000)

@@ -177,7 +177,7 @@ def stopping():
     cluster = Cluster({"infinite_pages_cache.naptime": "0", "infinite_pages_cache.cleanup_batch_size": 100_000, "autovacuum": "off",
                        "max_wal_size": "4GB", "checkpoint_timeout": "1h"})
     database = Database(cluster)
-    add_entries(database, 250_000)
+    add_entries(database, 120_000)
     yield database
     cluster.remove()
 
@@ -185,7 +185,7 @@ def stopping():
 @pytest.mark.parametrize("standby", ["", "nobody"], ids=["", "waiting for a standby that is not there"])
 def test_a_fast_stop_does_not_wait_for_a_cleanup(stopping, standby):
     cluster = stopping.cluster
-    assert expired(stopping) > 100_000
+    assert expired(stopping) > 50_000
     cluster.configure({"synchronous_standby_names": standby, "infinite_pages_cache.naptime": "100ms"})
     cluster.execute("SELECT pg_reload_conf()")
     wait_for_step(cluster, stopping.name)
@@ -201,7 +201,8 @@ def test_a_fast_stop_does_not_wait_for_a_cleanup(stopping, standby):
 
 def test_the_worker_does_not_wait_for_a_standby_that_is_not_there():
     """Nor does it leave its work undone: every kind of it, a DROP too."""
-    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "synchronous_standby_names": "nobody", "synchronous_commit": "local"})
+    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "synchronous_standby_names": "nobody", "synchronous_commit": "local",
+                       "statement_timeout": "20s"})
     try:
         database = Database(cluster)
         add_month(database, -3)

@@ -18,7 +18,7 @@ ROUNDS = range(5)
 @pytest.fixture(scope="module")
 def busy():
     """A server whose worker ticks ten times a second, and a database that it cleans for as long as the tests last."""
-    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "infinite_pages_cache.cleanup_batch_size": 20, "autovacuum": "off"})
+    cluster = Cluster({"infinite_pages_cache.naptime": "100ms", "infinite_pages_cache.cleanup_batch_size": 20, "autovacuum": "off", "statement_timeout": "60s"})
     database = Database(cluster)
     add_entries(database, 20, NEVER, prefix="live")
     slow_down_deletions(database, "OLD.cache_key LIKE 'e%'", 0.05)
