@@ -144,6 +144,34 @@ mod tests {
         is("SELECT count(*) FROM cache_audit_log", "0");
     }
 
+    /// What no client can count up to.
+    #[pg_test]
+    fn counters_at_their_maximum_stay_there_and_are_shown() {
+        use crate::statistics::counters::{Count, MOST, place, place_of};
+        is_null("SELECT cache_lookup($A, 'most', 'none')");
+        let place = place(place_of(b"most").expect("the library is preloaded"));
+        for count in [Count::Hits, Count::Misses, Count::TokensSpent, Count::TokensSaved] {
+            for _ in 0..5 {
+                place.add(count, MOST);
+            }
+        }
+        is_null("SELECT cache_lookup($A, 'most', 'none')");
+        for pending in [false, true] {
+            let of = format!("cache_statistics({pending}) WHERE content_type = 'most'");
+            is(&format!("SELECT hits || ', ' || misses FROM {of}"), "9223372036854775807, 9223372036854775807");
+            is(
+                &format!("SELECT tokens_spent || ', ' || tokens_saved FROM {of}"),
+                "9223372036854.775807, 9223372036854.775807",
+            );
+        }
+        for _ in 0..2 {
+            let of = "FROM cache_performance_metrics WHERE content_type = 'most'";
+            is(&format!("SELECT lookups || ', ' || hit_rate_last_hour {of}"), "9223372036854775807, 50.00");
+            value("SELECT count(*) FROM cache_alerts");
+            value("SELECT cache_flush_statistics()");
+        }
+    }
+
     #[pg_test]
     fn the_user_comes_from_claims_then_from_the_setting() {
         is_null("SELECT cache_current_user_id()");

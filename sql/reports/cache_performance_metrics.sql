@@ -10,7 +10,7 @@ pending AS (
     FROM @extschema@.cache_pending_hits() GROUP BY content_type
 ),
 counted AS (
-    SELECT content_type, hits, hits + misses AS lookups
+    SELECT content_type, hits, least(hits::numeric + misses, 9223372036854775807)::bigint AS lookups
     FROM @extschema@.cache_statistics()
 ),
 hourly AS MATERIALIZED (
