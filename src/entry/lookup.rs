@@ -72,8 +72,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         )
     };
     let mut args = address.args();
-    let pending = hits::of(&address.user_id, &address.digest).map_or(0, |hits| hits.hits);
-    args.push((pending as i64).into());
+    args.push((hits::pending_of(&address.user_id, &address.digest) as i64).into());
     let counted_at = call.place(address.content_type);
     materialize(fcinfo, |deliver| {
         kept::run(Access::Read, "get", sql, &args, |rows| {

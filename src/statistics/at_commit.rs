@@ -55,6 +55,27 @@ pub fn at_commit(action: Action) {
     });
 }
 
+/// The hits that the transaction has stored: its own rows show them already.
+pub fn drained_hits() -> Vec<Hits> {
+    PENDING.with_borrow(|pending| {
+        let drained = pending.iter().filter_map(|(_, action)| match action {
+            Action::HitsDrained(hits) => Some(hits),
+            _ => None,
+        });
+        drained.flatten().copied().collect()
+    })
+}
+
+/// The counters of a place that the transaction has stored.
+pub fn drained_counters(place: u32) -> Option<Values> {
+    PENDING.with_borrow(|pending| {
+        pending.iter().rev().find_map(|(_, action)| match action {
+            Action::CountersDrained(of, values) if *of == place => Some(**values),
+            _ => None,
+        })
+    })
+}
+
 /// Whether the transaction has drained something: what it has stored must not be stored again.
 pub fn has_drained() -> bool {
     PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| !matches!(action, Action::Count(..))))

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use super::at_commit::drained_counters;
 use super::histogram::{BUCKETS, bucket_of};
 use crate::settings;
 use crate::shared_memory::{Area, Lock};
@@ -279,8 +280,10 @@ pub fn all() -> Vec<Counted> {
         .map(|number| {
             let place = place(number);
             let now = place.values();
-            let pending =
-                std::array::from_fn(|counter| now[counter].saturating_sub(place.drained[counter].load(Relaxed)));
+            // What this transaction has stored, its rows show.
+            let stored = drained_counters(number);
+            let stored = stored.unwrap_or_else(|| std::array::from_fn(|counter| place.drained[counter].load(Relaxed)));
+            let pending = std::array::from_fn(|counter| now[counter].saturating_sub(stored[counter]));
             Counted { number, content_type: place.name().to_vec(), now, pending }
         })
         .collect()

@@ -4,10 +4,12 @@
 
 #![allow(unsafe_code)]
 
+use super::at_commit::drained_hits;
 use super::counters;
 use crate::settings;
 use crate::shared_memory::{Area, Lock};
 use pgrx::{Uuid, pg_sys};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Regions of the table, each with a lock of its own.
@@ -239,6 +241,30 @@ pub fn of(user_id: &Uuid, digest: &Uuid) -> Option<Hits> {
         Some((index, true)) => Some(region.slot(index).hits()),
         _ => None,
     })
+}
+
+/// The hits of one entry that its row does not show.
+pub fn pending_of(user_id: &Uuid, digest: &Uuid) -> u64 {
+    let stored = drained_hits().into_iter().filter(|hits| hits.user_id == *user_id && hits.digest == *digest);
+    let stored: u64 = stored.map(|hits| hits.hits).sum();
+    of(user_id, digest).map_or(0, |hits| hits.hits.saturating_sub(stored))
+}
+
+/// The hits of all entries that their rows do not show.
+pub fn pending() -> Vec<Hits> {
+    let mut pending = all();
+    let stored = drained_hits();
+    if !stored.is_empty() {
+        let stored: HashMap<_, _> = stored.iter().map(|hits| ((hits.user_id, hits.digest), hits)).collect();
+        for hits in &mut pending {
+            if let Some(stored) = stored.get(&(hits.user_id, hits.digest)) {
+                hits.hits = hits.hits.saturating_sub(stored.hits);
+                hits.tokens = hits.tokens.saturating_sub(stored.tokens);
+            }
+        }
+        pending.retain(|hits| hits.hits > 0);
+    }
+    pending
 }
 
 /// The hits of all entries of this database.

@@ -75,7 +75,7 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     // A datum for each content type, not for each entry.
     let mut names: HashMap<u32, pg_sys::Datum> = HashMap::new();
     materialize_values(fcinfo, |deliver| {
-        for hits in hits::all() {
+        for hits in hits::pending() {
             if only.is_some_and(|user| user != Some(hits.user_id)) {
                 continue;
             }
