@@ -35,21 +35,26 @@ updated AS (
               floor(c.hit_count * coalesce(c.token_cost, 0))
                   - floor((c.hit_count - l.hits) * coalesce(c.token_cost, 0)) AS tokens
 ),
+-- A summary that is in use gets a row for what is newer than it is, with no entries until the next count.
 by_type AS (
-    UPDATE @extschema@.cache_entry_summary s
-    SET hits = s.hits + u.hits, tokens_saved = s.tokens_saved + u.tokens,
-        last_activity = greatest(s.last_activity, u.last_hit)
-    FROM (SELECT tableoid, content_type, sum(hits) AS hits, sum(tokens) AS tokens, max(last_hit) AS last_hit
-          FROM updated GROUP BY 1, 2) u
-    JOIN pg_class p ON p.oid = u.tableoid
-    WHERE s.partition_name = p.relname AND s.content_type = u.content_type
+    INSERT INTO @extschema@.cache_entry_summary AS s
+        (partition_name, content_type, entries, expired_entries, high_priority_entries, hits, tokens_saved, last_activity, measured_at)
+    SELECT p.relname, u.content_type, 0, 0, 0, sum(u.hits), sum(u.tokens), max(u.last_hit), m.measured_at
+    FROM updated u JOIN pg_class p ON p.oid = u.tableoid
+    CROSS JOIN (SELECT measured_at FROM @extschema@.cache_entry_summary LIMIT 1) m
+    GROUP BY p.relname, u.content_type, m.measured_at
+    ON CONFLICT (partition_name, content_type) DO UPDATE
+    SET hits = s.hits + excluded.hits, tokens_saved = s.tokens_saved + excluded.tokens_saved,
+        last_activity = greatest(s.last_activity, excluded.last_activity)
 ),
 by_user AS (
-    UPDATE @extschema@.cache_user_summary s
-    SET hits = s.hits + u.hits, tokens_saved = s.tokens_saved + u.tokens,
-        last_accessed = greatest(s.last_accessed, u.last_hit)
-    FROM (SELECT user_id, sum(hits) AS hits, sum(tokens) AS tokens, max(last_hit) AS last_hit
-          FROM updated GROUP BY 1) u
-    WHERE s.user_id = u.user_id
+    INSERT INTO @extschema@.cache_user_summary AS s
+        (user_id, entries, content_types, hits, tokens_saved, last_accessed, measured_at)
+    SELECT u.user_id, 0, 0, sum(u.hits), sum(u.tokens), max(u.last_hit), m.measured_at
+    FROM updated u CROSS JOIN (SELECT measured_at FROM @extschema@.cache_user_summary LIMIT 1) m
+    GROUP BY u.user_id, m.measured_at
+    ON CONFLICT (user_id) DO UPDATE
+    SET hits = s.hits + excluded.hits, tokens_saved = s.tokens_saved + excluded.tokens_saved,
+        last_accessed = greatest(s.last_accessed, excluded.last_accessed)
 )
 SELECT n, 1 FROM found UNION ALL SELECT n, 2 FROM chosen UNION ALL SELECT n, 3 FROM updated

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::home::{CACHE, Home, POLICIES};
-use crate::setting_scope::with_setting;
+use crate::setting_scope::with_settings;
 use crate::spi::{Access, Rows, connected, rows, split};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -25,9 +25,11 @@ pub fn run<T>(
         let (mut types, mut values, nulls) = split(args);
         let plan = kept_plan(name, &home, sql, &mut types);
         let _executing = Executing::begin();
-        // A plan made while a partition was empty must still be good when it is full: by an index.
+        // A plan made while a partition was empty must still be good when it is full: by an index. Where there
+        // is none to use, the plan seems so dear that it would be compiled, again at each execution.
+        let settings = [(c"enable_seqscan", c"off"), (c"jit", c"off")];
         // SAFETY: SPI is connected, the plan is kept and was prepared for arguments of these types.
-        let code = with_setting(c"enable_seqscan", "off", || unsafe {
+        let code = with_settings(&settings, || unsafe {
             pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0)
         });
         f(&rows(code, caller_context))

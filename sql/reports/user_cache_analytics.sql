@@ -9,6 +9,6 @@ SELECT user_id,
        trim_scale(u.tokens_saved + coalesce(p.tokens_saved, 0)),
        round(u.avg_reuse_score, 2),
        greatest(u.last_accessed, p.last_accessed),
-       round((u.hits + coalesce(p.hits, 0)) / u.entries, 2)
+       round((u.hits + coalesce(p.hits, 0)) / nullif(u.entries, 0), 2)
 FROM @entries_by_user@ u LEFT JOIN pending p USING (user_id)
 ORDER BY u.tokens_saved + coalesce(p.tokens_saved, 0) DESC, u.entries DESC, user_id

@@ -233,10 +233,16 @@ fn find(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
     tags().iter().enumerate().position(matches).map(|number| number as u32)
 }
 
-/// A place that a name could have.
+/// A place that a name could have. Where there are more databases than places for all others, those for types
+/// serve.
 fn free_place(name: &[u8]) -> Option<usize> {
-    let mut range = if name.is_empty() { capacity()..number_of_places() } else { 0..capacity() };
-    range.find(|number| tags()[*number].load(Relaxed) == 0)
+    let for_types = 0..capacity();
+    let is_free = |number: &usize| tags()[*number].load(Relaxed) == 0;
+    if name.is_empty() {
+        (capacity()..number_of_places()).chain(for_types).find(is_free)
+    } else {
+        for_types.into_iter().find(is_free)
+    }
 }
 
 /// Takes a free place. Called with the exclusive lock held.
