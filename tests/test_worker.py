@@ -270,7 +270,8 @@ def test_settings_of_maintenance_reach_the_next_tick(served):
 def test_ticks_with_nothing_due_write_nothing(served):
     with settings(served.cluster, naptime="100ms"):
         add_entries(served, 100, "infinity")
-        served.execute("ANALYZE; CHECKPOINT")
+        # Whoever reads a page with dead rows may prune it, and logs that; here it has been done.
+        served.execute("VACUUM ANALYZE")
         wait_for_ticks(served, 5)
         with served.connect() as connection:
             def numbers():
@@ -287,8 +288,8 @@ def test_ticks_with_nothing_due_write_nothing(served):
                 seen = tick(seen)
             after = numbers()
     assert after[1:] == before[1:]
-    # The checkpointer and the background writer note now and then which transactions run.
-    assert after[0] - before[0] < 1000
+    # The server notes now and then which transactions run. A row in the log each tick would be 5 kB and more.
+    assert after[0] - before[0] < 3000
 
 
 def test_nothing_is_connected_between_ticks(served):
