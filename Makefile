@@ -42,7 +42,7 @@ demo-stop: ## Stop the server of the demo
 
 # cargo pgrx test installs a test build of its own, so the install comes after it. It has no way to
 # start a server as root, nor to write to a system's directories as anybody else: --runas serves both.
-test: PACKAGES += sudo libfaketime python3-venv
+test soak: PACKAGES += sudo python3-venv
 test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
 	@tests/cluster.sh stop $(DEMO)
 	echo '== Tests inside the server: about 2 minutes the first time, seconds after that'
@@ -59,6 +59,14 @@ test: lint target/venv/requirements.txt ## All checks: lint, tests inside the se
 	$(MAKE) install
 	echo '== Tests by a real client, against servers of their own: some minutes'
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests -q -o cache_dir=target/pytest_cache
+
+soak: prerequisites target/venv/requirements.txt ## Half an hour of load, and of a session that blocks maintenance
+	@$(MAKE) install
+	export PYTHONDONTWRITEBYTECODE=1
+	echo '== 20 minutes: clients write, read and let expire while the worker ticks'
+	target/venv/bin/python tests/soak.py
+	echo '== 10 minutes: a session stays idle in a transaction that blocks a drop'
+	IPC_SITTER=600 target/venv/bin/python -m pytest -q tests/test_worker_waits.py -o cache_dir=target/pytest_cache
 
 bench: PACKAGES += python3-venv
 bench: prerequisites target/venv/requirements.txt ## Measure it on this machine: all cases, or those of CASES="counting views"
