@@ -155,7 +155,7 @@ pub fn define(preloading: bool) {
     );
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.exact_report_size",
-        c"Size of the cache's tables, without content, up to which reports count the entries themselves.",
+        c"Size of the cache's partitions, without what is stored out of line, up to which reports count the entries themselves.",
         c"Those of a larger cache show the last count of maintenance, and all that has been counted since.",
         &EXACT_REPORT_SIZE,
         0,

@@ -35,8 +35,8 @@ fn serves(home: &Home, summary: &str) -> bool {
     }
 }
 
-/// Whether the entries are too many to be counted for each report: by the size of their table, in which
-/// content has no part.
+/// Whether the entries are too many to be counted for each report: by the size of their partitions, which
+/// is what a count has to read.
 pub fn is_large(home: &Home) -> bool {
     let size = spi::run(
         Access::ReadLatest,
@@ -63,8 +63,7 @@ pub fn renew(home: &Home) -> i64 {
     }
 }
 
-/// Brings a summary up to date. A row whose counts are still right is not written, except for the time
-/// of its measurement, which is that of the whole summary.
+/// Brings a summary up to date. Every row is written, since it holds the time of the count.
 fn replace(home: &Home, table: &str, key: &str, columns: &str, count: &str) -> i64 {
     let schema = &home.schema;
     let columns: Vec<&str> = columns.split(' ').collect();
