@@ -35,7 +35,7 @@ CREATE FUNCTION app.key(wanted text) RETURNS text LANGUAGE sql AS $$
     SELECT cache_key(request) FROM app.texts WHERE name = wanted
 $$;
 
--- The extension does not count lookups in this version, so the application keeps its own log.
+-- The application's own log, to tell the day request by request, and to compare with what the cache counts.
 CREATE TABLE app.log (
     id integer GENERATED ALWAYS AS IDENTITY,
     at time NOT NULL,
@@ -55,7 +55,6 @@ DECLARE
     started timestamptz := clock_timestamp();
     answer jsonb := cache_lookup(me, model.content_type, key);
     lookup interval := clock_timestamp() - started;
-    entry uuid;
 BEGIN
     IF answer IS NULL THEN
         -- Here the application would wait some seconds for its language model.
@@ -64,11 +63,6 @@ BEGIN
             token_cost => model.tokens,
             metadata => jsonb_build_object('story', model.story, 'model', model.request -> 'model'),
             foundation_dependency => CASE WHEN model.content_type <> 'story_foundation' THEN model.story END);
-    ELSE
-        SELECT id INTO entry FROM cache_get(me, model.content_type, key);
-        UPDATE infinite_pages_cache_partitioned
-           SET hit_count = hit_count + 1, last_accessed = now(), token_cost_saved = token_cost_saved + model.tokens
-         WHERE id = entry AND user_id = me;
     END IF;
     INSERT INTO app.log (at, who, content_type, title, hit, tokens, lookup_ms)
     VALUES (at, who, model.content_type, model.title, answer IS NOT NULL, model.tokens,

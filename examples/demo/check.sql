@@ -8,6 +8,11 @@ FROM (SELECT hit, row_number() OVER (PARTITION BY who, content_type, title, at >
       FROM app.log) AS requests;
 
 INSERT INTO claims
+SELECT 'the cache counted what the application saw', c.hits = l.hits AND c.misses = l.misses
+FROM (SELECT max(hits) - min(hits) AS hits, max(misses) - min(misses) AS misses FROM app.counted) c,
+     (SELECT count(*) FILTER (WHERE hit) AS hits, count(*) FILTER (WHERE NOT hit) AS misses FROM app.log WHERE at < '22:00') l;
+
+INSERT INTO claims
 SELECT 'one entry for each user, content type and key', count(*) > 0 AND count(*) = count(DISTINCT (user_id, content_type, cache_key))
 FROM infinite_pages_cache_partitioned;
 

@@ -31,8 +31,9 @@ FROM cache_get(:'ilse', 'story_foundation', :'key');
 \echo
 \echo '── 2. The morning: everything is new ──────────────────────────────────────────────────────'
 \echo 'Three authors work. What the application does with a request stands in app.sql: look up; on a'
-\echo 'miss generate and store; on a hit count it. Only the last of these requests has been made before.'
+\echo 'miss generate and store. Only the last of these requests has been made before.'
 \echo
+CREATE TABLE app.counted AS SELECT sum(hits) AS hits, sum(misses) AS misses FROM cache_statistics();
 CALL app.work('08:00', '10:00');
 SELECT to_char(at, 'HH24:MI') AS at, who, content_type, title, CASE WHEN hit THEN 'hit' ELSE 'miss' END AS cache, tokens
 FROM app.log ORDER BY id;
@@ -47,6 +48,10 @@ SELECT to_char(at, 'HH24') || ' h' AS hour, count(*) AS requests,
        coalesce(sum(tokens) FILTER (WHERE hit), 0) AS tokens_saved,
        round(max(lookup_ms), 2) AS slowest_lookup_ms
 FROM app.log GROUP BY 1 ORDER BY 1;
+INSERT INTO app.counted SELECT sum(hits), sum(misses) FROM cache_statistics();
+\echo 'The cache has counted the same, in memory, without a write:'
+\echo
+SELECT max(hits) - min(hits) AS hits, max(misses) - min(misses) AS misses FROM app.counted;
 
 \echo
 \echo '── 4. A better version takes the place of the old one ─────────────────────────────────────'
@@ -94,7 +99,7 @@ ROLLBACK;
 \echo
 \echo '── 7. What the operator sees ──────────────────────────────────────────────────────────────'
 \echo
-SELECT content_type, total_entries, cache_hits, avg_hit_count, tokens_saved, expired_entries
+SELECT content_type, total_entries, lookups, cache_hits, hit_rate_percentage, p50_ms, p99_ms, tokens_saved, cost_saved_percentage
 FROM cache_performance_metrics ORDER BY tokens_saved DESC NULLS LAST;
 SELECT u.name, a.total_cache_entries, a.content_types_used, a.total_cache_hits, a.total_tokens_saved, a.avg_hits_per_entry
 FROM user_cache_analytics a JOIN app.users u ON u.id = a.user_id ORDER BY a.total_tokens_saved DESC;
@@ -133,3 +138,9 @@ FROM app.log GROUP BY who ORDER BY tokens_saved DESC;
 \echo '── 11. What would raise an alarm ──────────────────────────────────────────────────────────'
 \echo
 SELECT severity, rule, value, threshold, firing FROM cache_alerts;
+
+\echo
+\echo '── 12. Who looks after it ─────────────────────────────────────────────────────────────────'
+\echo 'A worker of the server does, each 30 seconds. (It leaves out the cleanup that section 9 has shown.)'
+\echo
+SELECT worker, next_run, consecutive_failures, months_ahead FROM cache_maintenance_status;
