@@ -5,7 +5,7 @@
 use crate::home::Home;
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
-use crate::setting_scope::with_setting;
+use crate::setting_scope::with_settings;
 use crate::spi::{self, Access};
 use crate::statistics::summary;
 use pgrx::datum::DatumWithOid;
@@ -42,10 +42,8 @@ pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
 pub fn run_with(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid]) {
     let home = Home::current();
     let query = summary::with_sources(&home, query).replace("@extschema@", &home.schema);
-    // The catalogs show a partition's bounds as text; the queries read it.
-    with_setting(c"DateStyle", "ISO", || {
-        with_setting(c"TimeZone", "UTC", || {
-            materialize(fcinfo, |deliver| spi::run(Access::Read, &query, args, deliver))
-        });
-    });
+    // The catalogs show a partition's bounds as text; the queries read it. To compile them takes longer than
+    // to run them.
+    let settings = [(c"DateStyle", c"ISO"), (c"TimeZone", c"UTC"), (c"jit", c"off")];
+    with_settings(&settings, || materialize(fcinfo, |deliver| spi::run(Access::Read, &query, args, deliver)));
 }
