@@ -85,6 +85,7 @@ VALUES = [  # argument of cache_upsert, value, SQLSTATE
     ("expires_at", "'infinity', ttl => '1 day'", "22023"), ("expires_at", "now() + interval '1 day', ttl => interval '1 day'", "22023"),
     ("priority_tier", "0", "22023"), ("priority_tier", "4", "22023"), ("priority_tier", "-2147483648", "22023"),
     ("token_cost", "-0.01", "22023"), ("token_cost", "'NaN'", "22023"), ("token_cost", "'-Infinity'", "22023"),
+    ("token_cost", "1000000000.000001", "22023"), ("token_cost", "1e15", "22023"), ("token_cost", "'Infinity'", "22023"),
     ("reuse_score", "-1", "22023"), ("reuse_score", "-0.1", "22023"), ("reuse_score", "11", "22023"), ("reuse_score", "10.1", "22023"),
     ("reuse_score", "'NaN'", "22023"), ("reuse_score", "'Infinity'", "22023"),
 ]
@@ -110,7 +111,7 @@ def test_a_value_that_breaks_a_rule(cache, argument, value, sqlstate):
     ({"priority_tier": 0}, "22023", "priority_tier"), ({"priority_tier": 4}, "22023", "priority_tier"),
     ({"priority_tier": 1.5}, "22023", "priority_tier"), ({"priority_tier": 10 ** 30}, "22023", "priority_tier"),
     ({"priority_tier": "high"}, "22023", "priority_tier"),
-    ({"token_cost": -1}, "22023", "token_cost"), ({"token_cost": "NaN"}, "22023", "token_cost"), ({"token_cost": "much"}, "22P02", "token_cost"),
+    ({"token_cost": -1}, "22023", "token_cost"), ({"token_cost": 1e10}, "22023", "token_cost"), ({"token_cost": "NaN"}, "22023", "token_cost"), ({"token_cost": "much"}, "22P02", "token_cost"),
     ({"token_cost": True}, "22P02", "token_cost"), ({"token_cost": [1]}, "22P02", "token_cost"),
     ({"reuse_score": -1}, "22023", "reuse_score"), ({"reuse_score": 11}, "22023", "reuse_score"), ({"reuse_score": "NaN"}, "22023", "reuse_score"),
     ({"reuse_score": {}}, "22P02", "reuse_score"),

@@ -23,7 +23,7 @@ CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
     access_frequency integer DEFAULT 1,
     priority_tier integer NOT NULL DEFAULT 3 CHECK (priority_tier BETWEEN 1 AND 3),
     compression_applied boolean DEFAULT false,
-    token_cost numeric CHECK (token_cost BETWEEN 0 AND 1e15),
+    token_cost numeric(16,6) CHECK (token_cost BETWEEN 0 AND 1e9),
     PRIMARY KEY (id, user_id, created_at)
 ) PARTITION BY RANGE (created_at);
 
@@ -37,6 +37,6 @@ ALTER TABLE @extschema@.infinite_pages_cache_partitioned ALTER COLUMN metadata S
 COMMENT ON TABLE @extschema@.infinite_pages_cache_partitioned IS
     'Cached answers of infinite_pages_cache, a partition for each month of created_at (UTC)';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.token_cost IS
-    'What generating the answer cost, in the application''s own unit';
+    'What generating the answer cost, in the application''s own unit, to a millionth';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.priority_tier IS
     '1 = high ... 3 = low: the order in which entries are kept when a user has too many';

@@ -10,7 +10,8 @@ use crate::materialize::{materialize, nothing};
 use crate::settings;
 use crate::spi::{self, Access};
 use crate::statistics::counters::Latency;
-use crate::statistics::{Call, Found, MILLIONTHS, hits};
+use crate::statistics::tokens::MILLIONTHS;
+use crate::statistics::{Call, Found, hits};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
@@ -65,7 +66,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         format!(
             "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, \
                     least(hit_count::numeric + $5, 9223372036854775807)::bigint, \
-                    token_cost, priority_tier::integer, story_id, foundation_dependency::text, \
+                    trim_scale(token_cost::numeric), priority_tier::integer, story_id, foundation_dependency::text, \
                     expires_at > clock_timestamp(), {MILLIONTHS} \
              FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
             matching(schema)

@@ -22,10 +22,11 @@ pub enum Count {
     Upserts,
     Invalidations,
     Expirations,
-    /// In millionths of the application's unit.
+    /// Whole units of each cost; what a cost has beyond them is counted in millionths.
     TokensSpent,
-    /// In millionths of the application's unit.
+    MillionthsSpent,
     TokensSaved,
+    MillionthsSaved,
     /// Hits that found no place among those counted by entry.
     UntrackedHits,
     /// Reads whose audit was overwritten before it was stored.
@@ -40,7 +41,7 @@ pub enum Latency {
 }
 
 /// Counters that are not latencies.
-pub const PLAIN: usize = 10;
+pub const PLAIN: usize = 12;
 /// All counters of a type: the plain ones, then a histogram for each [`Latency`].
 pub const COUNTERS: usize = PLAIN + 2 * BUCKETS;
 /// Where a counter stops; SQL's bigint holds no more.
@@ -137,7 +138,9 @@ impl Place {
     }
 
     pub fn add(&self, count: Count, number: u64) {
-        add(&self.now[count as usize], number);
+        if number > 0 {
+            add(&self.now[count as usize], number);
+        }
     }
 
     /// Takes back what was counted in error, and has not been stored.
