@@ -79,3 +79,44 @@ pub fn on_shared_memory_request(request: fn()) {
         pg_sys::shmem_request_hook = Some(hook);
     }
 }
+
+/// The privilege to read a table. Since PostgreSQL 16 a set of privileges has 64 bits.
+#[allow(clippy::unnecessary_cast)]
+pub const SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+/// The privilege to use a schema.
+#[allow(clippy::unnecessary_cast)]
+const USAGE: pg_sys::AclMode = pg_sys::ACL_USAGE as pg_sys::AclMode;
+
+/// Whether a role may use a schema.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+pub fn may_use_schema(schema: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the system caches, for a schema that exists.
+    unsafe { pg_sys::pg_namespace_aclcheck(schema, role, USAGE) == pg_sys::AclResult::ACLCHECK_OK }
+}
+
+/// Whether a role may use a schema.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub fn may_use_schema(schema: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the system caches, for a schema that exists.
+    unsafe {
+        pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, role, USAGE) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Begins a scan of an index on so many of its columns.
+///
+/// # Safety
+/// Both relations must be open, and the snapshot registered or active, until the scan ends.
+pub unsafe fn begin_index_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    columns: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: the caller's duty.
+    #[cfg(not(feature = "pg18"))]
+    return unsafe { pg_sys::index_beginscan(table, index, snapshot, columns, 0) };
+    // SAFETY: the caller's duty. Nobody asks for figures of the scan.
+    #[cfg(feature = "pg18")]
+    return unsafe { pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), columns, 0) };
+}

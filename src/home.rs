@@ -62,6 +62,11 @@ unsafe extern "C-unwind" fn changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
+/// The generation that a [`Home`] looked up now would have.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
 impl Home {
     /// The schema that the extension lives in now.
     ///

@@ -52,6 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
         unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
     settings::define(preloading);
     home::watch_for_changes();
+    partition::entry_index::watch_for_changes();
     statistics::at_commit::watch();
     if preloading && !upgrading {
         shared_memory::reserve();

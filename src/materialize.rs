@@ -58,17 +58,19 @@ pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, run: impl FnOnce(&dyn Fn(&R
     });
 }
 
-/// Makes rows of values the result of the function; `rows` hands over each by calling what it gets.
+/// Makes rows of values the result of the function, `None` for NULL; `rows` hands over each by calling what it
+/// gets.
 pub fn materialize_values<const COLUMNS: usize>(
     fcinfo: pg_sys::FunctionCallInfo,
-    rows: impl FnOnce(&mut dyn FnMut([pg_sys::Datum; COLUMNS])),
+    rows: impl FnOnce(&mut dyn FnMut([Option<pg_sys::Datum>; COLUMNS])),
 ) {
     let (store, description) = result_set(fcinfo);
     // SAFETY: the description is that of the function's result, which has as many columns as are checked for.
     unsafe {
         assert!((*description).natts as usize == COLUMNS, "the function returns {COLUMNS} columns");
-        let mut nulls = [false; COLUMNS];
-        rows(&mut |mut values| {
+        rows(&mut |values| {
+            let mut nulls = values.map(|value| value.is_none());
+            let mut values = values.map(|value| value.unwrap_or(pg_sys::Datum::null()));
             pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
         });
     }

@@ -2,16 +2,18 @@
 
 #![allow(unsafe_code)]
 
-use super::{Address, checked_content_type, checked_key, checked_user, matching, or_raise};
+use super::probe::{self, Version};
+use super::{Address, checked_content_type, checked_user, matching, or_raise};
 use crate::error::Refusal;
 use crate::jsonb::RawJsonb;
 use crate::kept;
-use crate::materialize::{materialize, nothing};
+use crate::materialize::{materialize, materialize_values, nothing};
 use crate::settings;
-use crate::spi::{self, Access};
+use crate::spi::{self, Access, Rows};
 use crate::statistics::counters::Latency;
-use crate::statistics::tokens::MILLIONTHS;
+use crate::statistics::tokens::{MILLIONTHS, Tokens};
 use crate::statistics::{Call, Found, hits};
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
@@ -27,28 +29,51 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
     if !settings::ENABLED.get() {
         return None;
     }
-    let (content, found) = kept::run(
-        Access::Read,
-        "lookup",
-        |schema| {
-            format!(
-                "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END, \
-                        {MILLIONTHS} \
-                 FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
-                matching(schema)
-            )
-        },
-        &address.args(),
-        |rows| {
-            let content = if rows.count() == 0 { None } else { rows.jsonb(0, 1) };
-            let found = Found::of(rows.count() > 0, content.is_some(), || rows.get(0, 2));
-            (content, found)
-        },
-    );
+    let mut version = None;
+    if !probe::newest(&[&address], |_, found| version = Some(found)) {
+        version = newest_by_statement(&address);
+    }
     let counted_at = call.place(address.content_type);
-    call.looked_up(counted_at, &address, found);
+    call.looked_up(counted_at, &address, Found::of(version.as_ref()));
     call.ends(counted_at);
-    content
+    content_of(version)
+}
+
+fn content_of(version: Option<Version>) -> Option<RawJsonb> {
+    match version {
+        Some(Version::Live(content, _)) => Some(content),
+        _ => None,
+    }
+}
+
+impl Found {
+    fn of(version: Option<&Version>) -> Self {
+        match version {
+            None => Self::Nothing,
+            Some(Version::Expired) => Self::Expired,
+            Some(Version::Live(_, cost)) => Self::Live(*cost),
+        }
+    }
+}
+
+/// The newest version in a row of a statement that has its content, if it is live, and its cost in millionths.
+fn version(rows: &Rows, row: u64, content: i32, cost: i32) -> Version {
+    match rows.jsonb(row, content) {
+        Some(content) => Version::Live(content, rows.get(row, cost).map_or(Tokens::default(), Tokens::of_cost)),
+        None => Version::Expired,
+    }
+}
+
+fn newest_by_statement(address: &Address) -> Option<Version> {
+    let sql = |schema: &str| {
+        format!(
+            "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END, \
+                    {MILLIONTHS} \
+             FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
+            matching(schema)
+        )
+    };
+    kept::run(Access::Read, "lookup", sql, &address.args(), |rows| (rows.count() > 0).then(|| version(rows, 0, 1, 2)))
 }
 
 crate::materialize::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
@@ -81,7 +106,13 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
             if live {
                 deliver(rows);
             }
-            call.looked_up(counted_at, &address, Found::of(rows.count() > 0, live, || rows.get(0, 13)));
+            let cost = || rows.get(0, 13).map_or(Tokens::default(), Tokens::of_cost);
+            let found = match rows.count() {
+                0 => Found::Nothing,
+                _ if live => Found::Live(cost()),
+                _ => Found::Expired,
+            };
+            call.looked_up(counted_at, &address, found);
         });
     });
     call.ends(counted_at);
@@ -110,47 +141,56 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
             .hint("Ask in several calls.")
             .raise();
     }
-    for (index, key) in keys.iter().enumerate() {
-        if let Err(refusal) = checked_key(key) {
-            refusal.at_position(index + 1).raise();
-        }
-    }
+    let address = |(index, key)| match Address::new(Some(user_id), Some(content_type), key) {
+        Ok(address) => address,
+        Err(refusal) => refusal.at_position(index + 1).raise(),
+    };
+    let addresses: Vec<Address> = keys.iter().enumerate().map(address).collect();
     // With the cache off the keys are answered, each as a miss.
+    let mut versions: Vec<Option<Version>> = addresses.iter().map(|_| None).collect();
+    if settings::ENABLED.get() {
+        let mut order: Vec<usize> = (0..addresses.len()).collect();
+        order.sort_unstable_by_key(|&number| addresses[number].digest.as_bytes());
+        let ordered: Vec<&Address> = order.iter().map(|&number| &addresses[number]).collect();
+        if !probe::newest(&ordered, |number, version| versions[order[number]] = Some(version)) {
+            // SAFETY: the third argument is a text[] that is not NULL, and lives until the call ends.
+            let keys = unsafe {
+                let keys: pg_sys::Datum = pgrx::pg_getarg(fcinfo, 2).expect("checked above");
+                DatumWithOid::new(keys, pg_sys::TEXTARRAYOID)
+            };
+            versions = newest_of_each_by_statement(user_id, content_type, keys);
+        }
+        let counted_at = call.place(content_type);
+        for (address, version) in addresses.iter().zip(&versions) {
+            call.looked_up(counted_at, address, Found::of(version.as_ref()));
+        }
+        call.ends(counted_at);
+    }
+    materialize_values(fcinfo, |deliver| {
+        for (address, version) in addresses.iter().zip(versions) {
+            let key = address.cache_key.into_datum();
+            deliver([key, content_of(version).and_then(RawJsonb::into_datum)]);
+        }
+    });
+}
+
+/// The newest version of each key, in their order.
+fn newest_of_each_by_statement(user_id: Uuid, content_type: &[u8], keys: DatumWithOid) -> Vec<Option<Version>> {
     let sql = |schema: &str| {
         format!(
-            "SELECT k.cache_key, e.content, e.found, e.cost FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
+            "SELECT e.found, e.content, e.cost FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
              LEFT JOIN LATERAL ( \
                  SELECT CASE WHEN c.expires_at > clock_timestamp() THEN c.content END AS content, true AS found, \
                         {MILLIONTHS} AS cost \
                  FROM {schema}.infinite_pages_cache_partitioned c \
                  WHERE c.user_id = $1 AND c.content_type = $2 AND c.cache_key = k.cache_key \
                    AND {schema}.cache_entry_digest(c.content_type, c.cache_key) = {schema}.cache_entry_digest($2, k.cache_key) \
-                 ORDER BY c.created_at DESC LIMIT 1) e ON $4 \
+                 ORDER BY c.created_at DESC LIMIT 1) e ON true \
              ORDER BY k.n"
         )
     };
-    // SAFETY: the third argument is a text[] that is not NULL, and lives until the call ends.
-    let array = unsafe {
-        let array: pg_sys::Datum = pgrx::pg_getarg(fcinfo, 2).expect("checked above");
-        pgrx::datum::DatumWithOid::new(array, pg_sys::TEXTARRAYOID)
-    };
-    let enabled = settings::ENABLED.get();
-    let args = [user_id.into(), spi::text(content_type), array, enabled.into()];
-    let counted_at = call.place(content_type);
-    materialize(fcinfo, |deliver| {
-        kept::run(Access::Read, "lookup many", sql, &args, |rows| {
-            deliver(rows);
-            if enabled {
-                for (row, key) in keys.iter().enumerate() {
-                    let row = row as u64;
-                    let address = or_raise(Address::new(Some(user_id), Some(content_type), key));
-                    let exists = rows.get(row, 3).unwrap_or(false);
-                    call.looked_up(counted_at, &address, Found::of(exists, !rows.is_null(row, 2), || rows.get(row, 4)));
-                }
-            }
-        });
-    });
-    if enabled {
-        call.ends(counted_at);
-    }
+    let args = [user_id.into(), spi::text(content_type), keys];
+    kept::run(Access::Read, "lookup many", sql, &args, |rows| {
+        rows.map(|rows, row| (!rows.is_null(row, 1)).then(|| version(rows, row, 2, 3)))
+    })
 }

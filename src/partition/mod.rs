@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod create;
+pub mod entry_index;
 pub mod month;
 pub mod retire;
 pub mod secure;

@@ -5,6 +5,7 @@
 use super::counters::{self, Count, PLAIN};
 use super::tokens::Tokens;
 use super::{drain, histogram, hits};
+use crate::compat;
 use crate::home::{CACHE, Home, STATISTICS};
 use crate::materialize::materialize_values;
 use crate::{owner, tenant};
@@ -92,14 +93,15 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
                 Ok(millionths) => unsafe { pg_sys::int64_div_fast_to_numeric(millionths, 6) }.into(),
                 Err(_) => hits.tokens.numeric().into_datum().expect("a number"),
             };
-            deliver([
+            let values = [
                 hits.user_id.as_bytes().as_ptr().into(),
                 name,
                 hits.digest.as_bytes().as_ptr().into(),
                 (hits.hits.min(counters::MOST) as i64).into(),
                 tokens,
                 hits.last.into(),
-            ]);
+            ];
+            deliver(values.map(Some));
         }
     });
 }
@@ -107,12 +109,9 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
 /// Whether the caller may see every user's statistics: whom row security does not restrict, or who may
 /// read the roll-up.
 pub fn sees_all(home: &Home) -> bool {
-    // Since PostgreSQL 16 it has 64 bits.
-    #[allow(clippy::useless_conversion)]
-    let mode = pg_sys::ACL_SELECT.into();
     // SAFETY: lookups in the system caches, for a table that exists.
     let may_read = |table: pg_sys::Oid| unsafe {
-        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), mode) == pg_sys::AclResult::ACLCHECK_OK
+        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), compat::SELECT) == pg_sys::AclResult::ACLCHECK_OK
     };
     home.find_table(CACHE).is_some_and(|cache| !owner::is_restricted(cache))
         || home.find_table(STATISTICS).is_some_and(may_read)

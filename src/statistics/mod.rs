@@ -28,17 +28,6 @@ pub enum Found {
     Nothing,
 }
 
-impl Found {
-    /// From whether there was an entry and whether it was live; `cost`, in millionths, is asked for a live one.
-    pub fn of(exists: bool, live: bool, cost: impl FnOnce() -> Option<i64>) -> Self {
-        match (exists, live) {
-            (false, _) => Self::Nothing,
-            (true, false) => Self::Expired,
-            (true, true) => Self::Live(cost().map_or(Tokens::default(), Tokens::of_cost)),
-        }
-    }
-}
-
 /// A call by a client, from its beginning.
 pub struct Call {
     latency: Latency,

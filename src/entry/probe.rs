@@ -1,0 +1,181 @@
+//! The direct way to an entry: through the index of each partition, the newest first, without a statement. It
+//! sees what the caller's snapshot shows, and takes the locks that a statement would, until the end of the
+//! transaction.
+
+#![allow(unsafe_code)]
+
+use super::Address;
+use crate::clock;
+use crate::compat;
+use crate::home::Home;
+use crate::jsonb::RawJsonb;
+use crate::partition::entry_index::{Entries, Partition};
+use crate::statistics::tokens::Tokens;
+use pgrx::datum::FromDatum;
+use pgrx::pg_sys;
+use std::rc::Rc;
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+const KEEP_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
+
+/// The newest version of an entry.
+pub enum Version {
+    /// Its content, in memory of the caller's, and what it cost.
+    Live(RawJsonb, Tokens),
+    Expired,
+}
+
+/// Finds the newest version of each entry: hands the number of its address, and the version, to `found`. Fastest
+/// in the order of users and digests. Returns whether it could; if not, a statement has to find the way.
+pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> bool {
+    let mut missing: Vec<usize> = (0..addresses.len()).collect();
+    loop {
+        let Some((entries, table)) = open() else { return false };
+        let partitions = entries.partitions().unwrap_or_default();
+        let current = partitions.iter().all(|partition| {
+            if missing.is_empty() {
+                return true;
+            }
+            let Some(scan) = Scan::begin(&entries, partition) else { return false };
+            missing.retain(|&number| scan.find(addresses[number]).map(|version| found(number, version)).is_none());
+            scan.end();
+            true
+        });
+        // SAFETY: the relation is open.
+        unsafe { pg_sys::relation_close(table, KEEP_LOCK) };
+        if current {
+            return true;
+        }
+        // The table has changed meanwhile: what has not been found yet may be elsewhere now.
+    }
+}
+
+/// What is known of the table, and the table itself, locked; `None` when a statement has to find the way.
+fn open() -> Option<(Rc<Entries>, pg_sys::Relation)> {
+    loop {
+        pgrx::check_for_interrupts!();
+        let entries = Entries::current(&Home::current());
+        entries.partitions()?;
+        // SAFETY: the relation is checked before it is used; with the lock comes the news of changes.
+        unsafe {
+            let table = pg_sys::try_relation_open(entries.table, LOCK);
+            if !table.is_null() {
+                if entries.is_current() {
+                    return Some((entries, table));
+                }
+                pg_sys::relation_close(table, KEEP_LOCK);
+            }
+        }
+    }
+}
+
+/// A scan of the index of one partition.
+struct Scan<'a> {
+    partition: &'a Partition,
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    scan: pg_sys::IndexScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl<'a> Scan<'a> {
+    /// `None` when the partition is not what it was known to be.
+    fn begin(entries: &Entries, partition: &'a Partition) -> Option<Self> {
+        // SAFETY: the relations are open until the scan ends, and so is the snapshot of the caller's statement.
+        // Once the table is locked and known to be unchanged its index cannot go. What is open when something
+        // raises is closed with the transaction or subtransaction.
+        unsafe {
+            let table = pg_sys::try_relation_open(partition.table, LOCK);
+            if table.is_null() {
+                return None;
+            }
+            if !entries.is_current() {
+                pg_sys::relation_close(table, KEEP_LOCK);
+                return None;
+            }
+            let index = pg_sys::index_open(partition.index, LOCK);
+            let scan = compat::begin_index_scan(table, index, pg_sys::GetActiveSnapshot(), 2);
+            let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+            Some(Self { partition, table, index, scan, slot })
+        }
+    }
+
+    /// The entry, if the partition has it.
+    fn find(&self, address: &Address) -> Option<Version> {
+        let equal_to = |column, value: &pgrx::Uuid| {
+            let mut key = pg_sys::ScanKeyData::default();
+            // SAFETY: the key is written by the call; the value lives as long as the search.
+            unsafe {
+                pg_sys::ScanKeyInit(
+                    &mut key,
+                    column,
+                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                    pg_sys::F_UUID_EQ.into(),
+                    pg_sys::Datum::from(value.as_bytes().as_ptr()),
+                );
+            }
+            key
+        };
+        let mut keys = [equal_to(1, &address.user_id), equal_to(2, &address.digest)];
+        // SAFETY: the scan is one on two columns of type uuid, and its relations are open.
+        unsafe {
+            pg_sys::index_rescan(self.scan, keys.as_mut_ptr(), 2, std::ptr::null_mut(), 0);
+            while pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
+                if let Some(version) = self.version_of(address) {
+                    return Some(version);
+                }
+            }
+        }
+        None
+    }
+
+    /// The row in the slot, unless it is that of another entry with the same digest.
+    ///
+    /// # Safety
+    /// The slot must hold a row of the partition.
+    unsafe fn version_of(&self, address: &Address) -> Option<Version> {
+        let columns = &self.partition.columns;
+        // SAFETY: the numbers are those of columns of these types; the row stays where it is until the next one
+        // is fetched, and the content is copied.
+        unsafe {
+            pg_sys::slot_getsomeattrs_int(self.slot, columns.last.into());
+            let value = |column: i16| {
+                let column = column as usize - 1;
+                let is_null = *(*self.slot).tts_isnull.add(column);
+                (!is_null).then_some(*(*self.slot).tts_values.add(column))
+            };
+            if !is_text(value(columns.cache_key)?, address.cache_key)
+                || !is_text(value(columns.content_type)?, address.content_type)
+            {
+                return None;
+            }
+            let is_live = value(columns.expires_at).is_some_and(|moment| moment.value() as i64 > clock::now());
+            let Some(content) = value(columns.content).filter(|_| is_live) else { return Some(Version::Expired) };
+            let content = RawJsonb::from_datum(content, false).expect("it is not NULL");
+            let cost = value(columns.token_cost).map_or(Tokens::default(), |cost| Tokens::of_numeric(cost));
+            Some(Version::Live(content.copied_into(pg_sys::CurrentMemoryContext), cost))
+        }
+    }
+
+    fn end(self) {
+        // SAFETY: ends what `begin` began.
+        unsafe {
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_sys::index_endscan(self.scan);
+            pg_sys::index_close(self.index, KEEP_LOCK);
+            pg_sys::relation_close(self.table, KEEP_LOCK);
+        }
+    }
+}
+
+/// Whether a text is this one.
+///
+/// # Safety
+/// The value must be a text that is not NULL.
+unsafe fn is_text(value: pg_sys::Datum, expected: &[u8]) -> bool {
+    // SAFETY: the caller's duty. What is compressed or out of line is copied.
+    unsafe {
+        let text = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
+        pgrx::varlena::varlena_to_byte_slice(text) == expected
+    }
+}
