@@ -1,5 +1,6 @@
 """A lookup writes nothing (P4) and returns what the caller's snapshot shows."""
 
+import pytest
 from conftest import ALICE, BOB, Cluster
 
 KEY = (ALICE, "story_foundation", "k")
@@ -14,6 +15,14 @@ def upsert(connection, content, key=KEY, **arguments):
 
 def lookup(connection, key=KEY):
     return connection.execute("SELECT cache_lookup(%s, %s, %s)", key).fetchone()[0]
+
+
+@pytest.fixture(params=["on", "off"], ids=["by index", "by statement"])
+def database(database, request):
+    """On both ways that lead to an entry."""
+    with database.connect() as connection:
+        connection.execute(f"ALTER DATABASE {database.name} SET enable_indexscan = {request.param}")
+    return database
 
 
 def test_lookup_in_a_read_only_transaction_assigns_no_transaction_id(database):

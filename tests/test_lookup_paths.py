@@ -1,0 +1,328 @@
+"""Two ways lead to an entry: the indexes of the partitions, and, where that is not allowed, a statement. Both give
+the same answer whatever happens to the table between two lookups of a session."""
+
+import contextlib
+import datetime
+
+import psycopg
+import pytest
+from conftest import ALICE, BOB, sqlstate_of, temporary_roles
+
+TABLE = "infinite_pages_cache_partitioned"
+THIS = datetime.datetime.now(datetime.timezone.utc).replace(day=1)
+
+
+def month(ago):
+    number = THIS.year * 12 + THIS.month - 1 - ago
+    return datetime.date(number // 12, number % 12 + 1, 1)
+
+
+def partition(ago):
+    return f"infinite_pages_cache_{month(ago):%Y_%m}"
+
+
+def plans(session):
+    """How many plans of lookups the session keeps."""
+    return session.execute("SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'CachedPlanSource' "
+                           "AND ident ~ '^SELECT (CASE|e.found)'").fetchone()[0]
+
+
+def state(action):
+    return sqlstate_of(action).sqlstate
+
+
+class Both:
+    """Sessions that stay, one for each way."""
+
+    def __init__(self, database, stack, user="postgres", before=""):
+        self.direct, self.planned = (stack.enter_context(database.connect(user=user)) for _ in range(2))
+        for session in (self.direct, self.planned):
+            if before:
+                session.execute(before)
+        self.planned.execute("SET enable_indexscan = off")
+
+    def each(self):
+        return (self.direct, self.planned)
+
+    def lookup(self, key, user=ALICE):
+        one, other = (session.execute("SELECT cache_lookup(%s, 't', %s)", (user, key)).fetchone()[0] for session in self.each())
+        # A key that stands twice, and one that is not there, beside it.
+        many = [session.execute("SELECT array_agg(content ORDER BY ordinality) FROM cache_lookup_many(%s, 't', %s) WITH ORDINALITY",
+                                (user, [key, "none", key])).fetchone()[0] for session in self.each()]
+        assert one == other
+        assert many == [[one, None, one]] * 2
+        return one
+
+
+@pytest.fixture
+def both(database):
+    with contextlib.ExitStack() as stack:
+        both = Both(database, stack)
+        for ago in (1, 2):
+            both.direct.execute("SELECT create_monthly_cache_partition(%s)", (month(ago),))
+        yield both
+
+
+def insert(session, key, content, ago=0, user=ALICE, table=TABLE):
+    session.execute(f"INSERT INTO {table} (user_id, content_type, cache_key, content, created_at, expires_at) "
+                    "VALUES (%s, 't', %s, %s::jsonb, %s::date + interval '2 hours', 'infinity')", (user, key, content, month(ago)))
+
+
+def test_each_way_is_the_one_it_is_taken_for(both):
+    insert(both.direct, "k", "1")
+    assert both.lookup("k") == 1
+    assert plans(both.direct) == 0
+    assert plans(both.planned) == 2
+
+
+def test_partitions_come_and_go(both):
+    session = both.direct
+    insert(session, "k", '"two months ago"', ago=2)
+    assert both.lookup("k") == "two months ago"
+    session.execute("SELECT create_monthly_cache_partition(%s)", (month(3),))
+    insert(session, "old", '"three months ago"', ago=3)
+    assert both.lookup("old") == "three months ago"
+    session.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {partition(2)}")
+    assert both.lookup("k") is None
+    # Changed while it is away.
+    session.execute(f"UPDATE {partition(2)} SET content = '2'")
+    low, high = month(2), month(1)
+    session.execute(f"ALTER TABLE {TABLE} ATTACH PARTITION {partition(2)} FOR VALUES FROM ('{low} 00:00+00') TO ('{high} 00:00+00')")
+    assert both.lookup("k") == 2
+    session.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {partition(2)} CONCURRENTLY")
+    assert both.lookup("k") is None
+    session.execute(f"DROP TABLE {partition(3)}")
+    assert both.lookup("old") is None
+    assert both.lookup("none") is None
+    assert plans(session) == 0
+
+
+def test_a_rename_or_a_move_of_the_table_is_followed_or_told(both):
+    session = both.direct
+    insert(session, "k", "1")
+    assert both.lookup("k") == 1
+    session.execute(f"ALTER TABLE {partition(0)} RENAME TO this_month")
+    assert both.lookup("k") == 1
+    session.execute("CREATE SCHEMA elsewhere")
+    session.execute("ALTER TABLE this_month SET SCHEMA elsewhere")
+    assert both.lookup("k") == 1
+    session.execute(f"ALTER TABLE {TABLE} RENAME TO other")
+    for one in both.each():
+        assert state(lambda: one.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))) == "42P01"
+    session.execute(f"ALTER TABLE other RENAME TO {TABLE}")
+    assert both.lookup("k") == 1
+
+
+def test_what_is_rolled_back_is_forgotten(both):
+    for session in both.each():
+        insert(session, "k", '"old"', ago=1)
+        with pytest.raises(ZeroDivisionError), session.transaction():
+            session.execute(f"DROP TABLE {partition(1)}")
+            assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == (None,)
+            raise ZeroDivisionError
+        assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == ("old",)
+        with session.transaction():
+            with pytest.raises(ZeroDivisionError), session.transaction():
+                session.execute("SELECT create_monthly_cache_partition(%s)", (month(5),))
+                insert(session, "older", "5", ago=5)
+                assert session.execute("SELECT cache_lookup(%s, 't', 'older')", (ALICE,)).fetchone() == (5,)
+                raise ZeroDivisionError
+            # The partition is gone, and the list of them with it.
+            assert session.execute("SELECT cache_lookup(%s, 't', 'older')", (ALICE,)).fetchone() == (None,)
+            assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == ("old",)
+            with pytest.raises(psycopg.errors.InvalidParameterValue), session.transaction():
+                session.execute("SELECT cache_lookup(%s, 't', 'k'), cache_lookup(%s, 't', '')", (ALICE, ALICE))
+            assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == ("old",)
+        session.execute("SELECT cache_invalidate(%s, 't', 'k')", (ALICE,))
+
+
+@pytest.mark.parametrize("change", [
+    f"DROP INDEX {partition(0)}_entry_idx",
+    f"CREATE TABLE rest PARTITION OF {TABLE} DEFAULT",
+    f"CREATE TABLE sub PARTITION OF {TABLE} FOR VALUES FROM ('2001-01-01') TO ('2001-02-01') PARTITION BY RANGE (created_at)",
+], ids=["without an index", "with a default partition", "with a partition that has some of its own"])
+def test_what_the_indexes_cannot_answer_a_statement_does(both, change):
+    insert(both.direct, "k", "1")
+    insert(both.direct, "k", "0", ago=1)
+    assert (both.lookup("k"), plans(both.direct)) == (1, 0)
+    both.direct.execute(change)
+    assert (both.lookup("k"), plans(both.direct)) == (1, 2)
+
+
+def test_an_index_made_anew_is_used(both):
+    insert(both.direct, "k", "1")
+    assert both.lookup("k") == 1
+    both.direct.execute(f"REINDEX TABLE CONCURRENTLY {partition(0)}")
+    assert both.lookup("k") == 1
+    both.direct.execute(f"DROP INDEX {partition(0)}_entry_idx")
+    assert both.lookup("k") == 1
+    assert plans(both.direct) == 2
+    both.direct.execute("DISCARD ALL")
+    both.direct.execute("SELECT cache_setup()")
+    assert both.lookup("k") == 1
+    both.direct.execute(f"REINDEX TABLE {TABLE}")
+    both.direct.execute(f"VACUUM FULL {partition(0)}")
+    both.direct.execute(f"CLUSTER {partition(0)} USING {partition(0)}_entry_idx")
+    assert both.lookup("k") == 1
+    both.direct.execute(f"TRUNCATE {partition(0)}")
+    assert both.lookup("k") is None
+
+
+def test_a_partition_with_its_columns_in_another_order(both):
+    session = both.direct
+    columns = [f"{name} {kind}" for name, kind in session.execute(
+        "SELECT quote_ident(attname), format_type(atttypid, atttypmod) FROM pg_attribute "
+        f"WHERE attrelid = '{TABLE}'::regclass AND attnum > 0 ORDER BY attname DESC").fetchall()]
+    session.execute(f"CREATE TABLE shuffled (gone text, {', '.join(columns)})")
+    session.execute("ALTER TABLE shuffled DROP COLUMN gone")
+    for (column,) in session.execute(f"SELECT attname FROM pg_attribute WHERE attrelid = '{TABLE}'::regclass AND attnum > 0 AND attnotnull").fetchall():
+        session.execute(f"ALTER TABLE shuffled ALTER {column} SET NOT NULL")
+    for name, rule in session.execute("SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+                                      f"WHERE conrelid = '{TABLE}'::regclass AND contype = 'c'").fetchall():
+        session.execute(f"ALTER TABLE shuffled ADD CONSTRAINT {name} {rule}")
+    session.execute("INSERT INTO shuffled (id, user_id, content_type, cache_key, content, created_at, expires_at, token_cost, priority_tier, hit_count, "
+                    "adaptation_count, token_cost_saved) "
+                    "VALUES (gen_random_uuid(), %s, 't', 'k', '\"shuffled\"', %s::date + 3, 'infinity', 2.5, 3, 0, 0, 0)", (ALICE, month(3)))
+    session.execute(f"ALTER TABLE {TABLE} ATTACH PARTITION shuffled FOR VALUES FROM ('{month(3)} 00:00+00') TO ('{month(2)} 00:00+00')")
+    assert both.lookup("k") == "shuffled"
+    session.execute("SELECT cache_setup()")
+    assert both.lookup("k") == "shuffled"
+    insert(session, "k", '"newer"')
+    assert both.lookup("k") == "newer"
+
+
+def test_long_contents_and_keys_that_are_stored_out_of_line(both):
+    session = both.direct
+    # What does not compress: keys of the greatest length, contents of many pages.
+    key = "".join(chr(33 + ord(c) % 90) for c in session.execute("SELECT string_agg(sha256(n::text::bytea)::text, '') FROM generate_series(1, 20) n").fetchone()[0])[:1024]
+    for size in (1, 100, 3_000, 200_000):
+        content = session.execute("SELECT jsonb_agg(md5(n::text)) FROM generate_series(1, %s / 32 + 1) n", (size,)).fetchone()[0]
+        session.execute("SELECT cache_upsert(%s, 't', %s, %s)", (ALICE, key, psycopg.types.json.Jsonb(content)))
+        assert both.lookup(key) == content
+    assert plans(session) == 0
+
+
+def test_privileges_are_those_of_a_select(both, database):
+    with temporary_roles(database.cluster, "reader", "member"), contextlib.ExitStack() as stack:
+        session = both.direct
+        session.execute("ALTER ROLE reader LOGIN BYPASSRLS")
+        insert(session, "k", "1")
+
+        def refused():
+            return [state(lambda one=one: one.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))) for one in readers.each()]
+
+        session.execute(f"GRANT SELECT ON {TABLE} TO reader")
+        readers = Both(database, stack, "reader")
+        assert readers.lookup("k") == 1
+        session.execute(f"REVOKE SELECT ON {TABLE} FROM reader")
+        assert refused() == ["42501"] * 2
+        # As a member of a role that may.
+        session.execute(f"GRANT SELECT ON {TABLE} TO member")
+        session.execute("GRANT member TO reader")
+        assert readers.lookup("k") == 1
+        session.execute("REVOKE member FROM reader")
+        assert refused() == ["42501"] * 2
+        session.execute("GRANT member TO reader")
+        assert readers.lookup("k") == 1
+        # Row security begins for the role, and ends.
+        session.execute("ALTER ROLE reader NOBYPASSRLS")
+        assert readers.lookup("k") is None
+        session.execute("ALTER ROLE reader BYPASSRLS")
+        assert readers.lookup("k") == 1
+        # A column is not the table.
+        session.execute(f"REVOKE SELECT ON {TABLE} FROM member")
+        session.execute(f"GRANT SELECT (content, user_id) ON {TABLE} TO reader")
+        assert refused() == ["42501"] * 2
+
+
+def test_the_schema_must_be_the_callers_to_use(empty_database):
+    database = empty_database
+    with temporary_roles(database.cluster, "reader"), contextlib.ExitStack() as stack, database.connect() as session:
+        session.execute("ALTER ROLE reader LOGIN BYPASSRLS")
+        session.execute("CREATE SCHEMA cache")
+        session.execute("CREATE EXTENSION infinite_pages_cache SCHEMA cache")
+        session.execute(f"GRANT SELECT ON cache.{TABLE} TO reader")
+        # Through a function that the role may call without the schema.
+        session.execute("CREATE FUNCTION ask(key text) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN "
+                        f"RETURN cache.cache_lookup('{ALICE}', 't', key); END $$")
+        session.execute("SELECT cache.cache_upsert(%s, 't', 'k', '1')", (ALICE,))
+        session.execute("GRANT USAGE ON SCHEMA cache TO reader")
+        readers = Both(database, stack, "reader")
+        for one in readers.each():
+            assert one.execute("SELECT ask('k')").fetchone() == (1,)
+        session.execute("REVOKE USAGE ON SCHEMA cache FROM reader")
+        for one in readers.each():
+            # The function's own plan is kept, and with it the right to call cache_lookup.
+            assert state(lambda: one.execute("SELECT ask('k')")) == "42501"
+
+
+def test_roles_change_on_one_connection(roles, both):
+    session = both.direct
+    session.execute(f"GRANT SELECT ON {TABLE} TO authenticated")
+    for user, content in ((ALICE, "1"), (BOB, "2")):
+        insert(session, "k", content, user=user)
+    claims = "SELECT set_config('infinite_pages_cache.user_id', %s, false)"
+    for turn in range(3):
+        for one in both.each():
+            one.execute("RESET ROLE")
+        assert (both.lookup("k"), both.lookup("k", BOB)) == (1, 2)
+        for one in both.each():
+            one.execute("SET ROLE authenticated")
+            one.execute(claims, (ALICE if turn % 2 else BOB,))
+        assert (both.lookup("k"), both.lookup("k", BOB)) == ((1, None) if turn % 2 else (None, 2))
+
+
+def test_row_security_that_is_turned_on_for_the_owner(both, database):
+    with temporary_roles(database.cluster, "landlord"), contextlib.ExitStack() as stack:
+        session = both.direct
+        insert(session, "k", "1")
+        session.execute("ALTER ROLE landlord LOGIN")
+        session.execute("GRANT USAGE, CREATE ON SCHEMA public TO landlord")
+        session.execute(f"ALTER TABLE {TABLE} OWNER TO landlord")
+        owners = Both(database, stack, "landlord")
+        assert owners.lookup("k") == 1
+        session.execute(f"ALTER TABLE {TABLE} FORCE ROW LEVEL SECURITY")
+        assert owners.lookup("k") is None
+        session.execute(f"ALTER TABLE {TABLE} DISABLE ROW LEVEL SECURITY")
+        assert owners.lookup("k") == 1
+        session.execute(f"ALTER TABLE {TABLE} OWNER TO postgres")
+
+
+def test_cursors_and_transactions_keep_what_they_saw(both):
+    insert(both.direct, "k", "1")
+    for session in both.each():
+        with session.transaction():
+            session.execute("DECLARE c CURSOR FOR SELECT cache_lookup(%s, 't', 'k') FROM generate_series(1, 3)", (ALICE,))
+            seen = [session.execute("FETCH c").fetchone()]
+            session.execute(f"UPDATE {TABLE} SET content = '2'")
+            seen.append(session.execute("FETCH c").fetchone())
+            assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == (2,)
+            seen.append(session.execute("FETCH c").fetchone())
+            assert seen == [(1,)] * 3
+            session.execute(f"UPDATE {TABLE} SET content = '1'")
+
+
+def test_a_serializable_lookup_conflicts_with_a_write(both, database):
+    insert(both.direct, "a", "0")
+    insert(both.direct, "b", "0")
+    for session in both.each():
+        with database.connect() as other:
+            for one in (session, other):
+                one.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            # Each reads what the other writes.
+            for one, key in ((session, "a"), (other, "b")):
+                one.execute("SELECT cache_lookup(%s, 't', %s)", (ALICE, key))
+            session.execute(f"UPDATE {TABLE} SET content = '1' WHERE cache_key = 'b'")
+            other.execute(f"UPDATE {TABLE} SET content = '1' WHERE cache_key = 'a'")
+            session.execute("COMMIT")
+            assert state(lambda: other.execute("COMMIT")) == "40001"
+
+
+def test_a_lookup_keeps_its_locks_like_a_statement(both, database):
+    insert(both.direct, "k", "1", ago=1)
+    for session in both.each():
+        with session.transaction(), database.connect() as other:
+            session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))
+            other.execute("SET lock_timeout = '50ms'")
+            assert state(lambda: other.execute(f"DROP TABLE {partition(1)}")) == "55P03"
+            assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == (1,)
