@@ -78,6 +78,12 @@ SELECT * FROM (
                 THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it lookups are not counted and no worker maintains the cache.' END
     FROM pg_settings WHERE name = 'shared_preload_libraries'
     UNION ALL
+    SELECT 'content types have counters of their own', coalesce(sum(hits::numeric + upserts), 0) = 0,
+           coalesce(sum(hits::numeric + upserts), 0) || ' hits and upserts were counted without their content type',
+           CASE WHEN coalesce(sum(hits::numeric + upserts), 0) > 0
+                THEN 'Raise infinite_pages_cache.max_tracked_content_types and restart; give types that matter a row in cache_content_policies.' END
+    FROM @extschema@.cache_statistics() WHERE content_type = ''
+    UNION ALL
     SELECT 'the worker runs', worker IN ('on', 'standby'), worker,
            CASE worker
                 WHEN 'not preloaded' THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.'

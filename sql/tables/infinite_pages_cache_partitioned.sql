@@ -5,7 +5,7 @@ CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     cache_key text NOT NULL,
     content jsonb NOT NULL,
-    content_type text NOT NULL,
+    content_type text NOT NULL CHECK (content_type <> ''),
     user_id uuid NOT NULL,
     story_id uuid,
     metadata jsonb DEFAULT '{}',
