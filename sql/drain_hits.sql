@@ -14,7 +14,9 @@ chosen AS MATERIALIZED (
     FROM found
 ),
 locked AS MATERIALIZED (
-    SELECT ch.n, ch.hits, ch.last_hit, c.id, c.user_id, c.created_at
+    -- An adopted table may hold counts that no constraint forbids.
+    SELECT ch.n, ch.hits, ch.last_hit, c.id, c.user_id, c.created_at,
+           greatest(coalesce(c.hit_count, 0), 0)::numeric AS hit_count, coalesce(@cost@, 0) AS cost
     FROM (SELECT * FROM chosen ORDER BY n) ch
     JOIN @extschema@.infinite_pages_cache_partitioned c
         ON c.id = ch.id AND c.user_id = ch.user_id AND c.created_at = ch.created_at
@@ -23,17 +25,16 @@ locked AS MATERIALIZED (
 updated AS (
     UPDATE @extschema@.infinite_pages_cache_partitioned c
     -- The column of an adopted table may be of type integer.
-    SET hit_count = least(c.hit_count::numeric + l.hits, CASE WHEN pg_typeof(c.hit_count) = 'integer'::regtype
+    SET hit_count = least(l.hit_count + l.hits, CASE WHEN pg_typeof(c.hit_count) = 'integer'::regtype
                           THEN 2147483647 ELSE 9223372036854775807 END)::bigint,
         -- The whole units that all hits have saved, so that fractions add up over time.
-        token_cost_saved = least(c.token_cost_saved + floor((c.hit_count::numeric + l.hits) * coalesce(c.token_cost, 0))
-                                     - floor(c.hit_count * coalesce(c.token_cost, 0)), 9223372036854775807)::bigint,
+        token_cost_saved = least(greatest(coalesce(c.token_cost_saved, 0), 0) + floor((l.hit_count + l.hits) * l.cost)
+                                     - floor(l.hit_count * l.cost), 9223372036854775807)::bigint,
         last_accessed = greatest(c.last_accessed, l.last_hit)
     FROM locked l
     WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at
     RETURNING l.n, c.tableoid, c.user_id, c.content_type, l.hits, l.last_hit,
-              floor(c.hit_count * coalesce(c.token_cost, 0))
-                  - floor((c.hit_count - l.hits) * coalesce(c.token_cost, 0)) AS tokens
+              floor((l.hit_count + l.hits) * l.cost) - floor(l.hit_count * l.cost) AS tokens
 ),
 -- A summary that is in use gets a row for what is newer than it is, with no entries until the next count.
 by_type AS (

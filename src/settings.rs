@@ -215,7 +215,7 @@ pub fn define(preloading: bool) {
 fn define_sizes() {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_entries",
-        c"Entries whose hits are counted in shared memory until they are stored, 128 bytes each.",
+        c"Entries whose hits are counted in shared memory until they are stored, 90 bytes each.",
         c"Hits of further entries are counted by content type only.",
         &MAX_TRACKED_ENTRIES,
         64,
@@ -226,7 +226,7 @@ fn define_sizes() {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_content_types",
         c"Content types that have counters of their own, of all databases together, 4 kB each.",
-        c"The others of a database are counted together.",
+        c"Half of the places are for types without a content policy. Types that have none are counted together.",
         &MAX_TRACKED_CONTENT_TYPES,
         8,
         10_000,

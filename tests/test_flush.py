@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from conftest import ALICE, BOB, Database, is_waiting, sqlstate_of, together, wait_until
-from tally import CACHE, GET, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from tally import CACHE, GET, MANY, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
 from test_partitions import month
 from test_setup import LEGACY, legacy_month
 
@@ -469,7 +469,9 @@ def test_a_crash_loses_at_most_what_was_not_stored(own_database):
     assert rolled_up(database, "hits") == {"tone": {"hits": 8}}
 
 
-def test_an_immediate_stop_after_a_flush_loses_nothing_of_it(own_database):
+@pytest.mark.parametrize("mode", ["immediate", "fast", "smart"])
+def test_a_restart_loses_what_was_not_stored_and_nothing_else(own_database, mode):
+    """A planned one, too."""
     database = own_database
     connection = database.connect()
     client = Client(connection)
@@ -477,9 +479,14 @@ def test_an_immediate_stop_after_a_flush_loses_nothing_of_it(own_database):
         client.upsert((ALICE, "tone", f"k{number}"), "0.5")
         client.lookup((ALICE, "tone", f"k{number}"), number)
     flush(connection)
-    database.cluster.restart("immediate")
+    Client(connection).upsert((ALICE, "tone", "later"))
+    connection.execute(ONE, (ALICE, "tone", "k1"))
+    client.tally.costs[(ALICE, "tone", "later")] = 1
+    if mode == "smart":
+        connection.close()
+    database.cluster.restart(mode)
     connection.close()
-    assert counters(database) == {}
+    assert counters(database) == {} and pending(database) == (0, 0)
     assert rows_of(database) == client.tally.hit_counts()
     assert rolled_up(database) == client.tally.counters()
 
@@ -599,18 +606,83 @@ def test_what_an_hour_had_not_yet_is_added_to_it(client):
         assert all(new >= number for new, number in zip(after, old))
 
 
-def test_the_dearest_entries_do_not_overflow(client):
-    """A cost of up to 1e15 is accepted; the counters of tokens stop at their maximum."""
-    client.upsert(TONE, "1e15")
-    for times in (1, 3, 6, 9):
-        client.lookup(TONE, times)
-        # A hit counts 2e12 at most.
-        expected = min(client.tally.hits[TONE] * 2 * 10 ** 12, Decimal(MOST) / 10 ** 6)
-        assert client.connection.execute("SELECT tokens_saved FROM cache_pending_hits()").fetchone() == (expected,)
-        assert client.connection.execute("SELECT tokens_saved FROM cache_statistics()").fetchone() == (expected,)
+@pytest.mark.parametrize("cost", ["1e9", "999999999.999999", "0.000001", "0.999999", "123456.789012"])
+def test_tokens_are_counted_exactly(client, cost):
+    """In memory, in the roll-up and in the entry: what the costs in the table add up to, for the dearest, too."""
+    hits = 10_000
+    client.upsert(TONE, cost)
+    client.connection.execute("SELECT count(cache_lookup(%s, %s, %s)) FROM generate_series(1, %s)", (*TONE, hits))
+    stored = Decimal(client.database.value(f"SELECT sum(token_cost) FROM {CACHE}"))
+    assert stored == Decimal(cost)
+    saved = hits * stored
+    assert pending(client.database) == (hits, saved)
+    for source in ("cache_statistics()", "cache_statistics(pending => true)"):
+        assert client.database.execute(f"SELECT tokens_spent, tokens_saved FROM {source}") == [(stored, saved)]
+    assert client.database.value("SELECT tokens_saved FROM cache_performance_metrics WHERE content_type = 'tone'") == saved
+    assert client.database.value("SELECT total_tokens_saved FROM user_cache_analytics") == saved
     assert flush(client.connection) == (1, 0, 1, 0)
-    assert rows_of(client.database, "token_cost_saved") == {TONE: 19 * 10 ** 15}
-    client.lookup(TONE, 10_000)
+    assert client.database.execute("SELECT tokens_spent, tokens_saved FROM cache_statistics_hourly") == [(stored, saved)]
+    assert client.database.execute("SELECT tokens_spent, tokens_saved FROM cache_statistics()") == [(stored, saved)]
+    assert rows_of(client.database, "token_cost_saved") == {TONE: floor(saved)}
+
+
+def test_a_cost_is_stored_to_a_millionth(client):
+    """What is counted is what the table has, also of costs that have more decimals than that."""
+    for number, cost in enumerate(("0.0000004", "0.33333333333333333333", "0.6666666666", "0.30000000000000004", "1e-30")):
+        client.connection.execute("SELECT cache_upsert(%s, 'tone', %s, '1', token_cost => %s)", (ALICE, f"k{number}", cost))
+        client.connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, token_cost) VALUES (%s, 'tone', %s, '1', %s)",
+                                  (BOB, f"k{number}", cost))
+    found = client.database.execute(f"SELECT user_id::text, cache_key, token_cost FROM {CACHE} ORDER BY user_id, cache_key")
+    assert [cost for user, _, cost in found if user == ALICE] == [Decimal(text) for text in ("0", "0.333333", "0.666667", "0.3", "0")]
+    assert [cost for user, _, cost in found if user == ALICE] == [cost for user, _, cost in found if user == BOB]
+    assert client.connection.execute("SELECT token_cost::text FROM cache_get(%s, 'tone', 'k3')", (ALICE,)).fetchone() == ("0.3",)
+    flush(client.connection)
+    spent = sum(cost for user, _, cost in found if user == ALICE)
+    assert client.database.value("SELECT tokens_spent FROM cache_statistics()") == spent
+    for user, key, _ in found:
+        client.connection.execute("SELECT count(cache_lookup(%s, 'tone', %s)) FROM generate_series(1, 3)", (user, key))
+    saved = 3 * sum(cost for _, _, cost in found)
+    assert pending(client.database)[1] == saved
+    flush(client.connection)
+    assert client.database.value("SELECT sum(tokens_saved) FROM cache_statistics_hourly") == saved + Decimal("0.3")
+
+
+def test_what_many_writes_of_a_transaction_cost(client):
+    """More than one number holds: ten thousand of the greatest."""
+    batch = ("SELECT count(cache_upsert_many((SELECT jsonb_agg(jsonb_build_object('user_id', %s::text, 'content_type', 'tone', "
+             "'cache_key', 'k' || n, 'content', n, 'token_cost', 1e9)) FROM generate_series(1, 2000) n))) FROM generate_series(1, 6)")
+    client.connection.execute(batch, (ALICE,))
+    client.connection.execute("SELECT count(cache_upsert(%s, 'tone', 'k', '1', token_cost => 999999999.999999)) FROM generate_series(1, 10)", (ALICE,))
+    spent = 12000 * 10 ** 9 + 10 * Decimal("999999999.999999")
+    assert client.database.value("SELECT tokens_spent FROM cache_statistics()") == spent
+    flush(client.connection)
+    assert client.database.value("SELECT tokens_spent FROM cache_statistics_hourly") == spent
+
+
+def test_costs_of_an_adopted_table_count_within_their_limits(empty_database):
+    """Its column may hold anything; nothing of it stops a lookup or a flush, or is more than a cost can be."""
+    database = empty_database
+    database.execute(LEGACY + legacy_month(0) + f"ALTER TABLE {CACHE} ADD token_cost numeric; CREATE EXTENSION infinite_pages_cache")
+    with database.connect() as connection:
+        costs = {"1e30": 10 ** 9, "-1e30": 0, "-5": 0, "NaN": 10 ** 9, "Infinity": 10 ** 9, "-Infinity": 0, "2.5": Decimal("2.5")}
+        for cost in costs:
+            connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, token_cost) VALUES (%s, 'tone', %s, '1', %s)", (ALICE, cost, cost))
+            for sql in (ONE, GET, MANY):
+                connection.execute(sql, (ALICE, "tone", cost))
+        connection.execute(f"UPDATE {CACHE} SET hit_count = NULL, token_cost_saved = NULL WHERE cache_key = '2.5'")
+        connection.execute(f"UPDATE {CACHE} SET hit_count = -7, token_cost_saved = -7 WHERE cache_key = '-5'")
+        assert pending(database) == (21, 3 * sum(costs.values()))
+        assert flush(connection) == (7, 0, 1, 0)
+        assert dict(database.execute(f"SELECT cache_key, token_cost_saved FROM {CACHE} WHERE cache_key <> 'k0'")) == {
+            cost: floor(3 * counts) for cost, counts in costs.items()}
+        assert {hits for (hits,) in database.execute(f"SELECT hit_count FROM {CACHE} WHERE cache_key <> 'k0'")} == {3}
+        assert rolled_up(database, "tokens_saved") == {"tone": {"tokens_saved": 3 * sum(costs.values())}}
+
+
+def test_the_saving_of_the_dearest_entry_stops_at_its_maximum(client):
+    client.upsert(TONE, "1e9")
+    client.database.execute(f"UPDATE {CACHE} SET token_cost_saved = {MOST} - 1")
+    client.lookup(TONE, 3)
     flush(client.connection)
     assert rows_of(client.database, "token_cost_saved") == {TONE: MOST}
 

@@ -15,7 +15,7 @@ by_type AS (
            greatest(e.last_accessed, p.last_accessed) AS last_accessed
     FROM (SELECT content_type::text AS content_type, count(*) AS entries, count(*) FILTER (WHERE live) AS live_entries,
                  coalesce(sum(hit_count), 0) AS hits, coalesce(sum(token_cost_saved), 0) AS tokens_saved,
-                 coalesce(sum(token_cost), 0) AS tokens_spent,
+                 trim_scale(coalesce(sum(token_cost), 0)::numeric) AS tokens_spent,
                  max(last_accessed) FILTER (WHERE last_accessed <= clock_timestamp()) AS last_accessed
           FROM entry GROUP BY content_type) e
     LEFT JOIN pending p USING (content_type)
@@ -33,7 +33,7 @@ SELECT jsonb_build_object(
     'expired_entries', (SELECT count(*) FROM entry WHERE NOT live),
     'total_cache_hits', (SELECT coalesce(sum(hits), 0) FROM total),
     'total_tokens_saved', (SELECT trim_scale(coalesce(sum(tokens_saved), 0)) FROM total),
-    'total_tokens_spent', (SELECT coalesce(sum(token_cost), 0) FROM entry),
+    'total_tokens_spent', (SELECT trim_scale(coalesce(sum(token_cost), 0)::numeric) FROM entry),
     'avg_reuse_score', (SELECT round(avg(reuse_score), 2) FROM entry),
     'last_cache_access', (SELECT max(last_accessed) FROM total),
     'content_types', (SELECT coalesce(jsonb_object_agg(content_type, jsonb_build_object(

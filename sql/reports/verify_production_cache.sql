@@ -78,6 +78,12 @@ SELECT * FROM (
                 THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it lookups are not counted and no worker maintains the cache.' END
     FROM pg_settings WHERE name = 'shared_preload_libraries'
     UNION ALL
+    SELECT 'content types have counters of their own', coalesce(sum(hits::numeric + upserts), 0) = 0,
+           coalesce(sum(hits::numeric + upserts), 0) || ' hits and upserts were counted without their content type',
+           CASE WHEN coalesce(sum(hits::numeric + upserts), 0) > 0
+                THEN 'Raise infinite_pages_cache.max_tracked_content_types and restart; give types that matter a row in cache_content_policies.' END
+    FROM @extschema@.cache_statistics() WHERE content_type = ''
+    UNION ALL
     SELECT 'the worker runs', worker IN ('on', 'standby'), worker,
            CASE worker
                 WHEN 'not preloaded' THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.'
@@ -102,9 +108,11 @@ SELECT * FROM (
            'infinite_pages_cache.audit = ' || current_setting('infinite_pages_cache.audit'),
            CASE WHEN current_setting('infinite_pages_cache.audit') = 'off' THEN 'Set infinite_pages_cache.audit = write.' END
     UNION ALL
-    SELECT 'lookups can be audited', setting ~ '(^|[ ,"/])infinite_pages_cache', 'infinite_pages_cache.audit = all',
+    SELECT 'lookups can be audited', setting ~ '(^|[ ,"/])infinite_pages_cache' AND NOT pg_is_in_recovery(), 'infinite_pages_cache.audit = all',
            CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
-                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it writes alone are audited.' END
+                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it writes alone are audited.'
+                WHEN pg_is_in_recovery()
+                THEN 'A standby can store no audit: it keeps the newest lookups in memory until it is promoted. Send lookups that must be audited to the primary.' END
     FROM pg_settings WHERE name = 'shared_preload_libraries' AND current_setting('infinite_pages_cache.audit') = 'all'
     UNION ALL
     SELECT 'the server has its minimum release', number >= minimum, current_setting('server_version'),

@@ -4,7 +4,7 @@ CREATE TABLE @extschema@.cache_content_policies (
     content_type text PRIMARY KEY,
     ttl interval CHECK (ttl > interval '0'),
     stale_ttl interval NOT NULL DEFAULT '0' CHECK (stale_ttl >= interval '0'),
-    token_cost numeric NOT NULL DEFAULT 1 CHECK (token_cost BETWEEN 0 AND 1e15),
+    token_cost numeric NOT NULL DEFAULT 1 CHECK (token_cost BETWEEN 0 AND 1e9),
     similarity_threshold numeric NOT NULL DEFAULT 0.75 CHECK (similarity_threshold BETWEEN 0 AND 1),
     max_entries integer CHECK (max_entries > 0),
     priority_tier integer NOT NULL DEFAULT 3 CHECK (priority_tier BETWEEN 1 AND 3)

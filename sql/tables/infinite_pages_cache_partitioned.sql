@@ -5,7 +5,7 @@ CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     cache_key text NOT NULL,
     content jsonb NOT NULL,
-    content_type text NOT NULL,
+    content_type text NOT NULL CHECK (octet_length(content_type) BETWEEN 1 AND 255),
     user_id uuid NOT NULL,
     story_id uuid,
     metadata jsonb DEFAULT '{}',
@@ -16,14 +16,14 @@ CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
     reuse_score numeric(3,1) DEFAULT 5.0 CHECK (reuse_score BETWEEN 0 AND 10),
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL DEFAULT now() + interval '7 days',
-    hit_count bigint NOT NULL DEFAULT 0,
-    adaptation_count bigint NOT NULL DEFAULT 0,
-    token_cost_saved bigint NOT NULL DEFAULT 0,
+    hit_count bigint NOT NULL DEFAULT 0 CHECK (hit_count >= 0),
+    adaptation_count bigint NOT NULL DEFAULT 0 CHECK (adaptation_count >= 0),
+    token_cost_saved bigint NOT NULL DEFAULT 0 CHECK (token_cost_saved >= 0),
     last_accessed timestamptz DEFAULT now(),
-    access_frequency integer DEFAULT 1,
+    access_frequency integer DEFAULT 1 CHECK (access_frequency >= 0),
     priority_tier integer NOT NULL DEFAULT 3 CHECK (priority_tier BETWEEN 1 AND 3),
     compression_applied boolean DEFAULT false,
-    token_cost numeric CHECK (token_cost BETWEEN 0 AND 1e15),
+    token_cost numeric(16,6) CHECK (token_cost BETWEEN 0 AND 1e9),
     PRIMARY KEY (id, user_id, created_at)
 ) PARTITION BY RANGE (created_at);
 
@@ -37,6 +37,6 @@ ALTER TABLE @extschema@.infinite_pages_cache_partitioned ALTER COLUMN metadata S
 COMMENT ON TABLE @extschema@.infinite_pages_cache_partitioned IS
     'Cached answers of infinite_pages_cache, a partition for each month of created_at (UTC)';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.token_cost IS
-    'What generating the answer cost, in the application''s own unit';
+    'What generating the answer cost, in the application''s own unit, to a millionth';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.priority_tier IS
     '1 = high ... 3 = low: the order in which entries are kept when a user has too many';

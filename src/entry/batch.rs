@@ -10,6 +10,7 @@ use crate::policy::Policy;
 use crate::spi::{self, Access};
 use crate::statistics::Call;
 use crate::statistics::counters::Latency;
+use crate::statistics::tokens::Tokens;
 use crate::{catch, clock, settings, tenant, ttl};
 use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
@@ -62,7 +63,7 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     let mut policies: HashMap<&[u8], Policy> = HashMap::new();
     let mut ids: HashMap<(Uuid, Uuid), Uuid> = HashMap::with_capacity(last.len());
     let mut events = Vec::with_capacity(last.len());
-    let mut stored: BTreeMap<&[u8], (u64, u64)> = BTreeMap::new();
+    let mut stored: BTreeMap<&[u8], (u64, Tokens)> = BTreeMap::new();
     // In the order of users and digests, in which everybody locks rows.
     for (key, index) in last {
         pgrx::check_for_interrupts!();
@@ -70,14 +71,14 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
         let policy = policies.entry(address.content_type).or_insert_with(|| Policy::of(address.content_type));
         let written = writer.write(address, values, policy);
         ids.insert(key, written.id);
-        let (number, cost) = stored.entry(address.content_type).or_insert((0, 0));
+        let (number, cost) = stored.entry(address.content_type).or_default();
         *number += 1;
-        *cost = u64::saturating_add(*cost, written.cost);
+        *cost = cost.plus(written.cost);
         events.push(Event::of(address));
     }
     audit::record("upsert", &events);
     for (content_type, (number, cost)) in stored {
-        let counted_at = call.place(content_type);
+        let counted_at = call.place(content_type, true);
         call.stored(counted_at, number, cost);
         call.ends(counted_at);
     }

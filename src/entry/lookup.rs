@@ -10,7 +10,8 @@ use crate::materialize::{materialize, nothing};
 use crate::settings;
 use crate::spi::{self, Access};
 use crate::statistics::counters::Latency;
-use crate::statistics::{Call, Found, MILLIONTHS, hits};
+use crate::statistics::tokens::MILLIONTHS;
+use crate::statistics::{Call, Found, hits};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
@@ -44,7 +45,7 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
             (content, found)
         },
     );
-    let counted_at = call.place(address.content_type);
+    let counted_at = call.place(address.content_type, found != Found::Nothing);
     call.looked_up(counted_at, &address, found);
     call.ends(counted_at);
     content
@@ -65,7 +66,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         format!(
             "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, \
                     least(hit_count::numeric + $5, 9223372036854775807)::bigint, \
-                    token_cost, priority_tier::integer, story_id, foundation_dependency::text, \
+                    trim_scale(token_cost::numeric), priority_tier::integer, story_id, foundation_dependency::text, \
                     expires_at > clock_timestamp(), {MILLIONTHS} \
              FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
             matching(schema)
@@ -73,16 +74,18 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     };
     let mut args = address.args();
     args.push((hits::pending_of(&address.user_id, &address.digest) as i64).into());
-    let counted_at = call.place(address.content_type);
+    let mut found = Found::Nothing;
     materialize(fcinfo, |deliver| {
         kept::run(Access::Read, "get", sql, &args, |rows| {
             let live = rows.count() > 0 && rows.get(0, 12).unwrap_or(false);
             if live {
                 deliver(rows);
             }
-            call.looked_up(counted_at, &address, Found::of(rows.count() > 0, live, || rows.get(0, 13)));
+            found = Found::of(rows.count() > 0, live, || rows.get(0, 13));
         });
     });
+    let counted_at = call.place(address.content_type, found != Found::Nothing);
+    call.looked_up(counted_at, &address, found);
     call.ends(counted_at);
 }
 
@@ -135,21 +138,21 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
     };
     let enabled = settings::ENABLED.get();
     let args = [user_id.into(), spi::text(content_type), array, enabled.into()];
-    let counted_at = call.place(content_type);
+    let mut found = Vec::new();
     materialize(fcinfo, |deliver| {
         kept::run(Access::Read, "lookup many", sql, &args, |rows| {
             deliver(rows);
-            if enabled {
-                for (row, key) in keys.iter().enumerate() {
-                    let row = row as u64;
-                    let address = or_raise(Address::new(Some(user_id), Some(content_type), key));
-                    let exists = rows.get(row, 3).unwrap_or(false);
-                    call.looked_up(counted_at, &address, Found::of(exists, !rows.is_null(row, 2), || rows.get(row, 4)));
-                }
-            }
+            found = rows.map(|rows, row| {
+                Found::of(rows.get(row, 3).unwrap_or(false), !rows.is_null(row, 2), || rows.get(row, 4))
+            });
         });
     });
     if enabled {
+        let counted_at = call.place(content_type, found.iter().any(|found| *found != Found::Nothing));
+        for (key, found) in keys.iter().zip(found) {
+            let address = or_raise(Address::new(Some(user_id), Some(content_type), key));
+            call.looked_up(counted_at, &address, found);
+        }
         call.ends(counted_at);
     }
 }

@@ -4,6 +4,7 @@ use super::missing;
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
 use crate::policy::Policy;
+use crate::statistics::tokens::MOST_OF_AN_ANSWER;
 use crate::{settings, ttl};
 use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
@@ -45,9 +46,6 @@ fn too_large(name: &str, limit: usize, size: usize) -> Refusal {
         .hint("Store it in parts, or raise infinite_pages_cache.max_content_bytes.")
 }
 
-/// The greatest cost: sums of it over all entries stay within what a report can show.
-const MAX_TOKEN_COST: i64 = 1_000_000_000_000_000;
-
 impl Values<'_> {
     /// Checks what no type checks.
     ///
@@ -87,12 +85,12 @@ impl Values<'_> {
             }
         }
         if let Some(cost) = self.token_cost.as_ref().filter(|cost| {
-            !is_finite(cost) || **cost < AnyNumeric::from(0) || **cost > AnyNumeric::from(MAX_TOKEN_COST)
+            !is_finite(cost) || **cost < AnyNumeric::from(0) || **cost > AnyNumeric::from(MOST_OF_AN_ANSWER)
         }) {
             return refuse(
-                "token_cost must lie between 0 and 10^15",
+                "token_cost must lie between 0 and 10^9",
                 format!("It is {}.", shown(&cost.to_string())),
-                "Pass what generating the answer cost, in the application's own unit.",
+                "Pass what generating the answer cost, in a unit of which that is a sensible number.",
             );
         }
         if let Some(score) = self

@@ -11,7 +11,7 @@ use crate::partition::create;
 use crate::partition::month::Month;
 use crate::policy::Policy;
 use crate::spi::{self, Access, Rows};
-use crate::statistics::MILLIONTHS;
+use crate::statistics::tokens::{MILLIONTHS, Tokens};
 use crate::{catch, owner, tenant};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
@@ -20,8 +20,7 @@ use pgrx::{Uuid, pg_sys};
 /// An entry that has been stored.
 pub struct Written {
     pub id: Uuid,
-    /// In millionths of the application's unit.
-    pub cost: u64,
+    pub cost: Tokens,
 }
 
 /// A version of an entry that exists.
@@ -39,7 +38,7 @@ pub struct Writer {
 impl Written {
     fn of(rows: &Rows) -> Option<Self> {
         let id = if rows.count() > 0 { rows.get(0, 1) } else { None };
-        id.map(|id| Self { id, cost: rows.get::<i64>(0, 2).map_or(0, i64::unsigned_abs) })
+        id.map(|id| Self { id, cost: rows.get(0, 2).map_or(Tokens::default(), Tokens::of_cost) })
     }
 }
 

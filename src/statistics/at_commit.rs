@@ -44,14 +44,24 @@ pub fn watch() {
 pub fn at_commit(action: Action) {
     // SAFETY: reads the state of the transaction.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
-    PENDING.with_borrow_mut(|pending| match (&action, pending.last_mut()) {
-        // Many writes of one type are one number.
-        (Action::Count(place, count, number), Some((last_level, Action::Count(last_place, last_count, total))))
-            if (level, place, count) == (*last_level, last_place, last_count) =>
-        {
-            *total = total.saturating_add(*number);
+    PENDING.with_borrow_mut(|pending| {
+        // Many writes of one type are one number, of each that they count.
+        const NUMBERS: usize = 8;
+        if let Action::Count(place, count, number) = action {
+            let same = pending.iter_mut().rev().take(NUMBERS).find_map(|(of_level, earlier)| match earlier {
+                Action::Count(of_place, of_count, total)
+                    if (*of_level, *of_place, *of_count) == (level, place, count) =>
+                {
+                    Some(total)
+                }
+                _ => None,
+            });
+            if let Some(total) = same {
+                *total = total.saturating_add(number);
+                return;
+            }
         }
-        _ => pending.push((level, action)),
+        pending.push((level, action));
     });
 }
 

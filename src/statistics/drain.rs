@@ -8,6 +8,7 @@ use super::at_commit::{Action, at_commit, has_drained};
 use super::counters::{self, COUNTERS, Count, Counted, PLAIN};
 use super::histogram::BUCKETS;
 use super::hits::{self, Hits};
+use super::tokens::COST;
 use crate::advisory::{self, Class};
 use crate::audit::reads;
 use crate::clock;
@@ -82,7 +83,9 @@ fn store(home: &Home, hour: i64, counted: &Counted) {
         number(Count::UntrackedHits),
         number(Count::AuditLost),
         number(Count::TokensSpent),
+        number(Count::MillionthsSpent),
         number(Count::TokensSaved),
+        number(Count::MillionthsSaved),
         histogram(&counted.pending, 0).into(),
         histogram(&counted.pending, 1).into(),
     ];
@@ -106,7 +109,7 @@ fn store(home: &Home, hour: i64, counted: &Counted) {
                      (hour, content_type, hits, misses, stale, upserts, invalidations, expirations, untracked_hits, \
                       audit_lost, tokens_spent, tokens_saved, lookup_us, upsert_us) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
-                         trim_scale($11::numeric / 1000000), trim_scale($12::numeric / 1000000), $13, $14) \
+                         trim_scale($11 + $12 * 0.000001), trim_scale($13 + $14 * 0.000001), $15, $16) \
                  ON CONFLICT (hour, content_type) DO UPDATE SET {}, {}, \
                      tokens_spent = h.tokens_spent + excluded.tokens_spent, \
                      tokens_saved = h.tokens_saved + excluded.tokens_saved",
@@ -164,7 +167,7 @@ impl Entries {
             return None;
         }
         // Read anew, since somebody else may have stored them meanwhile.
-        let counted: Vec<Hits> = keys.iter().filter_map(|(user_id, digest)| hits::of(user_id, digest)).collect();
+        let counted: Vec<Hits> = keys.iter().filter_map(|(user_id, digest)| hits::of(user_id, digest, true)).collect();
         let outcomes = update(home, &counted, spread);
         let mut batch = Batch::default();
         let mut done = Vec::with_capacity(counted.len());
@@ -218,7 +221,7 @@ fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
     kept::run(
         Access::Write,
         "drain hits",
-        |schema| include_str!("../../sql/drain_hits.sql").replace("@extschema@", schema),
+        |schema| include_str!("../../sql/drain_hits.sql").replace("@extschema@", schema).replace("@cost@", COST),
         &args,
         |rows| {
             for row in 0..rows.count() {

@@ -6,6 +6,7 @@
 
 use super::at_commit::drained_hits;
 use super::counters;
+use super::tokens::Tokens;
 use crate::settings;
 use crate::shared_memory::{Area, Lock};
 use pgrx::{Uuid, pg_sys};
@@ -15,9 +16,8 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Re
 /// Regions of the table, each with a lock of its own.
 const REGIONS: usize = 64;
 
-/// An entry and its hits, in one line of the processor's cache. The first four do not change while there are
-/// hits.
-#[repr(C, align(64))]
+/// An entry and its hits. The first four do not change while there are hits.
+#[repr(C)]
 struct Slot {
     /// InvalidOid in a free slot.
     database: pg_sys::Oid,
@@ -26,8 +26,9 @@ struct Slot {
     user_id: [u8; 16],
     digest: [u8; 16],
     hits: AtomicU64,
-    /// In millionths of the application's unit.
-    tokens: AtomicU64,
+    /// What they have saved, as [`Tokens`].
+    units: AtomicU64,
+    millionths: AtomicU64,
     last: AtomicI64,
 }
 
@@ -38,8 +39,8 @@ pub struct Hits {
     pub user_id: Uuid,
     pub digest: Uuid,
     pub hits: u64,
-    /// Saved by them, in millionths of the application's unit.
-    pub tokens: u64,
+    /// Saved by them.
+    pub tokens: Tokens,
     /// The last of them, in microseconds since 2000-01-01 UTC.
     pub last: i64,
 }
@@ -51,9 +52,19 @@ impl Slot {
             user_id: Uuid::from_bytes(self.user_id),
             digest: Uuid::from_bytes(self.digest),
             hits: self.hits.load(Relaxed),
-            tokens: self.tokens.load(Relaxed),
+            tokens: Tokens { units: self.units.load(Relaxed), millionths: self.millionths.load(Relaxed) },
             last: self.last.load(Relaxed),
         }
+    }
+
+    fn add(&self, tokens: Tokens, now: i64) {
+        self.hits.fetch_add(1, Relaxed);
+        for (counter, number) in [(&self.units, tokens.units), (&self.millionths, tokens.millionths)] {
+            if number > 0 {
+                counters::add(counter, number);
+            }
+        }
+        self.last.fetch_max(now, Relaxed);
     }
 }
 
@@ -179,22 +190,16 @@ fn database() -> pg_sys::Oid {
 }
 
 /// Counts a hit of an entry of this database; returns whether there was room for it.
-pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: u64, now: i64) -> bool {
+pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: Tokens, now: i64) -> bool {
     if !is_on() {
         return true;
     }
     let database = database();
     let (number, start) = position(database, user_id, digest);
     let region = region(number);
-    let add = |index| {
-        let slot = region.slot(index);
-        slot.hits.fetch_add(1, Relaxed);
-        counters::add(&slot.tokens, tokens);
-        slot.last.fetch_max(now, Relaxed);
-    };
     let known = region.lock.shared(|| match region.find(database, user_id, digest, start) {
         Some((index, true)) => {
-            add(index);
+            region.slot(index).add(tokens, now);
             true
         }
         _ => false,
@@ -202,7 +207,7 @@ pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: u64, now: i64) -
     known
         || region.lock.exclusive(|| match region.find(database, user_id, digest, start) {
             Some((index, true)) => {
-                add(index);
+                region.slot(index).add(tokens, now);
                 true
             }
             Some((index, false)) if reserve() => {
@@ -214,7 +219,8 @@ pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: u64, now: i64) -
                         user_id: **user_id,
                         digest: **digest,
                         hits: AtomicU64::new(1),
-                        tokens: AtomicU64::new(tokens),
+                        units: AtomicU64::new(tokens.units),
+                        millionths: AtomicU64::new(tokens.millionths),
                         last: AtomicI64::new(now),
                     });
                 }
@@ -229,25 +235,27 @@ fn reserve() -> bool {
     used().fetch_update(Relaxed, Relaxed, |used| (used < capacity()).then_some(used + 1)).is_ok()
 }
 
-/// The hits of one entry of this database, if it has any.
-pub fn of(user_id: &Uuid, digest: &Uuid) -> Option<Hits> {
+/// The hits of one entry of this database, if it has any. Without `settled`, some of the numbers may have a hit
+/// that is being counted, and others not.
+pub fn of(user_id: &Uuid, digest: &Uuid, settled: bool) -> Option<Hits> {
     if !is_on() {
         return None;
     }
     let database = database();
     let (number, start) = position(database, user_id, digest);
     let region = region(number);
-    region.lock.shared(|| match region.find(database, user_id, digest, start) {
+    let read = || match region.find(database, user_id, digest, start) {
         Some((index, true)) => Some(region.slot(index).hits()),
         _ => None,
-    })
+    };
+    if settled { region.lock.exclusive(read) } else { region.lock.shared(read) }
 }
 
 /// The hits of one entry that its row does not show.
 pub fn pending_of(user_id: &Uuid, digest: &Uuid) -> u64 {
     let stored = drained_hits().into_iter().filter(|hits| hits.user_id == *user_id && hits.digest == *digest);
     let stored: u64 = stored.map(|hits| hits.hits).sum();
-    of(user_id, digest).map_or(0, |hits| hits.hits.saturating_sub(stored))
+    of(user_id, digest, false).map_or(0, |hits| hits.hits.saturating_sub(stored))
 }
 
 /// The hits of all entries that their rows do not show.
@@ -259,7 +267,7 @@ pub fn pending() -> Vec<Hits> {
         for hits in &mut pending {
             if let Some(stored) = stored.get(&(hits.user_id, hits.digest)) {
                 hits.hits = hits.hits.saturating_sub(stored.hits);
-                hits.tokens = hits.tokens.saturating_sub(stored.tokens);
+                hits.tokens = hits.tokens.minus(stored.tokens);
             }
         }
         pending.retain(|hits| hits.hits > 0);
@@ -299,7 +307,10 @@ pub fn drained(stored: &[Hits]) {
                     region.free(index);
                 } else {
                     slot.hits.fetch_sub(hits.hits, Relaxed);
-                    slot.tokens.fetch_sub(hits.tokens.min(slot.tokens.load(Relaxed)), Relaxed);
+                    // Less, where a counter has stopped at its maximum.
+                    let left = slot.hits().tokens.minus(hits.tokens);
+                    slot.units.store(left.units, Relaxed);
+                    slot.millionths.store(left.millionths, Relaxed);
                 }
             }
         });

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::counters::{self, Count, PLAIN};
+use super::tokens::Tokens;
 use super::{drain, histogram, hits};
 use crate::home::{CACHE, Home, STATISTICS};
 use crate::materialize::materialize_values;
@@ -44,6 +45,9 @@ fn cache_statistics(
     all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     TableIterator::new(all.into_iter().map(|(content_type, values)| {
         let number = |count: Count| values[count as usize].min(counters::MOST) as i64;
+        let tokens = |units: Count, millionths: Count| {
+            Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric()
+        };
         (
             String::from_utf8_lossy(&content_type).into_owned(),
             number(Count::Hits),
@@ -52,8 +56,8 @@ fn cache_statistics(
             number(Count::Upserts),
             number(Count::Invalidations),
             number(Count::Expirations),
-            units(values[Count::TokensSpent as usize]),
-            units(values[Count::TokensSaved as usize]),
+            tokens(Count::TokensSpent, Count::MillionthsSpent),
+            tokens(Count::TokensSaved, Count::MillionthsSaved),
             number(Count::UntrackedHits),
             number(Count::AuditLost),
             drain::histogram(&values, 0),
@@ -83,14 +87,17 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
                 let name = String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned();
                 name.into_datum().expect("a text")
             });
-            // SAFETY: makes a numeric in the memory of the call.
-            let tokens = unsafe { pg_sys::int64_div_fast_to_numeric(hits.tokens.min(counters::MOST) as i64, 6) };
+            let tokens = match i64::try_from(hits.tokens.total()) {
+                // SAFETY: makes a numeric in the memory of the call.
+                Ok(millionths) => unsafe { pg_sys::int64_div_fast_to_numeric(millionths, 6) }.into(),
+                Err(_) => hits.tokens.numeric().into_datum().expect("a number"),
+            };
             deliver([
                 hits.user_id.as_bytes().as_ptr().into(),
                 name,
                 hits.digest.as_bytes().as_ptr().into(),
                 (hits.hits.min(counters::MOST) as i64).into(),
-                tokens.into(),
+                tokens,
                 hits.last.into(),
             ]);
         }
@@ -137,10 +144,4 @@ fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Op
     histogram::quantile(&counts, share).map(|microseconds| {
         AnyNumeric::try_from(format!("{:.3}", microseconds / 1000.0).as_str()).expect("a decimal number")
     })
-}
-
-/// Millionths in the application's unit.
-fn units(millionths: u64) -> AnyNumeric {
-    let text = format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000);
-    AnyNumeric::try_from(text.trim_end_matches('0').trim_end_matches('.')).expect("a decimal number")
 }

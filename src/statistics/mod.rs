@@ -2,42 +2,41 @@
 //! is stored now and then. Without shared memory nothing is counted and everything else works.
 
 pub mod at_commit;
+pub mod content_types;
 pub mod counters;
 pub mod drain;
 mod histogram;
 pub mod hits;
 mod in_memory;
 pub mod summary;
+pub mod tokens;
 
 use crate::audit::reads;
 use crate::clock;
 use crate::entry::Address;
 use at_commit::{Action, at_commit};
-use counters::{Count, Latency, place, place_of};
+use content_types::place_of;
+use counters::{Count, Latency, place};
 use std::time::Instant;
-
-/// An expression: what an entry cost, in millionths of the application's unit, as many as a counter takes;
-/// NULL when that is not known, which LEAST would turn into its limit.
-pub const MILLIONTHS: &str =
-    "pg_catalog.int8(pg_catalog.numeric_mul(pg_catalog.numeric_smaller(token_cost, 2000000000000), 1000000))";
+use tokens::Tokens;
 
 /// What a lookup found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// A live entry that cost so many millionths.
-    Live(u64),
+    /// A live entry, and what it cost.
+    Live(Tokens),
     /// One that has expired.
     Expired,
     Nothing,
 }
 
 impl Found {
-    /// From whether there was an entry and whether it was live; `cost` is asked for a live one.
+    /// From whether there was an entry and whether it was live; `cost`, in millionths, is asked for a live one.
     pub fn of(exists: bool, live: bool, cost: impl FnOnce() -> Option<i64>) -> Self {
         match (exists, live) {
             (false, _) => Self::Nothing,
             (true, false) => Self::Expired,
-            (true, true) => Self::Live(cost().map_or(0, i64::unsigned_abs)),
+            (true, true) => Self::Live(cost().map_or(Tokens::default(), Tokens::of_cost)),
         }
     }
 }
@@ -53,9 +52,10 @@ impl Call {
         Self { latency, begun: counters::are_on().then(Instant::now) }
     }
 
-    /// Where a type of content is counted, for the calls below.
-    pub fn place(&self, content_type: &[u8]) -> Option<u32> {
-        self.begun.and_then(|_| place_of(content_type))
+    /// Where a type of content is counted, for the calls below. `has_entries`: whether the call has found any, or
+    /// stored some.
+    pub fn place(&self, content_type: &[u8], has_entries: bool) -> Option<u32> {
+        self.begun.and_then(|_| place_of(content_type, has_entries))
     }
 
     /// Counts one lookup, and audits it.
@@ -66,7 +66,8 @@ impl Call {
         match found {
             Found::Live(cost) => {
                 place.add(Count::Hits, 1);
-                place.add(Count::TokensSaved, cost);
+                place.add(Count::TokensSaved, cost.units);
+                place.add(Count::MillionthsSaved, cost.millionths);
                 if !hits::count(number, &address.user_id, &address.digest, cost, clock::now()) {
                     place.add(Count::UntrackedHits, 1);
                 }
@@ -79,11 +80,12 @@ impl Call {
         }
     }
 
-    /// Counts entries stored in the transaction, and what they cost in millionths.
-    pub fn stored(&self, counted_at: Option<u32>, entries: u64, cost: u64) {
+    /// Counts entries stored in the transaction, and what they cost.
+    pub fn stored(&self, counted_at: Option<u32>, entries: u64, cost: Tokens) {
         if let Some(number) = counted_at {
             at_commit(Action::Count(number, Count::Upserts, entries));
-            at_commit(Action::Count(number, Count::TokensSpent, cost));
+            at_commit(Action::Count(number, Count::TokensSpent, cost.units));
+            at_commit(Action::Count(number, Count::MillionthsSpent, cost.millionths));
         }
     }
 
@@ -95,9 +97,9 @@ impl Call {
     }
 }
 
-/// Counts something that the transaction has done, if it commits.
+/// Counts something that the transaction has done to entries, if it commits.
 pub fn counted(content_type: &[u8], count: Count, number: u64) {
-    if let Some(place) = place_of(content_type) {
+    if let Some(place) = place_of(content_type, true) {
         at_commit(Action::Count(place, count, number));
     }
 }
