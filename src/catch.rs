@@ -76,6 +76,11 @@ pub fn text_of(error: &CaughtError) -> String {
     report_of(error).message().to_string()
 }
 
+/// Whether an error is that of a cancelled statement.
+pub fn is_cancellation(error: &CaughtError) -> bool {
+    report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+}
+
 fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {
     match error {
         CaughtError::PostgresError(report)

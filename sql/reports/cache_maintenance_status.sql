@@ -4,7 +4,7 @@ SELECT $1,
        greatest($3, (SELECT run_at FROM @extschema@.cache_maintenance_runs
                      GROUP BY run_at HAVING count(*) >= $7 AND bool_and(status = 'ok')
                      ORDER BY run_at DESC LIMIT 1)),
-       CASE WHEN $1 = 'on' THEN coalesce($4, statement_timestamp()) END,
+       CASE WHEN $1 IN ('on', 'overdue') THEN coalesce($4, statement_timestamp()) END,
        $5, $6,
        (SELECT count(*)::integer FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass

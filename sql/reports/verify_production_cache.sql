@@ -83,6 +83,7 @@ SELECT * FROM (
                 WHEN 'not preloaded' THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.'
                 WHEN 'off' THEN 'ALTER SYSTEM SET infinite_pages_cache.naptime = ''30s''; SELECT pg_reload_conf();'
                 WHEN 'not running' THEN 'The server''s log says why it has no launcher; max_worker_processes must leave it a place.'
+                WHEN 'overdue' THEN 'Look at cache_maintenance_progress for what keeps it busy, here or in other databases, and at the server''s log.'
                 WHEN 'read only' THEN 'Set default_transaction_read_only = off for this database.'
                 WHEN 'not ready' THEN 'Wait for the end of the restore, or add the primary keys that the tables of the cache lack.'
            END

@@ -39,6 +39,8 @@ impl Turn for ByHand {
 
     fn let_go(&self) {}
 
+    fn hurry(&self) {}
+
     fn is_unattended(&self) -> bool {
         false
     }

@@ -3,7 +3,7 @@
 use super::cleanup::delete_expired;
 use super::limits::evict_over_limit;
 use super::months;
-use super::turn::Turn;
+use super::turn::{LONGEST_BATCH, LONGEST_SCAN, Turn};
 use crate::audit::reads;
 use crate::catch;
 use crate::clock::now;
@@ -14,6 +14,7 @@ use crate::settings;
 use crate::spi::{self, Access};
 use crate::statistics::{drain, summary};
 use crate::worker;
+use std::time::Duration;
 
 /// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
 #[derive(Default)]
@@ -65,12 +66,27 @@ pub struct Step {
     pub scans: bool,
     /// Whether there is something to do at each tick, so that the log of the worker's would fill with it.
     pub routine: bool,
+    /// Longest that a transaction of the worker's may take.
+    pub longest: fn() -> Duration,
     pub run: fn(&Home, &dyn Turn) -> Outcome,
 }
 
 /// What most steps are.
-const ORDINARY: Step =
-    Step { name: "", owner_of: Some(CACHE), locks: Locks::Nothing, scans: false, routine: false, run: |_, _| 0.into() };
+const ORDINARY: Step = Step {
+    name: "",
+    owner_of: Some(CACHE),
+    locks: Locks::Nothing,
+    scans: false,
+    routine: false,
+    longest: || LONGEST_BATCH,
+    run: |_, _| 0.into(),
+};
+
+/// A step that reads whole tables.
+const SCAN: Step = Step { scans: true, longest: || LONGEST_SCAN, ..ORDINARY };
+
+/// A step that drops months. It runs no code of users', and may have much to read and to remove.
+const DROP: Step = Step { locks: Locks::Tables, longest: || LONGEST_SCAN, ..ORDINARY };
 
 /// In the order of the worker. A month in which nothing lives goes in one DROP, before its entries would go
 /// one by one.
@@ -80,6 +96,7 @@ pub const STEPS: [Step; 13] = [
         owner_of: Some(STATISTICS),
         locks: Locks::LiveRows,
         routine: true,
+        longest: longest_flush,
         run: flush,
         ..ORDINARY
     },
@@ -90,20 +107,14 @@ pub const STEPS: [Step; 13] = [
         run: |home, turn| premake(home, Table::AuditLog, turn),
         ..ORDINARY
     },
-    Step { name: "drop dead months", locks: Locks::Tables, run: months::drop_dead, ..ORDINARY },
-    Step { name: "retention", locks: Locks::Tables, run: months::drop_old, ..ORDINARY },
+    Step { name: "drop dead months", run: months::drop_dead, ..DROP },
+    Step { name: "retention", run: months::drop_old, ..DROP },
     Step { name: "delete expired entries", locks: Locks::ExpiredRows, run: expire, ..ORDINARY },
-    Step { name: "enforce limits", locks: Locks::LiveRows, scans: true, run: enforce_limits, ..ORDINARY },
-    Step { name: "summarize", owner_of: Some(BY_TYPE), scans: true, routine: true, run: summarize, ..ORDINARY },
+    Step { name: "enforce limits", locks: Locks::LiveRows, run: enforce_limits, ..SCAN },
+    Step { name: "summarize", owner_of: Some(BY_TYPE), routine: true, run: summarize, ..SCAN },
     Step { name: "secure partitions", owner_of: None, locks: Locks::Partitions, run: secure, ..ORDINARY },
-    Step { name: "analyze", scans: true, run: analyze, ..ORDINARY },
-    Step {
-        name: "trim audit log",
-        owner_of: Some(AUDIT_LOG),
-        locks: Locks::Tables,
-        run: months::trim_audit,
-        ..ORDINARY
-    },
+    Step { name: "analyze", run: analyze, ..SCAN },
+    Step { name: "trim audit log", owner_of: Some(AUDIT_LOG), run: months::trim_audit, ..DROP },
     Step {
         name: "trim statistics",
         owner_of: Some(STATISTICS),
@@ -169,14 +180,32 @@ fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
 
 /// Deletes the rows of a table that are older than so many minutes; none for 0.
 fn trim(home: &Home, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -> Outcome {
+    const BATCH: i64 = 10_000;
     if minutes == 0 {
         return 0.into();
     }
-    let sql = format!("DELETE FROM {}.{table} WHERE {column} < $1", home.schema);
-    let oldest_kept = spi::timestamptz(now() - i64::from(minutes) * 60_000_000);
-    let deleted = spi::run(Access::Write, &sql, &[oldest_kept], |rows| rows.count() as i64);
-    turn.did(deleted);
-    deleted.into()
+    let table = format!("{}.{table}", home.schema);
+    let sql = format!(
+        "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {column} < $1 LIMIT {BATCH}))"
+    );
+    let oldest_kept = now() - i64::from(minutes) * 60_000_000;
+    let mut deleted = 0;
+    loop {
+        let batch = spi::run(Access::Write, &sql, &[spi::timestamptz(oldest_kept)], |rows| rows.count() as i64);
+        deleted += batch;
+        turn.did(batch);
+        if batch < BATCH {
+            return deleted.into();
+        }
+        if turn.is_over() {
+            return Outcome::in_time(deleted, turn);
+        }
+    }
+}
+
+/// All audited lookups are stored in one transaction: one full of them takes a second or less for each megabyte.
+fn longest_flush() -> Duration {
+    LONGEST_BATCH + Duration::from_secs(settings::AUDIT_BUFFER_SIZE.get().unsigned_abs().into()) / 1024
 }
 
 /// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a

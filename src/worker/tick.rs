@@ -13,7 +13,7 @@ use crate::maintenance::cleanup::rounded;
 use crate::maintenance::log::{self, Row};
 use crate::maintenance::run::share_of_time;
 use crate::maintenance::steps::{self, Locks, Outcome, STEPS, Step};
-use crate::maintenance::turn::Turn;
+use crate::maintenance::turn::{LONGEST_BATCH, Turn};
 use crate::settings;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
@@ -111,7 +111,7 @@ fn report_activity(what: Option<&str>) {
 fn tick(database: pg_sys::Oid) {
     report_activity(Some("look for work"));
     let run_at = now();
-    let (roles, logger) = match transaction::run(transaction::own_role(), look) {
+    let (roles, logger) = match transaction::run(transaction::own_role(), LONGEST_BATCH, look) {
         Ok(Look::Nothing(found)) => {
             return databases::change_slot(database, |slot| slot.found_none(found, now()));
         }
@@ -130,7 +130,8 @@ fn tick(database: pg_sys::Oid) {
     if due.is_empty() {
         return databases::change_slot(database, |slot| slot.ended(run_at, false));
     }
-    match transaction::run(transaction::own_role(), || advisory::try_lock_session(Class::Maintenance, 0)) {
+    match transaction::run(transaction::own_role(), LONGEST_BATCH, || advisory::try_lock_session(Class::Maintenance, 0))
+    {
         Ok(true) => {}
         // Somebody runs maintenance by hand.
         Ok(false) => return databases::change_slot(database, |slot| slot.ticks = slot.ticks.wrapping_add(1)),
@@ -248,7 +249,9 @@ fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, out
         duration_ms: rounded(took.as_secs_f64() * 1000.0),
         detail: outcome.detail,
     };
-    let logged = transaction::run(logger, || log::write(&Home::current(), run_at, role, std::slice::from_ref(&row)));
+    let logged = transaction::run(logger, LONGEST_BATCH, || {
+        log::write(&Home::current(), run_at, role, std::slice::from_ref(&row))
+    });
     if let Err(message) = &logged {
         warn(&format!("the log of maintenance could not be written: {message}"));
     }
@@ -294,15 +297,17 @@ impl Tick {
             };
         });
         let may_drop = step.locks < Locks::Tables
-            || transaction::run(transaction::own_role(), || ready::may_drop(&Home::current())) == Ok(true);
+            || transaction::run(transaction::own_role(), LONGEST_BATCH, || ready::may_drop(&Home::current()))
+                == Ok(true);
         let turn = StepTurn {
             tick: self,
             role: role.oid,
             deadline: began + LONGEST_TURN,
             began: Cell::new(Instant::now()),
+            longest: Cell::new((step.longest)()),
             may_drop,
         };
-        let result = transaction::run(role.oid, || (step.run)(&Home::current(), &turn));
+        let result = transaction::run(role.oid, turn.longest.get(), || (step.run)(&Home::current(), &turn));
         let outcome = result.unwrap_or_else(Outcome::failure);
         let took = began.elapsed();
         if outcome.failed {
@@ -330,6 +335,8 @@ struct StepTurn<'a> {
     deadline: Instant,
     /// When the transaction began to lock rows.
     began: Cell<Instant>,
+    /// Longest that each transaction may take.
+    longest: Cell<Duration>,
     may_drop: bool,
 }
 
@@ -346,8 +353,13 @@ impl Turn for StepTurn<'_> {
     }
 
     fn let_go(&self) {
-        transaction::commit_and_begin(self.role);
+        transaction::commit_and_begin(self.role, self.longest.get());
         self.began.set(Instant::now());
+    }
+
+    fn hurry(&self) {
+        self.longest.set(LONGEST_BATCH);
+        self.let_go();
     }
 
     fn is_unattended(&self) -> bool {
