@@ -2,10 +2,6 @@
 WITH cache AS (
     SELECT coalesce(sum(entries), 0) AS entries, coalesce(sum(expired_entries), 0) AS expired FROM @entries_by_type@ e
 ),
-server AS (
-    SELECT setting ~ '(^|[ ,"/])infinite_pages_cache' AS preloaded
-    FROM pg_settings WHERE name = 'shared_preload_libraries'
-),
 recent AS MATERIALIZED (
     SELECT * FROM @recent_statistics@ r
 ),
@@ -22,10 +18,10 @@ response AS (
 ),
 measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 1, 'critical', 'cache hit rate below 40 %', percent, 40::numeric, false,
-           CASE WHEN preloaded
+           CASE WHEN @preloaded@
                 THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
                 ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
-    FROM hit_rate, server
+    FROM hit_rate
     UNION ALL
     SELECT 2, 'critical', 'connections above 90 % of max_connections',
            round(100.0 * count(*) / current_setting('max_connections')::integer, 1), 90, true,
@@ -55,10 +51,10 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     FROM @extschema@.cache_maintenance_status()
     UNION ALL
     SELECT 7, 'warning', 'cache hit rate below 55 %', percent, 55, false,
-           CASE WHEN preloaded
+           CASE WHEN @preloaded@
                 THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
                 ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
-    FROM hit_rate, server
+    FROM hit_rate
     UNION ALL
     SELECT 8, 'warning', 'failed maintenance steps in the last 24 hours',
            count(*), 0, true, 'Look at cache_maintenance_log for the steps with status failed.'

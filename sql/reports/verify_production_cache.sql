@@ -73,10 +73,9 @@ SELECT * FROM (
     FROM cache JOIN pg_attribute a ON a.attrelid = cache.oid AND a.attname = 'content',
          (SELECT 'lz4' = ANY (enumvals) AS available FROM pg_settings WHERE name = 'default_toast_compression') lz4
     UNION ALL
-    SELECT 'the library is preloaded', setting ~ '(^|[ ,"/])infinite_pages_cache', setting,
-           CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
+    SELECT 'the library is preloaded', @preloaded@, CASE WHEN @preloaded@ THEN 'it is' ELSE 'it is not' END,
+           CASE WHEN NOT @preloaded@
                 THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it lookups are not counted and no worker maintains the cache.' END
-    FROM pg_settings WHERE name = 'shared_preload_libraries'
     UNION ALL
     SELECT 'the worker runs', worker IN ('on', 'standby'), worker,
            CASE worker
@@ -85,7 +84,7 @@ SELECT * FROM (
                 WHEN 'not running' THEN 'The server''s log says why it has no launcher; max_worker_processes must leave it a place.'
                 WHEN 'overdue' THEN 'Look at cache_maintenance_progress for what keeps it busy, here or in other databases, and at the server''s log.'
                 WHEN 'read only' THEN 'Set default_transaction_read_only = off for this database.'
-                WHEN 'not ready' THEN 'Wait for the end of the restore, or add the primary keys that the tables of the cache lack.'
+                WHEN 'not ready' THEN 'Wait for the end of the restore, create the tables that the first check misses, or add the primary keys that tables of the cache lack.'
            END
     FROM @extschema@.cache_maintenance_status()
     UNION ALL
@@ -103,10 +102,10 @@ SELECT * FROM (
            'infinite_pages_cache.audit = ' || current_setting('infinite_pages_cache.audit'),
            CASE WHEN current_setting('infinite_pages_cache.audit') = 'off' THEN 'Set infinite_pages_cache.audit = write.' END
     UNION ALL
-    SELECT 'lookups can be audited', setting ~ '(^|[ ,"/])infinite_pages_cache', 'infinite_pages_cache.audit = all',
-           CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
+    SELECT 'lookups can be audited', @preloaded@, 'infinite_pages_cache.audit = all',
+           CASE WHEN NOT @preloaded@
                 THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it writes alone are audited.' END
-    FROM pg_settings WHERE name = 'shared_preload_libraries' AND current_setting('infinite_pages_cache.audit') = 'all'
+    WHERE current_setting('infinite_pages_cache.audit') = 'all'
     UNION ALL
     SELECT 'the server has its minimum release', number >= minimum, current_setting('server_version'),
            CASE WHEN number < minimum THEN 'Update to the newest minor release of this major version: older ones let row security leak through statistics.' END
