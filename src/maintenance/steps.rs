@@ -1,5 +1,7 @@
 //! The steps of maintenance.
 
+#![allow(unsafe_code)]
+
 use super::cleanup::delete_expired;
 use super::limits::evict_over_limit;
 use super::months;
@@ -8,12 +10,14 @@ use crate::audit::reads;
 use crate::catch;
 use crate::clock::now;
 use crate::home::{AUDIT_LOG, BY_TYPE, CACHE, Home, RUNS, STATISTICS};
+use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
 use crate::settings;
 use crate::spi::{self, Access};
 use crate::statistics::{drain, summary};
 use crate::worker;
+use pgrx::pg_sys;
 use std::time::Duration;
 
 /// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
@@ -24,6 +28,8 @@ pub struct Outcome {
     pub failed: bool,
     /// Whether there was no time for all that there is to do.
     pub unfinished: bool,
+    /// Whether somebody was in the way: the worker leaves them some minutes, and tells of it in the log.
+    pub put_off: bool,
 }
 
 impl From<i64> for Outcome {
@@ -41,7 +47,7 @@ impl Outcome {
     fn in_time(affected: i64, turn: &dyn Turn) -> Self {
         let unfinished = turn.is_over();
         let detail = unfinished.then(|| "there may be more for the next run".to_string());
-        Self { affected, detail, failed: false, unfinished }
+        Self { affected, detail, unfinished, ..Self::default() }
     }
 }
 
@@ -259,8 +265,29 @@ fn analyze(home: &Home, _turn: &dyn Turn) -> Outcome {
     if !due {
         return Outcome { detail: Some("not due".into()), ..Outcome::default() };
     }
-    spi::execute(&format!("ANALYZE {}.{CACHE}", home.schema));
-    1.into()
+    // Whoever vacuums or changes a table, autovacuum above all, is not waited for.
+    if !try_lock(parent) {
+        return in_the_way(0, format!("put off: somebody vacuums or changes {CACHE}"));
+    }
+    let partitions = partitions_of(parent);
+    let busy: Vec<String> =
+        partitions.iter().filter(|partition| !try_lock(partition.oid)).map(Partition::name).collect();
+    let sql = format!("ANALYZE (SKIP_LOCKED) {}.{CACHE}", home.schema);
+    match catch::unless_locked(|| spi::execute(&sql)) {
+        None => in_the_way(0, format!("put off: somebody has a partition of {CACHE} locked")),
+        Some(()) if busy.is_empty() => 1.into(),
+        Some(()) => in_the_way(1, format!("left out, since somebody vacuums or changes them: {}", busy.join(", "))),
+    }
+}
+
+fn in_the_way(affected: i64, detail: String) -> Outcome {
+    Outcome { affected, detail: Some(detail), put_off: true, ..Outcome::default() }
+}
+
+/// Takes the lock of ANALYZE on a table, if it can be had at once.
+fn try_lock(table: pg_sys::Oid) -> bool {
+    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
 }
 
 #[cfg(test)]

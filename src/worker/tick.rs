@@ -59,13 +59,15 @@ unsafe extern "C-unwind" fn leave(_code: i32, database: pg_sys::Datum) {
 
 /// Settings that serve clients, and that a database may have of its own, do not suit this work.
 fn adjust_settings() {
-    let settings: [(&CStr, &CStr); 9] = [
+    let settings: [(&CStr, &CStr); 11] = [
         (c"application_name", WORKER),
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"row_security", c"on"),
         (c"default_transaction_isolation", c"read committed"),
         (c"DateStyle", c"ISO"),
         (c"TimeZone", c"UTC"),
+        (c"quote_all_identifiers", c"off"),
+        (c"standard_conforming_strings", c"on"),
         // Nobody waits for it: the other processors are for clients.
         (c"max_parallel_workers_per_gather", c"0"),
         // Each statement runs a few times only, and is then forgotten.
@@ -320,9 +322,10 @@ impl Tick {
             });
         } else {
             let rest = if step.scans && !outcome.unfinished { schedule::rest(took.as_micros() as i64) } else { 0 };
+            let rest = if outcome.put_off { rest.max(schedule::LONGEST_BACKOFF) } else { rest };
             databases::change_slot(self.database, |slot| slot.step_done(number, now() + rest));
         }
-        if outcome.failed || (outcome.affected > 0 && !step.routine) {
+        if outcome.failed || outcome.put_off || (outcome.affected > 0 && !step.routine) {
             self.failed |= !log_row(self.logger, self.run_at, Some(&role.name), step.name, outcome, took);
         }
     }
