@@ -74,6 +74,17 @@ pub const TIMEOUTS: [&std::ffi::CStr; 3] =
 pub const TIMEOUTS: [&std::ffi::CStr; 4] =
     [c"statement_timeout", c"idle_in_transaction_session_timeout", c"idle_session_timeout", c"transaction_timeout"];
 
+/// Has the server tell of settings with this prefix that nobody has defined, and since PostgreSQL 15 refuse them.
+pub fn reserve_settings(prefix: &std::ffi::CStr) {
+    // SAFETY: the prefix is copied by the call.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}
+
 /// Has `request` called when shared memory may be requested: since PostgreSQL 15 in a hook, before that at
 /// once. Called while the server preloads the library.
 #[cfg(feature = "pg14")]

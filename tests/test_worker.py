@@ -107,7 +107,7 @@ HOSTILE = {
     "timeouts": "statement_timeout = '1ms', idle_in_transaction_session_timeout = '1ms', lock_timeout = '1ms'",
     "styles": "\"TimeZone\" = 'Pacific/Kiritimati', \"DateStyle\" = 'German', \"IntervalStyle\" = 'sql_standard', extra_float_digits = '-15'",
     "isolation": "default_transaction_isolation = 'serializable', default_transaction_deferrable = 'on'",
-    "names": "search_path = 'evil', quote_all_identifiers = 'on', default_table_access_method = 'heap', check_function_bodies = 'off'",
+    "names": "search_path = 'evil', quote_all_identifiers = 'on', standard_conforming_strings = 'off', default_table_access_method = 'heap', check_function_bodies = 'off'",
     "planner": "enable_indexscan = 'off', enable_bitmapscan = 'off', plan_cache_mode = 'force_custom_plan', constraint_exclusion = 'off'",
     "compilation": "jit = 'on', jit_above_cost = '0', jit_inline_above_cost = '0', jit_optimize_above_cost = '0'",
     "row security": "row_security = 'off'",
@@ -245,6 +245,26 @@ def test_unknown_steps_are_refused_with_the_names_of_the_known(database, value):
         assert [step for step in STEPS if step not in told] == []
 
 
+def test_a_misspelt_setting_is_told(served):
+    """In a session, for a database, and in the configuration."""
+    with served.connect() as connection:
+        for sql in ("SET infinite_pages_cache.nap_time = '1min'", f"ALTER DATABASE {served.name} SET infinite_pages_cache.nap_time = '1min'"):
+            error = sqlstate_of(lambda: connection.execute(sql))
+            assert "infinite_pages_cache.nap_time" in error.message_primary, error.message_primary
+        error = sqlstate_of(lambda: connection.execute("ALTER SYSTEM SET infinite_pages_cache.naptime = '2d'"))
+        assert "naptime" in error.message_primary
+        connection.execute("ALTER SYSTEM SET infinite_pages_cache.naptime = '1d'")
+        connection.execute("ALTER SYSTEM RESET infinite_pages_cache.naptime")
+    cluster = Cluster({"infinite_pages_cache.prmake": "4"})
+    try:
+        assert any("infinite_pages_cache.prmake" in line for line in cluster.log().splitlines() if "WARNING" in line), cluster.log()
+        cluster.configure({"infinite_pages_cache.lok_timeout": "1s"})
+        cluster.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: "infinite_pages_cache.lok_timeout" in cluster.log())
+    finally:
+        cluster.remove()
+
+
 @pytest.mark.parametrize("value", ["", "analyze", " analyze , enforce limits ", ", ".join(sorted(STEPS))])
 def test_known_steps_are_taken(database, value):
     with database.connect() as connection:
@@ -348,6 +368,18 @@ def test_progress_shows_a_running_step(served):
     wait_until(lambda: served.value("SELECT count(*) FROM cache_maintenance_progress WHERE datname = current_database() AND step = 'delete expired entries'") == 0)
 
 
+def test_an_analyze_that_autovacuum_holds_up_is_no_failure(served):
+    with served.connect(autocommit=False) as vacuum:
+        vacuum.execute(f"LOCK TABLE ONLY {name_of(0)} IN SHARE UPDATE EXCLUSIVE MODE")
+        add_entries(served, 1000, "infinity")
+        wait_until(lambda: log_of(served, "analyze"))
+        # Told once, and not tried again at each tick.
+        wait_for_ticks(served, 10)
+        [row] = log_of(served, "analyze")
+        assert (row["status"], row["affected"]) == ("ok", 1) and name_of(0) in row["detail"]
+        assert (status(served)["consecutive_failures"], status(served)["last_error"]) == (0, None)
+
+
 def test_the_views_of_the_worker_are_for_service_roles(served):
     with temporary_roles(served.cluster, "tenant", "backend"), served.connect() as connection:
         connection.execute("SELECT cache_grant_tenant('tenant'), cache_grant_service('backend')")
@@ -388,6 +420,18 @@ def test_without_its_keys_a_table_is_not_touched(served):
     served.execute("ALTER TABLE cache_maintenance_runs ADD PRIMARY KEY (run_at, step)")
     wait_until(lambda: expired(served) == 0)
     assert status(served)["worker"] == "on"
+
+
+def test_what_is_not_ready_is_named(served):
+    served.execute("DROP TABLE cache_user_summary")
+    assert status(served)["worker"] == "not ready"
+    checks = {name: (ok, detail, hint) for name, ok, detail, hint in served.execute("SELECT * FROM verify_production_cache()")}
+    ok, detail, hint = checks["tables exist"]
+    assert not ok and "cache_user_summary" in detail and "cache_setup" in hint
+    assert not checks["the worker runs"][0] and "first check" in checks["the worker runs"][2]
+    assert "verify_production_cache" in served.value("SELECT obj_description('cache_maintenance_status'::regclass)")
+    served.execute("SELECT cache_setup()")
+    wait_until(lambda: status(served)["worker"] == "on")
 
 
 @pytest.fixture(scope="module")
