@@ -592,6 +592,35 @@ def test_an_owners_trigger_never_runs_as_a_superuser(owned, kind):
     assert status(owned)["consecutive_failures"] == 0
 
 
+def test_tables_of_different_owners_lend_nobody_rights(owned):
+    """What one step writes belongs to one owner, or that of one table would run the triggers of another's."""
+    with without_worker(owned.cluster), owned.connect() as connection:
+        upsert(connection, "1", (ALICE, "t", "k"))
+        connection.execute(f"""
+            ALTER TABLE cache_statistics_hourly OWNER TO postgres;
+            SET ROLE cache_owner;
+            CREATE TABLE public.seen (who name);
+            CREATE FUNCTION public.spy() RETURNS trigger LANGUAGE plpgsql AS $f$
+            BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $f$;
+            CREATE TRIGGER spy BEFORE UPDATE ON {CACHE} FOR EACH ROW EXECUTE FUNCTION public.spy();
+            RESET ROLE""")
+        assert lookup(connection, (ALICE, "t", "k")) == 1
+        [(result, detail)] = connection.execute("SELECT status, detail FROM cache_run_maintenance() WHERE step = 'flush statistics'").fetchall()
+        assert result == "failed" and "different owners" in detail
+        checks = {name: (ok, detail, hint) for name, ok, detail, hint in connection.execute("SELECT * FROM verify_production_cache()")}
+        ok, detail, hint = checks["the tables have one owner"]
+        assert not ok and "cache_owner" in detail and "postgres" in detail and "OWNER TO" in hint
+    wait_until(lambda: "different owners" in (status(owned)["last_error"] or ""))
+    assert {row["status"] for row in log_of(owned, "flush statistics")} == {"failed"}
+    assert owned.execute("SELECT * FROM seen") == []
+    # The other steps go on.
+    is_served(owned)
+    owned.execute("ALTER TABLE cache_statistics_hourly OWNER TO cache_owner")
+    wait_until(lambda: status(owned)["consecutive_failures"] == 0, 30)
+    assert owned.execute("SELECT * FROM seen") == [("cache_owner",)]
+    assert owned.execute("SELECT ok FROM verify_production_cache() WHERE name = 'the tables have one owner'") == [(True,)]
+
+
 def test_an_owners_index_and_default_never_run_as_a_superuser(owned):
     """An index expression is the owner's code, too: it runs when ANALYZE or a new partition asks for it."""
     with without_worker(owned.cluster), owned.connect() as connection:

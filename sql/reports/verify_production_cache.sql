@@ -4,7 +4,7 @@ WITH wanted_table (name, restricted) AS (
            ('cache_statistics_hourly', false), ('cache_entry_summary', false), ('cache_user_summary', false)
 ),
 found AS (
-    SELECT w.name, w.restricted, c.oid, c.relrowsecurity
+    SELECT w.name, w.restricted, c.oid, c.relrowsecurity, c.relowner
     FROM wanted_table w
     LEFT JOIN pg_class c ON c.relname = w.name AND c.relkind IN ('r', 'p')
         AND c.relnamespace = (SELECT extnamespace FROM pg_extension WHERE extname = 'infinite_pages_cache')
@@ -23,6 +23,12 @@ SELECT * FROM (
     SELECT 'tables exist' AS name, bool_and(oid IS NOT NULL) AS ok,
            coalesce('missing: ' || string_agg(name, ', ') FILTER (WHERE oid IS NULL), count(*) || ' tables') AS detail,
            CASE WHEN NOT bool_and(oid IS NOT NULL) THEN 'Run SELECT @extschema@.cache_setup();' END AS hint
+    FROM found
+    UNION ALL
+    SELECT 'the tables have one owner', count(DISTINCT relowner) <= 1,
+           coalesce(string_agg(DISTINCT pg_get_userbyid(relowner)::text, ', '), 'no tables'),
+           CASE WHEN count(DISTINCT relowner) > 1
+                THEN 'Give them one by ALTER TABLE ... OWNER TO: maintenance lends the rights of none to the triggers of another.' END
     FROM found
     UNION ALL
     SELECT 'row security is on', coalesce(bool_and(relrowsecurity), false) AND NOT EXISTS (SELECT 1 FROM partition WHERE NOT relrowsecurity),

@@ -9,7 +9,8 @@ use super::turn::{LONGEST_BATCH, LONGEST_SCAN, Turn};
 use crate::audit::reads;
 use crate::catch;
 use crate::clock::now;
-use crate::home::{AUDIT_LOG, BY_TYPE, CACHE, Home, RUNS, STATISTICS};
+use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
+use crate::owner;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
@@ -214,9 +215,21 @@ fn longest_flush() -> Duration {
     LONGEST_BATCH + Duration::from_secs(settings::AUDIT_BUFFER_SIZE.get().unsigned_abs().into()) / 1024
 }
 
+/// A step that writes several tables fails unless they have one owner: with the rights of that of one it would run
+/// the triggers of another's.
+fn unless_of_one_owner(home: &Home, tables: &[&str]) -> Option<Outcome> {
+    let owner_of = |table: &str| owner::owner_of(home.table(table));
+    let (first, others) = tables.split_first()?;
+    let other = others.iter().find(|other| owner_of(other) != owner_of(first))?;
+    Some(Outcome::failure(format!("{first} and {other} have different owners: ALTER TABLE … OWNER TO")))
+}
+
 /// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
 /// time, and waits until the page has room again.
 fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
+    if let Some(refusal) = unless_of_one_owner(home, &[STATISTICS, CACHE, AUDIT_LOG, BY_TYPE, BY_USER]) {
+        return refusal;
+    }
     if !drain::begin() {
         return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
     }
@@ -242,6 +255,9 @@ fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
 }
 
 fn summarize(home: &Home, turn: &dyn Turn) -> Outcome {
+    if let Some(refusal) = unless_of_one_owner(home, &[BY_TYPE, BY_USER]) {
+        return refusal;
+    }
     let counted = summary::renew(home);
     turn.did(counted);
     counted.into()
