@@ -29,7 +29,9 @@ fn cache_forget_user(
             "user_id = $1"
         };
         let sql = format!("DELETE FROM {}.{table} WHERE {condition}", home.schema);
-        spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
+        owner::without_more_than_owner_of(home.table(table), || {
+            spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
+        })
     };
     let entries = delete(CACHE);
     let mut audit_rows = delete(AUDIT_LOG);

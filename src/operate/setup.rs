@@ -204,7 +204,9 @@ fn check_partitioning(home: &Home, name: &str, table: pg_sys::Oid) {
     let key =
         spi::run(Access::ReadLatest, "SELECT pg_get_partkeydef($1)", &[table.into()], |rows| rows.get::<String>(0, 1));
     let wanted = if name == CACHE { "RANGE (created_at)" } else { "RANGE (\"timestamp\")" };
-    if key.as_deref() != Some(wanted) {
+    // With quote_all_identifiers every name is quoted.
+    let plain = |key: &str| key.replace('"', "");
+    if key.as_deref().map(plain) != Some(plain(wanted)) {
         let found = key.map_or_else(|| "not partitioned".to_string(), |key| format!("partitioned by {key}"));
         Refusal::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
