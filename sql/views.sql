@@ -78,7 +78,7 @@ COMMENT ON VIEW @extschema@.cache_alerts IS
 COMMENT ON VIEW @extschema@.cache_maintenance_log IS
     'The steps of maintenance runs, newest first';
 COMMENT ON VIEW @extschema@.cache_maintenance_status IS
-    'What the background worker does in this database, or why it does nothing: when it ran last and runs next, failures, months ahead, the oldest entry that has expired and is still there';
+    'What the background worker does in this database, or why it does nothing: when it ran last and runs next, failures, months ahead, the oldest entry that has expired and is still there. What is not ready, verify_production_cache() names. last_success: the last run in which no step failed, or waited to be tried again; after a restart, until the first tick, the last that cache_maintenance_log knows of';
 COMMENT ON VIEW @extschema@.cache_maintenance_progress IS
     'The ticks of the background worker that run now, in any database: their step and how much it has done so far';
 COMMENT ON FUNCTION @extschema@.cache_maintenance_status() IS 'The rows of the view of this name';

@@ -11,6 +11,19 @@ use std::panic::AssertUnwindSafe;
 /// Runs `f` in a subtransaction. If it raises, all it did is undone and the error's message is returned; a
 /// cancelled query and a terminated backend are raised on.
 pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    in_subtransaction(f).map_err(|error| message_of(*error))
+}
+
+/// The same; `None` when a lock could not be had in time, and every other error is raised on.
+pub fn unless_locked<T>(f: impl FnOnce() -> T) -> Option<T> {
+    match in_subtransaction(f) {
+        Ok(value) => Some(value),
+        Err(error) if report_of(&error).sql_error_code() == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE => None,
+        Err(error) => error.rethrow(),
+    }
+}
+
+fn in_subtransaction<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
     // SAFETY: the order that PL/pgSQL uses. Memory context and resource owner are the same after the
     // subtransaction as before, however it ends.
     unsafe {
@@ -32,7 +45,7 @@ pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, String> {
         }
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
-        result.map_err(|error| message_of(*error))
+        result
     }
 }
 
@@ -74,6 +87,11 @@ pub fn translate_any<T>(f: impl FnOnce() -> T, explain: impl Fn(PgSqlErrorCode, 
 /// The message of an error, as it is shown.
 pub fn text_of(error: &CaughtError) -> String {
     report_of(error).message().to_string()
+}
+
+/// Whether an error is that of a cancelled statement.
+pub fn is_cancellation(error: &CaughtError) -> bool {
+    report_of(error).sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
 }
 
 fn report_of(error: &CaughtError) -> &ErrorReportWithLevel {

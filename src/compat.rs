@@ -18,6 +18,35 @@ mod handlers {
     }
 }
 
+mod timeouts {
+    /// STATEMENT_TIMEOUT, of the enum TimeoutId.
+    pub const STATEMENT: std::ffi::c_int = 3;
+
+    // Declared here, since pgrx does not. Neither raises.
+    // SAFETY: the signatures, and the number, are those of PostgreSQL 14 to 18.
+    unsafe extern "C-unwind" {
+        pub fn enable_timeout_after(id: std::ffi::c_int, milliseconds: std::ffi::c_int);
+        pub fn disable_timeout(id: std::ffi::c_int, keep_indicator: bool);
+    }
+}
+
+/// Has what this process does be cancelled after a time, counted anew from each call. The setting
+/// statement_timeout does nothing in a background worker.
+pub fn limit_time(limit: std::time::Duration) {
+    let milliseconds = limit.as_millis().try_into().unwrap_or(std::ffi::c_int::MAX);
+    // SAFETY: every process that is connected to a database has this timeout, which cancels like a user would.
+    unsafe { timeouts::enable_timeout_after(timeouts::STATEMENT, milliseconds) };
+}
+
+/// Ends the limit, and forgets a cancellation that came too late to find anything at work.
+pub fn unlimit_time() {
+    // SAFETY: as above; the flag is set by signal handlers only.
+    unsafe {
+        timeouts::disable_timeout(timeouts::STATEMENT, false);
+        pg_sys::QueryCancelPending = 0;
+    }
+}
+
 /// Has a background worker end at SIGTERM, also in the middle of a statement, and take note of SIGHUP.
 pub fn handle_signals() {
     handle(pg_sys::SIGTERM as i32, handlers::die);
@@ -44,6 +73,17 @@ pub const TIMEOUTS: [&std::ffi::CStr; 3] =
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const TIMEOUTS: [&std::ffi::CStr; 4] =
     [c"statement_timeout", c"idle_in_transaction_session_timeout", c"idle_session_timeout", c"transaction_timeout"];
+
+/// Has the server tell of settings with this prefix that nobody has defined, and since PostgreSQL 15 refuse them.
+pub fn reserve_settings(prefix: &std::ffi::CStr) {
+    // SAFETY: the prefix is copied by the call.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}
 
 /// Has `request` called when shared memory may be requested: since PostgreSQL 15 in a hook, before that at
 /// once. Called while the server preloads the library.

@@ -21,6 +21,32 @@ pub fn as_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Runs `f` with the rights of the owner of a table, and no more, as REINDEX does: what the owner's triggers run
+/// can neither take the caller's rights nor change the session, or put anything off to the end of the
+/// transaction. An owner that calls is restricted by nothing.
+pub fn confined_to_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    // SAFETY: as above; the settings that `f` has changed are set back by the end of the nest level, too.
+    unsafe {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let owner = owner_of(table);
+        if user == owner {
+            return f();
+        }
+        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+        let level = pg_sys::NewGUCNestLevel();
+        let result = f();
+        pg_sys::AtEOXact_GUC(false, level);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}
+
+/// The same for a caller who has the owner's rights, as a superuser has; any other keeps its own.
+pub fn without_more_than_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    if has_rights_of(owner_of(table)) { confined_to_owner_of(table, f) } else { f() }
+}
+
 /// The owner of a table that exists.
 pub fn owner_of(table: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: the relation is closed again with the lock kept, as a statement on it would.

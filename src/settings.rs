@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::compat;
 use crate::maintenance::steps;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::prelude::*;
@@ -205,32 +206,32 @@ pub fn define(preloading: bool) {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    // The server refuses to define later what only its start can change.
-    if preloading {
-        define_sizes();
-    }
+    // The server refuses to define later what only its start can change. Without preloading there is no shared
+    // memory, and its sizes can be read only.
+    define_sizes(|| if preloading { GucContext::Postmaster } else { GucContext::Sighup });
+    compat::reserve_settings(c"infinite_pages_cache");
 }
 
 /// Sizes of shared memory.
-fn define_sizes() {
+fn define_sizes(context: impl Fn() -> GucContext) {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_entries",
-        c"Entries whose hits are counted in shared memory until they are stored, 128 bytes each.",
+        c"Entries whose hits are counted in shared memory until they are stored, 90 bytes each.",
         c"Hits of further entries are counted by content type only.",
         &MAX_TRACKED_ENTRIES,
         64,
         16 * 1024 * 1024,
-        GucContext::Postmaster,
+        context(),
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_content_types",
         c"Content types that have counters of their own, of all databases together, 4 kB each.",
-        c"The others of a database are counted together.",
+        c"Half of the places are for types without a content policy. Types that have none are counted together.",
         &MAX_TRACKED_CONTENT_TYPES,
         8,
         10_000,
-        GucContext::Postmaster,
+        context(),
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
@@ -240,7 +241,7 @@ fn define_sizes() {
         &AUDIT_BUFFER_SIZE,
         64,
         1024 * 1024,
-        GucContext::Postmaster,
+        context(),
         GucFlags::UNIT_KB,
     );
 }

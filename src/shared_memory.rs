@@ -7,6 +7,7 @@ use crate::{audit, compat, statistics, worker};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A part of shared memory with the locks that guard it.
 pub struct Area {
@@ -61,6 +62,14 @@ unsafe extern "C-unwind" fn startup() {
             (area.start)(memory, pg_sys::GetNamedLWLockTranche(area.name.as_ptr()));
         }
     }
+    THERE.store(true, Ordering::Relaxed);
+}
+
+static THERE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the library is preloaded. Asked here, not of the setting that says so, which most roles may not see.
+pub fn is_there() -> bool {
+    THERE.load(Ordering::Relaxed)
 }
 
 /// A lock of an area.

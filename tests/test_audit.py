@@ -64,6 +64,17 @@ def test_each_change_leaves_a_row_for_each_entry(tenants, role, call, action, ke
     assert tenants.value("SELECT count(*) FROM cache_audit_log WHERE timestamp NOT BETWEEN %s AND clock_timestamp()", (moment,)) == 0
 
 
+@pytest.mark.parametrize("user, role", [(ALICE, "authenticated"), (BOB, "service_role"), (None, "service_role"), ("Bob", "postgres")])
+def test_a_row_says_who_acted_and_whose_entry_it_was(tenants, user, role):
+    with tenants.connect() as connection:
+        for call in ("cache_upsert(%s, 't', 'k3', '2')", "cache_touch(%s, 't', 'k1', '1 day')", "cache_invalidate(%s, 't', 'k1')"):
+            with acting(connection, user, role):
+                connection.execute(f"SELECT {call}", (ALICE,))
+    acted = user if user != "Bob" else None
+    assert log(tenants, "action, user_id::text, acting_user_id::text, role::text") == [
+        (action, ALICE, acted, role) for action in ("upsert", "touch", "invalidate")]
+
+
 @pytest.mark.parametrize("headers, agent", [
     ('{"host": "h", "user-agent": "curl/8 ☕"}', "curl/8 ☕"), ('{"User-Agent": "Mozilla/5.0 (\\"x\\")"}', 'Mozilla/5.0 ("x")'),
     ('{"user-agent": "a\\u0000b"}', "ab"), ('{"user-agent": ""}', ""),
@@ -321,3 +332,13 @@ def test_a_setting_made_before_the_library_is_loaded_does_not_hide_a_tenant(tcp)
         connection.execute("SET infinite_pages_cache.max_content_bytes = 200000000")
         connection.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))
         assert connection.execute("SHOW infinite_pages_cache.max_content_bytes").fetchone() == ("16MB",)
+
+
+def test_a_log_without_a_column_is_adopted_with_its_archive(tenants):
+    old_month(tenants, 9), old_month(tenants, 8)
+    tenants.execute("SELECT archive_audit_logs('250 days')")
+    tenants.execute("ALTER TABLE cache_audit_log DROP COLUMN acting_user_id; ALTER TABLE cache_audit_archive DROP COLUMN acting_user_id; SELECT cache_setup()")
+    tenants.execute("SELECT cache_upsert(%s, 't', 'k3', '2')", (ALICE,))
+    assert tenants.value("SELECT count(*) FROM archive_audit_logs('180 days')") == 1
+    assert log(tenants, "user_id::text", "cache_audit_archive") == [(ALICE,), (BOB,)] * 2
+    assert tenants.execute("SELECT audit_rows_deleted FROM cache_forget_user(%s)", (ALICE,)) == [(3,)]

@@ -80,6 +80,40 @@ def test_a_row_says_who_and_from_where(audited, roles):
     assert audited.execute(ROWS) == expected + [(ALICE, "t", "k", "authenticated", False, None, None)]
 
 
+CAROL = "ca401000-0000-4000-8000-000000000003"
+
+
+def test_a_row_says_who_asked_and_whose_entry_it_was(audited, roles):
+    """Whoever asks in the name of another user is named, by his claims and his role, as in the rows of writes."""
+    audited.execute("SELECT cache_grant_tenant('authenticated'), cache_grant_service('service_role')")
+    with audited.connect() as connection:
+        for sql in (ONE, GET, MANY):
+            for user, role in ((ALICE, "authenticated"), (BOB, "authenticated"), (CAROL, "service_role"), (None, "service_role")):
+                with acting(connection, user, role):
+                    connection.execute(sql, (ALICE, "t", "k"))
+        # Without claims, as the setting says; a malformed one is nobody.
+        for user in (BOB, "Bob", ""):
+            connection.execute("SELECT set_config('request.jwt.claims', '', false), set_config('infinite_pages_cache.user_id', %s, false)", (user,))
+            connection.execute(ONE, (ALICE, "t", "k"))
+    assert flushed(audited) == 15
+    asked = [(ALICE, "authenticated", True), (BOB, "authenticated", False), (CAROL, "service_role", True), (None, "service_role", True)] * 3
+    assert audited.execute("SELECT user_id::text, acting_user_id::text, role::text, success FROM cache_audit_log WHERE action = 'lookup' ORDER BY id") == [
+        (ALICE, *row) for row in asked + [(user, "postgres", True) for user in (BOB, None, None)]]
+
+
+def test_nothing_of_a_forgotten_user_who_asked_is_left_in_memory(audited):
+    with audited.connect() as connection:
+        for asks in (ALICE, BOB):
+            connection.execute("SELECT set_config('infinite_pages_cache.user_id', %s, false)", (asks,))
+            connection.execute(ONE, (CAROL, "t", "k"))
+        connection.execute("SELECT cache_forget_user(%s)", (BOB,))
+        assert flushed(audited) == 1
+        assert audited.execute("SELECT user_id::text, acting_user_id::text FROM cache_audit_log WHERE action = 'lookup'") == [(CAROL, ALICE)]
+        # Nor in the table.
+        assert connection.execute("SELECT audit_rows_deleted FROM cache_forget_user(%s)", (ALICE,)).fetchone() == (2,)
+    assert audited.execute("SELECT * FROM cache_audit_log") == []
+
+
 def test_the_address_of_the_client(audited):
     with psycopg.connect(host="127.0.0.1", port=audited.cluster.port, dbname=audited.name, user="postgres", autocommit=True) as connection:
         connection.execute(ONE, (ALICE, "t", "k"))

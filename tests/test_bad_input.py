@@ -364,3 +364,43 @@ def test_an_error_shows_no_stack_trace_whatever_the_server_was_started_with():
             assert error.sqlstate == "42P01" and "cache_setup()" in error.message_hint and "src" not in error.message_detail
     finally:
         cluster.remove()
+
+
+# ── statements on the tables ─────────────────────────────────────────────────────────────────────
+
+@pytest.mark.parametrize("column, value", [
+    *((column, "-1") for column in ("hit_count", "adaptation_count", "token_cost_saved", "access_frequency")),
+    ("hit_count", "-9223372036854775808"), ("token_cost_saved", "-9223372036854775808"), ("access_frequency", "-2147483648"),
+    ("token_cost", "-0.000001"), ("token_cost", "1000000000.000001"), ("token_cost", "'NaN'"), ("reuse_score", "-0.1"), ("reuse_score", "10.1"),
+    ("reuse_score", "'NaN'"), ("priority_tier", "0"), ("priority_tier", "4"), ("content_type", "''"), ("content_type", "repeat('x', 256)"),
+    ("content_type", "repeat('é', 128)"),
+])
+def test_a_row_that_no_function_would_write(cache, column, value):
+    """A client that writes into the table itself gets no nonsense in; statistics and reports rest on that."""
+    values = {"user_id": f"'{ALICE}'", "content_type": "'t'", "cache_key": "'direct'", "content": "'1'", column: value}
+    before = cache.contents()
+    for sql in (f"INSERT INTO infinite_pages_cache_partitioned ({', '.join(values)}) VALUES ({', '.join(values.values())})",
+                f"UPDATE infinite_pages_cache_partitioned SET {column} = {value}"):
+        error = sqlstate_of(lambda: cache.execute(sql))
+        assert (error.sqlstate, column in error.constraint_name) == ("23514", True)
+    assert cache.contents() == before
+
+
+@pytest.mark.parametrize("column, value", [
+    ("hit_count", "9223372036854775807"), ("token_cost_saved", "9223372036854775807"), ("access_frequency", "NULL"), ("adaptation_count", "0"),
+    ("token_cost", "1e9"), ("token_cost", "0"), ("token_cost", "NULL"), ("content_type", "repeat('x', 255)"), ("last_accessed", "'infinity'"),
+    ("last_accessed", "'-infinity'"), ("last_accessed", "NULL"), ("expires_at", "'infinity'"),
+])
+def test_a_row_at_the_edge_of_sense(database, column, value):
+    """It is stored, and read, counted and reported like any other."""
+    values = {"user_id": f"'{ALICE}'", "content_type": "'t'", "cache_key": "'direct'", "content": "'1'", column: value}
+    with database.connect() as connection:
+        connection.execute(f"INSERT INTO infinite_pages_cache_partitioned ({', '.join(values)}) VALUES ({', '.join(values.values())})")
+        connection.execute(f"SELECT cache_lookup('{ALICE}', {values['content_type']}, 'direct')")
+        assert connection.execute("SELECT entries_updated FROM cache_flush_statistics()").fetchone() == (1,)
+        now = connection.execute("SELECT now()").fetchone()[0]
+        assert connection.execute("SELECT hit_count > 0, token_cost_saved >= 0 FROM infinite_pages_cache_partitioned").fetchall() == [(True, True)]
+        [(hits, activity)] = connection.execute("SELECT cache_hits, last_activity <= clock_timestamp() FROM cache_performance_metrics").fetchall()
+        assert hits > 0 and activity
+        assert connection.execute("SELECT total_cache_hits FROM user_cache_analytics").fetchall() == [(hits,)]
+        assert {status for (status,) in connection.execute("SELECT status FROM cache_run_maintenance()")} == {"ok"}

@@ -469,7 +469,9 @@ def test_a_crash_loses_at_most_what_was_not_stored(own_database):
     assert rolled_up(database, "hits") == {"tone": {"hits": 8}}
 
 
-def test_an_immediate_stop_after_a_flush_loses_nothing_of_it(own_database):
+@pytest.mark.parametrize("mode", ["immediate", "fast", "smart"])
+def test_a_restart_loses_what_was_not_stored_and_nothing_else(own_database, mode):
+    """A planned one, too."""
     database = own_database
     connection = database.connect()
     client = Client(connection)
@@ -477,9 +479,14 @@ def test_an_immediate_stop_after_a_flush_loses_nothing_of_it(own_database):
         client.upsert((ALICE, "tone", f"k{number}"), "0.5")
         client.lookup((ALICE, "tone", f"k{number}"), number)
     flush(connection)
-    database.cluster.restart("immediate")
+    Client(connection).upsert((ALICE, "tone", "later"))
+    connection.execute(ONE, (ALICE, "tone", "k1"))
+    client.tally.costs[(ALICE, "tone", "later")] = 1
+    if mode == "smart":
+        connection.close()
+    database.cluster.restart(mode)
     connection.close()
-    assert counters(database) == {}
+    assert counters(database) == {} and pending(database) == (0, 0)
     assert rows_of(database) == client.tally.hit_counts()
     assert rolled_up(database) == client.tally.counters()
 

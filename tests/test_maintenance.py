@@ -204,6 +204,33 @@ def test_analyze_runs_when_it_is_due(database):
     assert analyzed_rows(database) == 2000
 
 
+def test_analyze_waits_for_nobody_who_vacuums(database):
+    """Autovacuum above all; what it leaves out is told, and is no failure."""
+    add_rows(database, "a", 1000)
+    lock = "LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE"
+    with database.connect(autocommit=False) as vacuum:
+        vacuum.execute(lock.format(CACHE))
+        status, affected, detail = run(database)["analyze"]
+        assert (status, affected) == ("ok", 0) and "put off" in detail
+        assert analyzed_rows(database) <= 0
+        vacuum.rollback()
+        vacuum.execute(lock.format(name_of(0)))
+        status, affected, detail = run(database)["analyze"]
+        assert (status, affected) == ("ok", 1) and detail.endswith(f": {name_of(0)}"), detail
+        # The whole was analyzed, by samples of all partitions.
+        assert analyzed_rows(database) == 1000
+        assert database.value(f"SELECT reltuples FROM pg_class WHERE relname = '{name_of(0)}'") == -1
+        vacuum.rollback()
+        # A partition that is locked against readers.
+        add_rows(database, "b", 1000)
+        vacuum.execute(f"LOCK TABLE ONLY {name_of(2)} IN ACCESS EXCLUSIVE MODE")
+        status, affected, detail = run(database)["analyze"]
+        assert status == "ok" and affected == 0 and "put off" in detail, detail
+        vacuum.rollback()
+    assert run(database)["analyze"] == ["ok", 1, None]
+    assert analyzed_rows(database) == 2000
+
+
 def test_analyze_is_due_also_when_autovacuum_has_analyzed_the_partitions(database):
     add_rows(database, "a", 1000)
     run(database)
@@ -475,6 +502,31 @@ def test_alert_on_connections(database):
             other.close()
         wait_until(lambda: count() <= 5)
     assert alert(database, "max_connections")[1] is False
+
+
+def rows_for_each_role(database):
+    """What alerts and checks there are, and what they say, for those who may see nothing of the server's settings, too."""
+    found = {}
+    with temporary_roles(database.cluster, "watcher", "backend"), database.connect() as connection:
+        connection.execute("GRANT pg_read_all_data TO watcher")
+        connection.execute("SELECT cache_grant_service('backend')")
+        for role in ("postgres", "watcher", "backend"):
+            connection.execute(f"SET ROLE {role}")
+            found[role] = [[(row["rule"], row["what_to_do"]) for row in columns_of(connection, "SELECT * FROM cache_alerts")],
+                           [(row["name"], row["ok"], row["hint"]) for row in columns_of(connection, "SELECT * FROM verify_production_cache()")]]
+            connection.execute("RESET ROLE")
+    return found
+
+
+@pytest.mark.parametrize("audit", ["write", "all"])
+def test_alerts_and_checks_are_the_same_for_every_role(database, audit):
+    database.cluster.execute(f"ALTER DATABASE {database.name} SET infinite_pages_cache.audit = '{audit}'")
+    found = rows_for_each_role(database)
+    alerts, checks = found["postgres"]
+    assert len([rule for rule, _ in alerts if "hit rate" in rule]) == 2
+    assert ("the library is preloaded", True, None) in checks
+    assert (("lookups can be audited", True, None) in checks) == (audit == "all")
+    assert found["watcher"] == found["backend"] == found["postgres"]
 
 
 def test_alert_on_failed_steps(database):

@@ -5,14 +5,14 @@ import pytest
 from conftest import ALICE, Cluster, Database, sqlstate_of
 from tally import CACHE, GET, MANY, ONE
 from test_lookups import lookup, upsert
-from test_maintenance import report
+from test_maintenance import report, rows_for_each_role
 
 KEY = (ALICE, "tone", "k")
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    cluster = Cluster({"shared_preload_libraries": ""})
+    cluster = Cluster({"shared_preload_libraries": "", "infinite_pages_cache.max_tracked_content_types": "300"})
     yield cluster
     cluster.remove()
 
@@ -32,6 +32,27 @@ def test_who_installs_it_is_told(empty_database):
         assert len(notices) == 1
     [check] = [row for row in report(empty_database, "verify_production_cache()") if row["name"] == "the library is preloaded"]
     assert not check["ok"] and "shared_preload_libraries" in check["hint"]
+
+
+def test_alerts_and_checks_are_the_same_for_every_role(database):
+    database.cluster.execute(f"ALTER DATABASE {database.name} SET infinite_pages_cache.audit = 'all'")
+    found = rows_for_each_role(database)
+    alerts, checks = found["postgres"]
+    assert len([what for rule, what in alerts if "hit rate" in rule and "shared_preload_libraries" in what]) == 2
+    failed = {name: hint for name, ok, hint in checks if not ok}
+    assert {"the library is preloaded", "lookups can be audited"} <= failed.keys()
+    assert found["watcher"] == found["backend"] == found["postgres"]
+
+
+def test_settings_of_shared_memory_are_known_all_the_same(database):
+    """A line in postgresql.conf that serves a preloaded library is no misspelt one."""
+    with database.connect() as connection:
+        notices = []
+        connection.add_notice_handler(lambda diag: notices.append(diag.message_primary))
+        connection.execute("LOAD 'infinite_pages_cache'")
+        names = [name for (name,) in connection.execute("SELECT name FROM pg_settings WHERE name LIKE 'infinite\\_pages\\_cache.%%'")]
+        assert {"infinite_pages_cache.max_tracked_entries", "infinite_pages_cache.audit_buffer_size"} <= set(names) and notices == []
+        assert connection.execute("SHOW infinite_pages_cache.max_tracked_content_types").fetchone() == ("300",)
 
 
 def test_who_preloads_it_is_told_nothing():

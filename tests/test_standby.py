@@ -20,7 +20,7 @@ def pair():
     database = Database(primary)
     with database.connect() as connection:
         upsert(connection, '"first"', KEY, ttl="infinity")
-    standby = Standby(primary, {"infinite_pages_cache.naptime": "200ms"})
+    standby = Standby(primary, {"infinite_pages_cache.naptime": "200ms", "infinite_pages_cache.audit_buffer_size": "64kB"})
     copy = Database.existing(standby, database.name)
     yield database, copy
     standby.remove()
@@ -68,8 +68,40 @@ def test_what_the_worker_does_reaches_the_standby_and_ends_no_lookup(pair):
             assert lookup(connection, KEY) == "second"
 
 
+AUDITED = "SELECT cache_key FROM cache_audit_log WHERE action = 'lookup' ORDER BY id"
+
+
+def lost_audit(database):
+    return database.value("SELECT coalesce(sum(audit_lost), 0) FROM cache_statistics()")
+
+
+def test_the_audit_of_lookups_on_a_standby_waits_in_memory(pair):
+    """Nobody can store it: the newest are kept, as many as there is room for, the others are counted."""
+    database, copy = pair
+    copy.cluster.set(audit="all")
+    copy.cluster.wait_until_caught_up()
+    wait_until(lambda: copy.value("SHOW infinite_pages_cache.audit") == "all")
+    before = copy.value("SELECT count(*) FROM cache_audit_log")
+    with copy.connect() as connection:
+        for number in range(2000):
+            connection.execute("SELECT cache_lookup(%s, 't', %s)", (ALICE, f"standby {number}"))
+        lost = lost_audit(copy)
+        assert 500 < lost < 1900
+        assert lookup(connection, KEY) == "second"
+        assert sqlstate_of(lambda: connection.execute("SELECT cache_flush_statistics()")).sqlstate == "25006"
+    assert copy.value("SELECT count(*) FROM cache_audit_log") == before and database.execute(AUDITED) == []
+    assert lost_audit(copy) - lost <= 1
+    [(ok, detail, hint)] = copy.execute("SELECT ok, detail, hint FROM verify_production_cache() WHERE name = 'lookups can be audited'")
+    assert not ok and "standby" in hint
+
+
 def test_after_a_promotion_the_worker_takes_over(pair):
     database, copy = pair
+    copy.cluster.set(audit="all")
+    wait_until(lambda: copy.value("SHOW infinite_pages_cache.audit") == "all")
+    asked = [f"before {number}" for number in range(10)]
+    for key in asked:
+        copy.execute("SELECT cache_lookup(%s, 't', %s)", (ALICE, key))
     add_entries(database, 5, "infinity", prefix="live")
     copy.cluster.wait_until_caught_up()
     database.cluster.stop("immediate")
@@ -88,6 +120,8 @@ def test_after_a_promotion_the_worker_takes_over(pair):
             assert lookup(reader, KEY) == "second"
             upsert(reader, '"third"', KEY, ttl="infinity")
             assert lookup(reader, KEY) == "third"
+            # What was looked up before is stored now, once.
+            wait_until(lambda: [key for (key,) in copy.execute(AUDITED) if key.startswith("before")] == asked)
         assert copy.value(f"SELECT count(*) FROM {CACHE} WHERE cache_key LIKE 'live%'") == 5
         assert copy.execute("SELECT * FROM verify_production_cache() WHERE NOT ok") == []
     finally:

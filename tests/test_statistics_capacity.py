@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from conftest import ALICE, BOB, Database, together, wait_until
-from tally import Client, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles, together, wait_until
+from tally import GET, MANY, ONE, Client, counters, counting_cluster, flush, pending, rolled_up, rows_of
 from test_maintenance import report
 
 ENTRIES, TYPES = 64, 8
@@ -126,13 +126,112 @@ def test_more_clients_than_places(client):
 
 # ── content types ────────────────────────────────────────────────────────────────────────────────
 
-def test_ten_thousand_content_types(client):
-    """The first ones have counters of their own, all others one row together, and the sums are right."""
+def made_up(client, function, number=100, prefix="type"):
+    """A call for each of so many types that nobody has made a policy for."""
+    content = ", '1'" if function == "cache_upsert" else ""
+    client.connection.execute(f"SELECT count({function}(%s, '{prefix} ' || n, 'k'{content})) FROM generate_series(1, {number}) n", (ALICE,))
+
+
+def others(database, *names):
+    return counters(database, *names).get("", {})
+
+
+def full(database):
+    """Whether the check of the installation finds types without counters."""
+    [(ok, detail, hint)] = database.execute("SELECT ok, detail, hint FROM verify_production_cache() WHERE name = 'content types have counters of their own'")
+    assert ok == (hint is None)
+    return None if ok else detail
+
+
+def test_misses_of_made_up_types_take_no_place(client):
+    """Neither in this database nor in another one; there is nothing of them, and they are counted together."""
+    other = Database(client.database.cluster)
+    made_up(client, "cache_lookup", 10_000)
+    client.connection.execute("SELECT count(*) FROM generate_series(1, 100) n, cache_get(%s, 'got ' || n, 'k')", (ALICE,))
+    client.connection.execute("SELECT count(*) FROM generate_series(1, 100) n, cache_lookup_many(%s, 'many ' || n, '{k,l}')", (ALICE,))
+    assert counters(client.database, "hits", "misses", "lookup_us") == {"": {"misses": 10_300, "lookup_us": 10_200}}
+    assert full(client.database) is None
+    client.tally.types[""].update(misses=10_300)
+    for database in (client.database, other):
+        with database.connect() as connection:
+            one = Client(connection, client.tally if database is client.database else None)
+            # Two with a policy, and two without.
+            for content_type in ("tone", "themes", "mine", "(all other types)"):
+                one.upsert((ALICE, content_type, "k"))
+                one.lookup((ALICE, content_type, "k"), 2)
+                one.lookup((ALICE, content_type, "none"), 3)
+            assert counters(database) == one.tally.counters()
+    assert full(client.database) is None
+
+
+def test_types_with_a_policy_and_types_with_entries_have_counters(client):
+    client.lookup((ALICE, "tone", "none"))
+    client.expire((ALICE, "expired", "k"))
+    client.lookup((ALICE, "expired", "k"), 2)
+    # One that a client has inserted.
+    client.connection.execute("INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, cache_key, content) VALUES (%s, 'inserted', 'k', '1')", (ALICE,))
+    client.tally.costs[(ALICE, "inserted", "k")] = 0
+    client.lookup((ALICE, "inserted", "k"))
+    client.upsert((ALICE, "stored", "k"))
+    client.lookup((ALICE, "stored", "none"), 4)
+    assert counters(client.database) == client.tally.counters()
+    client.connection.execute("INSERT INTO cache_content_policies (content_type) VALUES ('poem')")
+    with client.database.connect() as connection:
+        Client(connection, client.tally).lookup((ALICE, "poem", "none"))
+    assert counters(client.database) == client.tally.counters()
+
+
+@pytest.mark.parametrize("how", ["upsert", "insert"])
+def test_a_type_that_another_session_has_stored_an_entry_of(client, how):
+    """Sessions that counted its misses together with others notice."""
+    new = (ALICE, "new", "k")
+    with client.database.connect() as connection, client.database.connect() as third:
+        for one in (client.connection, connection, third):
+            Client(one).lookup(new, 2)
+        assert others(client.database, "misses") == {"misses": 6}
+        if how == "upsert":
+            Client(connection, client.tally).upsert(new)
+        else:
+            client.connection.execute("INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, cache_key, content, token_cost) "
+                                      "VALUES (%s, %s, %s, '1', 1)", new)
+            client.tally.costs[new] = 1
+        for one in (third, client.connection, connection):
+            Client(one, client.tally).lookup(new, 3)
+            Client(one, client.tally).lookup((ALICE, "new", "none"))
+    client.tally.types[""]["misses"] = 6
+    assert counters(client.database) == client.tally.counters()
+
+
+def test_a_lookup_waits_for_no_content_policy(client):
+    with client.database.connect(autocommit=False) as other, client.database.connect() as connection:
+        other.execute("LOCK TABLE cache_content_policies")
+        connection.execute("SET statement_timeout = '5s'")
+        for sql in (ONE, GET, MANY):
+            Client(connection).lookup((ALICE, "tone", "none"), 1, sql)
+        assert counters(client.database) == {"": {"misses": 3}}
+        other.rollback()
+        Client(connection).lookup((ALICE, "tone", "none"))
+    assert counters(client.database, "misses") == {"": {"misses": 3}, "tone": {"misses": 1}}
+
+
+def test_a_role_that_may_not_read_content_policies(client):
+    with temporary_roles(client.database.cluster, "guest"), client.database.connect() as connection:
+        client.database.execute("GRANT SELECT ON infinite_pages_cache_partitioned TO guest")
+        connection.execute("SET ROLE guest")
+        assert sqlstate_of(lambda: connection.execute("SELECT FROM cache_content_policies")).sqlstate == "42501"
+        for sql in (ONE, GET, MANY):
+            Client(connection, client.tally).lookup((ALICE, "tone", "none"), 1, sql)
+        assert connection.execute("SELECT current_user").fetchone() == ("guest",)
+    assert counters(client.database) == client.tally.counters() == {"tone": {"misses": 3}}
+
+
+def test_ten_thousand_content_types_with_entries(client):
+    """Half of the places are for the first ones, all others have one row together, and the sums are right."""
     client.connection.execute("SELECT count(cache_upsert(%s, 'type ' || n, 'k', '1', token_cost => 0.5)) FROM generate_series(1, 10000) n", (ALICE,))
     for _ in range(2):
         client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'k')) FROM generate_series(1, 10000) n", (ALICE,))
         client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'none')) FROM generate_series(1, 10000, 2) n", (ALICE,))
-    own = [f"type {number}" for number in range(1, TYPES + 1)]
+    own = [f"type {number}" for number in range(1, TYPES // 2 + 1)]
     names = ["hits", "misses", "upserts", "tokens_spent", "tokens_saved", "lookup_us"]
 
     def right(numbers):
@@ -140,22 +239,52 @@ def test_ten_thousand_content_types(client):
         counts = (2 * len(numbers), 2 * odd, len(numbers), len(numbers) / 2, len(numbers), 2 * len(numbers) + 2 * odd)
         return {name: count for name, count in zip(names, counts) if count}
 
-    expected = {name: right([number]) for number, name in enumerate(own, 1)} | {"": right(range(TYPES + 1, 10001))}
+    expected = {name: right([number]) for number, name in enumerate(own, 1)} | {"": right(range(TYPES // 2 + 1, 10001))}
     assert counters(client.database, *names) == expected
     # Hits that found no place among the entries stand with their type, or with all others.
-    assert counters(client.database, "untracked_hits")[""]["untracked_hits"] == 20000 - pending(client.database)[0]
-    assert flush(client.connection)[2] == TYPES + 1
+    assert others(client.database, "untracked_hits")["untracked_hits"] == 20000 - pending(client.database)[0]
+    assert flush(client.connection)[2] == TYPES // 2 + 1
     assert rolled_up(client.database, *names) == expected
     # After a flush others do not get the places of those that have them.
     client.connection.execute("SELECT cache_lookup(%s, 'type 10000', 'k')", (ALICE,))
     assert counters(client.database, "hits", pending=True) == {"": {"hits": 1}}
     rows = {row["content_type"]: row for row in report(client.database, "cache_performance_metrics")}
-    assert (rows["(all other types)"]["lookups"], rows["(all other types)"]["total_entries"]) == (expected[""]["lookup_us"] + 1, 0)
+    assert (rows[""]["lookups"], rows[""]["total_entries"]) == (expected[""]["lookup_us"] + 1, 0)
     assert sum(row["lookups"] or 0 for row in rows.values()) == 30001
 
 
+def test_made_up_types_with_entries_leave_room_for_those_with_a_policy(client):
+    """Whoever can store entries cannot take the places of another database, or of what is listed in this one."""
+    made_up(client, "cache_upsert")
+    assert full(client.database) == f"{100 - TYPES // 2} hits and upserts were counted without their content type"
+    other = Database(client.database.cluster)
+    with other.connect() as connection:
+        second = Client(connection)
+        for number, content_type in enumerate(("tone", "themes", "setting"), 1):
+            second.upsert((ALICE, content_type, "k"), 2)
+            second.lookup((ALICE, content_type, "k"), number)
+            second.lookup((ALICE, content_type, "none"))
+        assert counters(other) == second.tally.counters()
+        assert full(other) is None
+    client.tally = type(client.tally)()
+    client.upsert((ALICE, "tone", "k"))
+    client.lookup((ALICE, "tone", "k"), 2)
+    assert {"tone": counters(client.database)["tone"]} == client.tally.counters()
+    # Listed types may have all places, but no more.
+    client.upsert((ALICE, "themes", "k"))
+    assert "themes" not in counters(client.database)
+    assert full(client.database) == f"{101 - TYPES // 2} hits and upserts were counted without their content type"
+
+
+def test_listed_types_may_have_all_places(client):
+    listed = [name for (name,) in client.database.execute(f"SELECT content_type FROM cache_content_policies WHERE content_type <> '*' LIMIT {TYPES + 1}")]
+    for content_type in listed:
+        client.upsert((ALICE, content_type, "k"))
+    assert set(counters(client.database)) == {*listed[:TYPES], ""}
+
+
 def test_another_database_still_counts_when_all_places_are_taken(client):
-    client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'none')) FROM generate_series(1, 100) n", (ALICE,))
+    made_up(client, "cache_upsert")
     other = Database(client.database.cluster)
     with other.connect() as connection:
         second = Client(connection)
@@ -167,17 +296,17 @@ def test_another_database_still_counts_when_all_places_are_taken(client):
         assert flush(connection) == (3, 0, 1, 0)
         assert rolled_up(other) == {"": {"hits": 15, "misses": 3, "upserts": 3, "tokens_spent": 6, "tokens_saved": 30}}
         assert rows_of(other) == second.tally.hit_counts()
-    assert counters(client.database, "misses")[""] == {"misses": 100 - TYPES}
+    assert others(client.database, "upserts") == {"upserts": 100 - TYPES // 2}
 
 
 def test_hits_of_a_type_without_a_place_show_at_once(client):
-    client.connection.execute("SELECT count(cache_lookup(%s, 'type ' || n, 'none')) FROM generate_series(1, 100) n", (ALICE,))
-    client.upsert((ALICE, "tone", "k"), 2)
-    client.lookup((ALICE, "tone", "k"), 5)
+    made_up(client, "cache_upsert")
+    client.upsert((BOB, "mine", "k"), 2)
+    client.lookup((BOB, "mine", "k"), 5)
     for _ in range(2):
         assert sum(row["cache_hits"] for row in report(client.database, "cache_performance_metrics")) == 5
-        assert [row["total_cache_hits"] for row in report(client.database, "user_cache_analytics")] == [5]
-        found = client.database.value("SELECT get_infinite_pages_analytics(%s)", (ALICE,))
+        assert {str(row["user_id"]): row["total_cache_hits"] for row in report(client.database, "user_cache_analytics")} == {ALICE: 0, BOB: 5}
+        found = client.database.value("SELECT get_infinite_pages_analytics(%s)", (BOB,))
         assert (found["total_cache_hits"], found["total_tokens_saved"]) == (5, 10)
         flush(client.connection)
 
@@ -185,11 +314,25 @@ def test_hits_of_a_type_without_a_place_show_at_once(client):
 def test_long_names_are_different_types(client):
     """A name has 255 bytes at most, and all of them count."""
     types = ["x" * 254 + last for last in "ab"] + ["é" * 127, "é" * 126 + "è", " ", "'"]
+    client.connection.execute("INSERT INTO cache_content_policies (content_type) SELECT unnest(%s::text[])", (types,))
     for number, content_type in enumerate(types, 1):
         client.lookup((ALICE, content_type, "none"), number)
     assert counters(client.database) == client.tally.counters()
     flush(client.connection)
     assert rolled_up(client.database) == client.tally.counters()
+
+
+def test_the_row_of_all_others_is_nobodys(client):
+    """Its name, the empty one, no type can have; whatever a type is called, it has a row of its own."""
+    made_up(client, "cache_upsert")
+    with client.database.connect() as connection:
+        for call in (ONE, "SELECT cache_upsert(%s, %s, %s, '1')"):
+            assert sqlstate_of(lambda: connection.execute(call, (ALICE, "", "k"))).sqlstate == "22023"
+        assert sqlstate_of(lambda: connection.execute("INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, cache_key, content) "
+                                                      "VALUES (%s, '', 'k', '1')", (ALICE,))).sqlstate == "23514"
+    client.upsert((BOB, "(all other types)", "k"))
+    rows = {row["content_type"]: row["total_entries"] for row in report(client.database, "cache_performance_metrics")}
+    assert (rows[""], rows["(all other types)"], len(rows)) == (0, 1, 102)
 
 
 # ── databases that are gone ──────────────────────────────────────────────────────────────────────
@@ -206,21 +349,20 @@ def test_places_of_dropped_databases_are_given_to_others():
                 client.database = database
 
                 def have_places():
-                    """A lookup of a type that is new gets a place of its own once the launcher has come round."""
-                    one = Client(connection)
+                    """An entry of a type that is new gets a place of its own once the launcher has come round."""
                     name = f"try {have_places.tries}"
                     have_places.tries += 1
-                    one.lookup((ALICE, name, "none"))
+                    Client(connection).upsert((BOB, name, "k"))
                     return name in counters(database)
                 have_places.tries = 0
                 wait_until(have_places, timeout=90)
-                for number in range(TYPES + 2):
-                    client.lookup((ALICE, f"type {number}", "none"))
+                made_up(client, "cache_upsert", TYPES + 2)
                 for number in range(ENTRIES):
                     client.upsert((ALICE, "tone", f"k{number}"))
                     client.lookup((ALICE, "tone", f"k{number}"))
                 assert pending(database) == (ENTRIES, ENTRIES)
-                assert sum(count["misses"] for count in counters(database, "misses").values()) == TYPES + 2 + have_places.tries
+                assert full(database)
+                assert sum(count["upserts"] for count in counters(database, "upserts").values()) == TYPES + 2 + ENTRIES + have_places.tries
             database.drop()
     finally:
         cluster.remove()

@@ -107,7 +107,7 @@ HOSTILE = {
     "timeouts": "statement_timeout = '1ms', idle_in_transaction_session_timeout = '1ms', lock_timeout = '1ms'",
     "styles": "\"TimeZone\" = 'Pacific/Kiritimati', \"DateStyle\" = 'German', \"IntervalStyle\" = 'sql_standard', extra_float_digits = '-15'",
     "isolation": "default_transaction_isolation = 'serializable', default_transaction_deferrable = 'on'",
-    "names": "search_path = 'evil', quote_all_identifiers = 'on', default_table_access_method = 'heap', check_function_bodies = 'off'",
+    "names": "search_path = 'evil', quote_all_identifiers = 'on', standard_conforming_strings = 'off', default_table_access_method = 'heap', check_function_bodies = 'off'",
     "planner": "enable_indexscan = 'off', enable_bitmapscan = 'off', plan_cache_mode = 'force_custom_plan', constraint_exclusion = 'off'",
     "compilation": "jit = 'on', jit_above_cost = '0', jit_inline_above_cost = '0', jit_optimize_above_cost = '0'",
     "row security": "row_security = 'off'",
@@ -245,6 +245,26 @@ def test_unknown_steps_are_refused_with_the_names_of_the_known(database, value):
         assert [step for step in STEPS if step not in told] == []
 
 
+def test_a_misspelt_setting_is_told(served):
+    """In a session, for a database, and in the configuration."""
+    with served.connect() as connection:
+        for sql in ("SET infinite_pages_cache.nap_time = '1min'", f"ALTER DATABASE {served.name} SET infinite_pages_cache.nap_time = '1min'"):
+            error = sqlstate_of(lambda: connection.execute(sql))
+            assert "infinite_pages_cache.nap_time" in error.message_primary, error.message_primary
+        error = sqlstate_of(lambda: connection.execute("ALTER SYSTEM SET infinite_pages_cache.naptime = '2d'"))
+        assert "naptime" in error.message_primary
+        connection.execute("ALTER SYSTEM SET infinite_pages_cache.naptime = '1d'")
+        connection.execute("ALTER SYSTEM RESET infinite_pages_cache.naptime")
+    cluster = Cluster({"infinite_pages_cache.prmake": "4"})
+    try:
+        assert any("infinite_pages_cache.prmake" in line for line in cluster.log().splitlines() if "WARNING" in line), cluster.log()
+        cluster.configure({"infinite_pages_cache.lok_timeout": "1s"})
+        cluster.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: "infinite_pages_cache.lok_timeout" in cluster.log())
+    finally:
+        cluster.remove()
+
+
 @pytest.mark.parametrize("value", ["", "analyze", " analyze , enforce limits ", ", ".join(sorted(STEPS))])
 def test_known_steps_are_taken(database, value):
     with database.connect() as connection:
@@ -348,6 +368,18 @@ def test_progress_shows_a_running_step(served):
     wait_until(lambda: served.value("SELECT count(*) FROM cache_maintenance_progress WHERE datname = current_database() AND step = 'delete expired entries'") == 0)
 
 
+def test_an_analyze_that_autovacuum_holds_up_is_no_failure(served):
+    with served.connect(autocommit=False) as vacuum:
+        vacuum.execute(f"LOCK TABLE ONLY {name_of(0)} IN SHARE UPDATE EXCLUSIVE MODE")
+        add_entries(served, 1000, "infinity")
+        wait_until(lambda: log_of(served, "analyze"))
+        # Told once, and not tried again at each tick.
+        wait_for_ticks(served, 10)
+        [row] = log_of(served, "analyze")
+        assert (row["status"], row["affected"]) == ("ok", 1) and name_of(0) in row["detail"]
+        assert (status(served)["consecutive_failures"], status(served)["last_error"]) == (0, None)
+
+
 def test_the_views_of_the_worker_are_for_service_roles(served):
     with temporary_roles(served.cluster, "tenant", "backend"), served.connect() as connection:
         connection.execute("SELECT cache_grant_tenant('tenant'), cache_grant_service('backend')")
@@ -388,6 +420,18 @@ def test_without_its_keys_a_table_is_not_touched(served):
     served.execute("ALTER TABLE cache_maintenance_runs ADD PRIMARY KEY (run_at, step)")
     wait_until(lambda: expired(served) == 0)
     assert status(served)["worker"] == "on"
+
+
+def test_what_is_not_ready_is_named(served):
+    served.execute("DROP TABLE cache_user_summary")
+    assert status(served)["worker"] == "not ready"
+    checks = {name: (ok, detail, hint) for name, ok, detail, hint in served.execute("SELECT * FROM verify_production_cache()")}
+    ok, detail, hint = checks["tables exist"]
+    assert not ok and "cache_user_summary" in detail and "cache_setup" in hint
+    assert not checks["the worker runs"][0] and "first check" in checks["the worker runs"][2]
+    assert "verify_production_cache" in served.value("SELECT obj_description('cache_maintenance_status'::regclass)")
+    served.execute("SELECT cache_setup()")
+    wait_until(lambda: status(served)["worker"] == "on")
 
 
 @pytest.fixture(scope="module")
@@ -490,8 +534,10 @@ def test_an_unknown_role_is_a_failed_tick_that_says_so(owned):
 
 def test_a_role_without_rights_fails_and_says_what(owned):
     with settings(owned.cluster, maintenance_role="stranger"):
+        # A tick that has begun before ends as what it began as.
+        wait_until(lambda: "must be owner" in (status(owned)["last_error"] or ""))
         add_entries(owned, 3)
-        wait_until(lambda: (status(owned)["last_error"] or "").count("ermission denied") or "must be owner" in (status(owned)["last_error"] or ""))
+        wait_for_ticks(owned)
         assert expired(owned) == 3
     wait_until(lambda: expired(owned) == 0, 30)
 
@@ -546,6 +592,35 @@ def test_an_owners_trigger_never_runs_as_a_superuser(owned, kind):
     assert set(tried) == set(ESCAPES) and None not in tried.values(), tried
     assert owned.execute("SELECT rolname FROM pg_roles WHERE rolsuper") == [("postgres",)]
     assert status(owned)["consecutive_failures"] == 0
+
+
+def test_tables_of_different_owners_lend_nobody_rights(owned):
+    """What one step writes belongs to one owner, or that of one table would run the triggers of another's."""
+    with without_worker(owned.cluster), owned.connect() as connection:
+        upsert(connection, "1", (ALICE, "t", "k"))
+        connection.execute(f"""
+            ALTER TABLE cache_statistics_hourly OWNER TO postgres;
+            SET ROLE cache_owner;
+            CREATE TABLE public.seen (who name);
+            CREATE FUNCTION public.spy() RETURNS trigger LANGUAGE plpgsql AS $f$
+            BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $f$;
+            CREATE TRIGGER spy BEFORE UPDATE ON {CACHE} FOR EACH ROW EXECUTE FUNCTION public.spy();
+            RESET ROLE""")
+        assert lookup(connection, (ALICE, "t", "k")) == 1
+        [(result, detail)] = connection.execute("SELECT status, detail FROM cache_run_maintenance() WHERE step = 'flush statistics'").fetchall()
+        assert result == "failed" and "different owners" in detail
+        checks = {name: (ok, detail, hint) for name, ok, detail, hint in connection.execute("SELECT * FROM verify_production_cache()")}
+        ok, detail, hint = checks["the tables have one owner"]
+        assert not ok and "cache_owner" in detail and "postgres" in detail and "OWNER TO" in hint
+    wait_until(lambda: "different owners" in (status(owned)["last_error"] or ""))
+    assert {row["status"] for row in log_of(owned, "flush statistics")} == {"failed"}
+    assert owned.execute("SELECT * FROM seen") == []
+    # The other steps go on.
+    is_served(owned)
+    owned.execute("ALTER TABLE cache_statistics_hourly OWNER TO cache_owner")
+    wait_until(lambda: status(owned)["consecutive_failures"] == 0, 30)
+    assert owned.execute("SELECT * FROM seen") == [("cache_owner",)]
+    assert owned.execute("SELECT ok FROM verify_production_cache() WHERE name = 'the tables have one owner'") == [(True,)]
 
 
 def test_an_owners_index_and_default_never_run_as_a_superuser(owned):

@@ -113,6 +113,47 @@ def test_a_run_by_hand_counts_as_a_run(served):
         assert now["last_run"] >= before and now["last_success"] >= before
 
 
+def test_after_a_restart_the_last_success_is_what_the_log_knows():
+    cluster = Cluster({"infinite_pages_cache.naptime": "200ms", "autovacuum": "off"})
+    try:
+        database = Database(cluster)
+        with without_worker(cluster):
+            database.execute("SELECT * FROM cache_run_maintenance()")
+            by_hand = status(database)["last_success"]
+        add_entries(database, 3)
+        wait_until(lambda: log_of(database, "delete expired entries"))
+        cluster.set(naptime=0)
+        wait_until(lambda: not processes(cluster, WORKER))
+        assert status(database)["last_success"] > by_hand
+
+        def restarted():
+            cluster.restart()
+            return status(database)
+
+        # The worker's own run, not the older one by hand.
+        by_worker = max(row["run_at"] for row in log_of(database, "delete expired entries"))
+        now = restarted()
+        assert now["worker"] == "off" and by_worker > by_hand
+        assert now["last_success"] == now["last_run"] == by_worker
+        # While a step waits to be tried again, what others did is no success.
+        write = "INSERT INTO cache_maintenance_runs (run_at, step, status, role) VALUES (%s + %s * interval '1 minute', %s, %s, 'x')"
+        for minutes, step, result in ((1, "premake partitions", "failed"), (2, "delete expired entries", "ok"), (9, "delete expired entries", "ok")):
+            database.execute(write, (by_worker, minutes, step, result))
+        now = restarted()
+        assert now["last_success"] == by_worker and now["last_run"] > by_worker
+        # It was, once the step was due again and did not fail; and once it did something.
+        database.execute(write, (by_worker, 13, "delete expired entries", "ok"))
+        assert (restarted()["last_success"] - by_worker).total_seconds() == 13 * 60
+        database.execute("DELETE FROM cache_maintenance_runs WHERE run_at > %s + interval '10 minutes'", (by_worker,))
+        database.execute(write, (by_worker, 8, "premake partitions", "ok"))
+        assert (restarted()["last_success"] - by_worker).total_seconds() == 9 * 60
+        # The first tick knows better.
+        cluster.set(naptime=None)
+        wait_until(lambda: (status(database)["consecutive_failures"], status(database)["worker"]) == (0, "on"))
+    finally:
+        cluster.remove()
+
+
 # ── no place for a worker ────────────────────────────────────────────────────────────────────────
 
 # Static workers, which take their places when the server starts: ours, and PostgreSQL's for logical replication.

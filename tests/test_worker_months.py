@@ -105,7 +105,7 @@ def test_retention_drops_months_whatever_lives_in_them(january):
             with settings(calendar, retention_months=1):
                 wait_until(lambda: set(bounds(database)) == months(6, 7, 8, 9), 30)
         wait_for_ticks(database)
-        assert status(database)["consecutive_failures"] == 0
+        assert status(database)["consecutive_failures"] == 0, status(database)["last_error"]
 
 
 @pytest.mark.parametrize("premake", [3, 0], ids=["premade", "no_partition"])
@@ -132,7 +132,7 @@ def test_clients_and_the_worker_cross_a_months_edge(calendar, premake, monkeypat
         if premake:
             wait_until(lambda: "infinite_pages_cache_2027_02" in bounds(database))
         is_served(database)
-        assert status(database)["consecutive_failures"] == 0
+        assert status(database)["consecutive_failures"] == 0, status(database)["last_error"]
         assert database.execute("SELECT step, detail FROM cache_maintenance_log WHERE status <> 'ok'") == []
         assert database.execute("SELECT * FROM check_partition_health() WHERE NOT ok AND partition_name <> 'months ahead'") == []
         database.drop()
@@ -150,7 +150,7 @@ def test_the_worker_goes_on_when_the_clock_is_put(calendar, jump):
         wait_until(lambda: f"infinite_pages_cache_{moment(6) + jump:%Y_%m}" in bounds(database), 5)
         for _ in range(2):
             is_served(database, timeout=5)
-        assert status(database)["consecutive_failures"] == 0
+        assert status(database)["consecutive_failures"] == 0, status(database)["last_error"]
         with database.connect() as connection:
             upsert(connection, "1")
             assert lookup(connection) == 1

@@ -2,10 +2,6 @@
 WITH cache AS (
     SELECT coalesce(sum(entries), 0) AS entries, coalesce(sum(expired_entries), 0) AS expired FROM @entries_by_type@ e
 ),
-server AS (
-    SELECT setting ~ '(^|[ ,"/])infinite_pages_cache' AS preloaded
-    FROM pg_settings WHERE name = 'shared_preload_libraries'
-),
 recent AS MATERIALIZED (
     SELECT * FROM @recent_statistics@ r
 ),
@@ -22,10 +18,10 @@ response AS (
 ),
 measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 1, 'critical', 'cache hit rate below 40 %', percent, 40::numeric, false,
-           CASE WHEN preloaded
+           CASE WHEN @preloaded@
                 THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
                 ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
-    FROM hit_rate, server
+    FROM hit_rate
     UNION ALL
     SELECT 2, 'critical', 'connections above 90 % of max_connections',
            round(100.0 * count(*) / current_setting('max_connections')::integer, 1), 90, true,
@@ -48,23 +44,29 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
     UNION ALL
-    SELECT 6, 'warning', 'cache hit rate below 55 %', percent, 55, false,
-           CASE WHEN preloaded
+    SELECT 6, 'critical', 'minutes that maintenance by the worker is overdue',
+           CASE WHEN worker = 'overdue' THEN round((extract(epoch FROM clock_timestamp() - next_run) / 60)::numeric, 1)
+                WHEN worker = 'on' THEN 0 END, 0, true,
+           'Look at cache_maintenance_progress for what keeps the worker busy, here or in other databases, and at the server''s log.'
+    FROM @extschema@.cache_maintenance_status()
+    UNION ALL
+    SELECT 7, 'warning', 'cache hit rate below 55 %', percent, 55, false,
+           CASE WHEN @preloaded@
                 THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
                 ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
-    FROM hit_rate, server
+    FROM hit_rate
     UNION ALL
-    SELECT 7, 'warning', 'failed maintenance steps in the last 24 hours',
+    SELECT 8, 'warning', 'failed maintenance steps in the last 24 hours',
            count(*), 0, true, 'Look at cache_maintenance_log for the steps with status failed.'
     FROM @extschema@.cache_maintenance_runs
     WHERE status = 'failed' AND run_at > clock_timestamp() - interval '24 hours'
     UNION ALL
-    SELECT 8, 'warning', 'expired entries above 20 % of all',
+    SELECT 9, 'warning', 'expired entries above 20 % of all',
            CASE WHEN entries > 0 THEN round(100.0 * expired / entries, 1) ELSE 0 END, 20, true,
            'Run cleanup_expired_cache_entries_production(), and see in cache_maintenance_status why the worker does not.'
     FROM cache
     UNION ALL
-    SELECT 9, 'warning', 'unusual access: share of one user in the writes of the last hour above 50 % (of 1,000 or more)',
+    SELECT 10, 'warning', 'unusual access: share of one user in the writes of the last hour above 50 % (of 1,000 or more)',
            CASE WHEN coalesce(sum(writes), 0) >= 1000 THEN round(100.0 * max(writes) / sum(writes), 1) ELSE 0 END, 50, true,
            'Look at cache_audit_log for that user: SELECT user_id, action, count(*) ... GROUP BY 1, 2.'
     FROM (SELECT count(*) AS writes

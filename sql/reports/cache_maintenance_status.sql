@@ -1,10 +1,18 @@
--- What the worker remembers, and the runs by hand, which log every step. $7 is the number of steps.
+-- What the worker remembers since the server started, and what the log knows of runs before that and by hand.
 SELECT $1,
        greatest($2, (SELECT max(run_at) FROM @extschema@.cache_maintenance_runs)),
-       greatest($3, (SELECT run_at FROM @extschema@.cache_maintenance_runs
-                     GROUP BY run_at HAVING count(*) >= $7 AND bool_and(status = 'ok')
-                     ORDER BY run_at DESC LIMIT 1)),
-       CASE WHEN $1 = 'on' THEN coalesce($4, statement_timestamp()) END,
+       -- The newest run in which no step failed, nor waited after a failure to be tried again: it waits for eleven
+       -- minutes and a naptime at most. The worker logs no step that had nothing to do.
+       greatest($3, (SELECT r.run_at FROM @extschema@.cache_maintenance_runs r
+                     WHERE NOT EXISTS (
+                         SELECT FROM @extschema@.cache_maintenance_runs f
+                         WHERE f.run_at > r.run_at - interval '11 minutes' - current_setting('infinite_pages_cache.naptime')::interval
+                           AND f.run_at <= r.run_at AND f.status = 'failed'
+                           AND NOT EXISTS (SELECT FROM @extschema@.cache_maintenance_runs later
+                                           WHERE later.run_at > f.run_at AND later.run_at <= r.run_at
+                                             AND later.step = f.step AND later.status = 'ok'))
+                     ORDER BY r.run_at DESC LIMIT 1)),
+       CASE WHEN $1 IN ('on', 'overdue') THEN coalesce($4, statement_timestamp()) END,
        $5, $6,
        (SELECT count(*)::integer FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass

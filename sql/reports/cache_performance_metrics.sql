@@ -29,7 +29,7 @@ latency AS (
           FROM hourly, unnest(lookup_us) WITH ORDINALITY AS b (calls, bucket) GROUP BY 1, 2) b
     GROUP BY content_type
 )
-SELECT CASE WHEN content_type = '' THEN '(all other types)' ELSE content_type END,
+SELECT content_type,
        coalesce(s.entries, 0)::bigint,
        least(coalesce(s.hits, 0) + coalesce(p.hits, 0), 9223372036854775807)::bigint,
        round((s.hits + coalesce(p.hits, 0)) / nullif(s.entries, 0), 2),

@@ -4,7 +4,7 @@ WITH wanted_table (name, restricted) AS (
            ('cache_statistics_hourly', false), ('cache_entry_summary', false), ('cache_user_summary', false)
 ),
 found AS (
-    SELECT w.name, w.restricted, c.oid, c.relrowsecurity
+    SELECT w.name, w.restricted, c.oid, c.relrowsecurity, c.relowner
     FROM wanted_table w
     LEFT JOIN pg_class c ON c.relname = w.name AND c.relkind IN ('r', 'p')
         AND c.relnamespace = (SELECT extnamespace FROM pg_extension WHERE extname = 'infinite_pages_cache')
@@ -23,6 +23,12 @@ SELECT * FROM (
     SELECT 'tables exist' AS name, bool_and(oid IS NOT NULL) AS ok,
            coalesce('missing: ' || string_agg(name, ', ') FILTER (WHERE oid IS NULL), count(*) || ' tables') AS detail,
            CASE WHEN NOT bool_and(oid IS NOT NULL) THEN 'Run SELECT @extschema@.cache_setup();' END AS hint
+    FROM found
+    UNION ALL
+    SELECT 'the tables have one owner', count(DISTINCT relowner) <= 1,
+           coalesce(string_agg(DISTINCT pg_get_userbyid(relowner)::text, ', '), 'no tables'),
+           CASE WHEN count(DISTINCT relowner) > 1
+                THEN 'Give them one by ALTER TABLE ... OWNER TO: maintenance lends the rights of none to the triggers of another.' END
     FROM found
     UNION ALL
     SELECT 'row security is on', coalesce(bool_and(relrowsecurity), false) AND NOT EXISTS (SELECT 1 FROM partition WHERE NOT relrowsecurity),
@@ -73,18 +79,24 @@ SELECT * FROM (
     FROM cache JOIN pg_attribute a ON a.attrelid = cache.oid AND a.attname = 'content',
          (SELECT 'lz4' = ANY (enumvals) AS available FROM pg_settings WHERE name = 'default_toast_compression') lz4
     UNION ALL
-    SELECT 'the library is preloaded', setting ~ '(^|[ ,"/])infinite_pages_cache', setting,
-           CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
+    SELECT 'the library is preloaded', @preloaded@, CASE WHEN @preloaded@ THEN 'it is' ELSE 'it is not' END,
+           CASE WHEN NOT @preloaded@
                 THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it lookups are not counted and no worker maintains the cache.' END
-    FROM pg_settings WHERE name = 'shared_preload_libraries'
+    UNION ALL
+    SELECT 'content types have counters of their own', coalesce(sum(hits::numeric + upserts), 0) = 0,
+           coalesce(sum(hits::numeric + upserts), 0) || ' hits and upserts were counted without their content type',
+           CASE WHEN coalesce(sum(hits::numeric + upserts), 0) > 0
+                THEN 'Raise infinite_pages_cache.max_tracked_content_types and restart; give types that matter a row in cache_content_policies.' END
+    FROM @extschema@.cache_statistics() WHERE content_type = ''
     UNION ALL
     SELECT 'the worker runs', worker IN ('on', 'standby'), worker,
            CASE worker
                 WHEN 'not preloaded' THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.'
                 WHEN 'off' THEN 'ALTER SYSTEM SET infinite_pages_cache.naptime = ''30s''; SELECT pg_reload_conf();'
                 WHEN 'not running' THEN 'The server''s log says why it has no launcher; max_worker_processes must leave it a place.'
+                WHEN 'overdue' THEN 'Look at cache_maintenance_progress for what keeps it busy, here or in other databases, and at the server''s log.'
                 WHEN 'read only' THEN 'Set default_transaction_read_only = off for this database.'
-                WHEN 'not ready' THEN 'Wait for the end of the restore, or add the primary keys that the tables of the cache lack.'
+                WHEN 'not ready' THEN 'Wait for the end of the restore, create the tables that the first check misses, or add the primary keys that tables of the cache lack.'
            END
     FROM @extschema@.cache_maintenance_status()
     UNION ALL
@@ -102,10 +114,12 @@ SELECT * FROM (
            'infinite_pages_cache.audit = ' || current_setting('infinite_pages_cache.audit'),
            CASE WHEN current_setting('infinite_pages_cache.audit') = 'off' THEN 'Set infinite_pages_cache.audit = write.' END
     UNION ALL
-    SELECT 'lookups can be audited', setting ~ '(^|[ ,"/])infinite_pages_cache', 'infinite_pages_cache.audit = all',
-           CASE WHEN setting !~ '(^|[ ,"/])infinite_pages_cache'
-                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it writes alone are audited.' END
-    FROM pg_settings WHERE name = 'shared_preload_libraries' AND current_setting('infinite_pages_cache.audit') = 'all'
+    SELECT 'lookups can be audited', @preloaded@ AND NOT pg_is_in_recovery(), 'infinite_pages_cache.audit = all',
+           CASE WHEN NOT @preloaded@
+                THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it writes alone are audited.'
+                WHEN pg_is_in_recovery()
+                THEN 'A standby can store no audit: it keeps the newest lookups in memory until it is promoted. Send lookups that must be audited to the primary.' END
+    WHERE current_setting('infinite_pages_cache.audit') = 'all'
     UNION ALL
     SELECT 'the server has its minimum release', number >= minimum, current_setting('server_version'),
            CASE WHEN number < minimum THEN 'Update to the newest minor release of this major version: older ones let row security leak through statistics.' END

@@ -19,7 +19,7 @@ CREATE TABLE @extschema@.cache_statistics_hourly (
 COMMENT ON TABLE @extschema@.cache_statistics_hourly IS
     'What was counted in each hour (UTC) for each content type; rows older than infinite_pages_cache.statistics_retention are deleted by maintenance';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.content_type IS
-    'Empty for all types beyond infinite_pages_cache.max_tracked_content_types';
+    'Empty, which no type can be, for all types without counters of their own (infinite_pages_cache.max_tracked_content_types)';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.stale IS 'Those of the misses that found an expired entry';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.untracked_hits IS
     'Those of the hits that no entry got, for want of shared memory (infinite_pages_cache.max_tracked_entries)';

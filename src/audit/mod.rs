@@ -44,18 +44,19 @@ pub fn record(action: &str, events: &[Event]) {
     let home = Home::current();
     let log = home.table(AUDIT_LOG);
     // The role that acts, not the owner that writes the row.
-    let role = current_role();
+    let (role, acting) = (current_role(), tenant::cache_current_user_id());
     let user_agent = tenant::setting(c"request.headers").and_then(user_agent_of);
     owner::as_owner_of(log, || {
         create::ensure_current_audit(&home, log);
         for event in events {
-            let args: [DatumWithOid; 6] = [
+            let args: [DatumWithOid; 7] = [
                 event.user_id.into(),
                 spi::text(&event.cache_key),
                 spi::text(&event.content_type),
                 action.into(),
                 user_agent.clone().into(),
                 role.into(),
+                acting.into(),
             ];
             kept::run(
                 Access::Write,
@@ -63,8 +64,8 @@ pub fn record(action: &str, events: &[Event]) {
                 |schema| {
                     format!(
                         "INSERT INTO {schema}.cache_audit_log \
-                             (user_id, cache_key, content_type, action, user_agent, ip_address, role) \
-                         SELECT $1, $2, $3, $4, $5, inet_client_addr(), pg_get_userbyid($6)"
+                             (user_id, cache_key, content_type, action, user_agent, ip_address, role, acting_user_id) \
+                         SELECT $1, $2, $3, $4, $5, inet_client_addr(), pg_get_userbyid($6), $7"
                     )
                 },
                 &args,

@@ -33,6 +33,7 @@ pub fn record(address: &Address, success: bool) {
     let record = Record {
         moment: clock::now(),
         user_id: address.user_id,
+        acting: tenant::cache_current_user_id(),
         role: current_role(),
         success,
         texts: [address.content_type, address.cache_key, agent.as_bytes(), client.as_bytes()],
@@ -45,6 +46,8 @@ pub fn record(address: &Address, success: bool) {
 struct Record<'a> {
     moment: i64,
     user_id: Uuid,
+    /// Whom the session acts for.
+    acting: Option<Uuid>,
     role: pg_sys::Oid,
     success: bool,
     /// Content type, key, user agent, client address.
@@ -53,9 +56,11 @@ struct Record<'a> {
 
 impl<'a> Record<'a> {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(40 + self.texts.iter().map(|text| text.len()).sum::<usize>());
+        let mut bytes = Vec::with_capacity(64 + self.texts.iter().map(|text| text.len()).sum::<usize>());
         bytes.extend(self.moment.to_ne_bytes());
         bytes.extend(self.user_id.as_bytes());
+        bytes.push(self.acting.is_some().into());
+        bytes.extend(self.acting.unwrap_or(Uuid::from_bytes([0; 16])).as_bytes());
         bytes.extend(self.role.to_u32().to_ne_bytes());
         bytes.push(self.success.into());
         for text in self.texts {
@@ -71,9 +76,14 @@ impl<'a> Record<'a> {
             *bytes = rest;
             taken
         }
+        let uuid = |bytes: &[u8]| Uuid::from_slice(bytes).expect("sixteen bytes");
         Self {
             moment: i64::from_ne_bytes(take(&mut bytes, 8).try_into().expect("eight bytes")),
-            user_id: Uuid::from_slice(take(&mut bytes, 16)).expect("sixteen bytes"),
+            user_id: uuid(take(&mut bytes, 16)),
+            acting: {
+                let (is_known, acting) = (take(&mut bytes, 1) == [1], uuid(take(&mut bytes, 16)));
+                is_known.then_some(acting)
+            },
             role: pg_sys::Oid::from(u32::from_ne_bytes(take(&mut bytes, 4).try_into().expect("four bytes"))),
             success: take(&mut bytes, 1) == [1],
             texts: std::array::from_fn(|_| {
@@ -84,9 +94,9 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Whether a record in the ring is of a user.
+/// Whether a record in the ring is of a user: of an entry of his, or of what he has asked for.
 pub fn is_of(body: &[u8], user_id: &Uuid) -> bool {
-    body[8..24] == **user_id
+    body[8..24] == **user_id || (body[24] == 1 && body[25..41] == **user_id)
 }
 
 /// The address of the session's client as text, empty when it came through a Unix socket.
@@ -121,7 +131,7 @@ fn insert(home: &Home, records: &[Record]) {
         texts.map(|text| (!text.is_empty()).then_some(text)).collect()
     };
     let moments = |record: &Record| TimestampWithTimeZone::try_from(record.moment).expect("a moment of the clock");
-    let args: [DatumWithOid; 8] = [
+    let args: [DatumWithOid; 9] = [
         records.iter().map(|record| record.user_id).collect::<Vec<_>>().into(),
         text(0).into(),
         text(1).into(),
@@ -130,12 +140,13 @@ fn insert(home: &Home, records: &[Record]) {
         records.iter().map(moments).collect::<Vec<_>>().into(),
         records.iter().map(|record| record.success).collect::<Vec<_>>().into(),
         records.iter().map(|record| record.role).collect::<Vec<_>>().into(),
+        records.iter().map(|record| record.acting).collect::<Vec<_>>().into(),
     ];
     let sql = format!(
         "INSERT INTO {}.{AUDIT_LOG} \
-             (user_id, content_type, cache_key, user_agent, ip_address, \"timestamp\", success, role, action) \
-         SELECT u, t, k, a, i::inet, m, s, pg_get_userbyid(r), 'lookup' \
-         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) AS r (u, t, k, a, i, m, s, r)",
+             (user_id, content_type, cache_key, user_agent, ip_address, \"timestamp\", success, role, acting_user_id, action) \
+         SELECT u, t, k, a, i::inet, m, s, pg_get_userbyid(r), c, 'lookup' \
+         FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (u, t, k, a, i, m, s, r, c)",
         home.schema
     );
     let months: BTreeSet<_> = records.iter().map(|record| clock::month_of(record.moment)).collect();
@@ -157,13 +168,18 @@ mod tests {
         fn a_record_comes_back_as_it_was(
             moment in any::<i64>(),
             user in any::<[u8; 16]>(),
+            acting in proptest::option::of(any::<[u8; 16]>()),
             role in any::<u32>(),
             success in any::<bool>(),
             texts in proptest::array::uniform4(proptest::collection::vec(any::<u8>(), 0..1_100)),
         ) {
             let texts: [&[u8]; 4] = std::array::from_fn(|number| texts[number].as_slice());
-            let record = Record { moment, user_id: Uuid::from_bytes(user), role: role.into(), success, texts };
+            let (user_id, acting) = (Uuid::from_bytes(user), acting.map(Uuid::from_bytes));
+            let record = Record { moment, user_id, acting, role: role.into(), success, texts };
             let encoded = record.encode();
+            prop_assert!(is_of(&encoded, &user_id) && acting.is_none_or(|acting| is_of(&encoded, &acting)));
+            let nobody = Uuid::from_bytes([0; 16]);
+            prop_assert_eq!(is_of(&encoded, &nobody), user_id == nobody || acting == Some(nobody));
             prop_assert_eq!(Record::decode(&encoded), record);
         }
     }

@@ -78,7 +78,7 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     }
     audit::record("upsert", &events);
     for (content_type, (number, cost)) in stored {
-        let counted_at = call.place(content_type);
+        let counted_at = call.place(content_type, true);
         call.stored(counted_at, number, cost);
         call.ends(counted_at);
     }

@@ -9,7 +9,8 @@ use crate::statistics::at_commit::{Action, at_commit};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
-/// Erases a user's entries and audit rows, those in the archive too. It works while the cache is
+/// Erases a user's entries and audit rows, of what he has done to others' entries and those in the archive,
+/// too. It works while the cache is
 /// switched off: the duty to erase does not wait.
 #[pg_extern(sql = false)]
 fn cache_forget_user(
@@ -22,8 +23,15 @@ fn cache_forget_user(
     lock::lock_user(&user_id);
     advisory::lock(Class::Statistics, 0);
     let delete = |table: &str| {
-        let sql = format!("DELETE FROM {}.{table} WHERE user_id = $1", home.schema);
-        spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
+        let condition = if [AUDIT_LOG, AUDIT_ARCHIVE].contains(&table) {
+            "$1 IN (user_id, acting_user_id)"
+        } else {
+            "user_id = $1"
+        };
+        let sql = format!("DELETE FROM {}.{table} WHERE {condition}", home.schema);
+        owner::without_more_than_owner_of(home.table(table), || {
+            spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
+        })
     };
     let entries = delete(CACHE);
     let mut audit_rows = delete(AUDIT_LOG);

@@ -33,7 +33,7 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
     if !probe::newest(&[&address], |_, found| version = Some(found)) {
         version = newest_by_statement(&address);
     }
-    let counted_at = call.place(address.content_type);
+    let counted_at = call.place(address.content_type, version.is_some());
     call.looked_up(counted_at, &address, Found::of(version.as_ref()));
     call.ends(counted_at);
     content_of(version)
@@ -99,22 +99,22 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     };
     let mut args = address.args();
     args.push((hits::pending_of(&address.user_id, &address.digest) as i64).into());
-    let counted_at = call.place(address.content_type);
+    let mut found = Found::Nothing;
     materialize(fcinfo, |deliver| {
         kept::run(Access::Read, "get", sql, &args, |rows| {
             let live = rows.count() > 0 && rows.get(0, 12).unwrap_or(false);
             if live {
                 deliver(rows);
             }
-            let cost = || rows.get(0, 13).map_or(Tokens::default(), Tokens::of_cost);
-            let found = match rows.count() {
+            found = match rows.count() {
                 0 => Found::Nothing,
-                _ if live => Found::Live(cost()),
+                _ if live => Found::Live(rows.get(0, 13).map_or(Tokens::default(), Tokens::of_cost)),
                 _ => Found::Expired,
             };
-            call.looked_up(counted_at, &address, found);
         });
     });
+    let counted_at = call.place(address.content_type, found != Found::Nothing);
+    call.looked_up(counted_at, &address, found);
     call.ends(counted_at);
 }
 
@@ -160,7 +160,7 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
             };
             versions = newest_of_each_by_statement(user_id, content_type, keys);
         }
-        let counted_at = call.place(content_type);
+        let counted_at = call.place(content_type, versions.iter().any(Option::is_some));
         for (address, version) in addresses.iter().zip(&versions) {
             call.looked_up(counted_at, address, Found::of(version.as_ref()));
         }

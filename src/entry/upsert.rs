@@ -58,7 +58,7 @@ fn cache_upsert(
     let writer = Writer::begin();
     let written = writer.write(&address, &values, &policy);
     audit::record("upsert", &[Event::of(&address)]);
-    let counted_at = call.place(address.content_type);
+    let counted_at = call.place(address.content_type, true);
     call.stored(counted_at, 1, written.cost);
     call.ends(counted_at);
     Some(written.id)

@@ -4,6 +4,7 @@ use super::turn::Turn;
 use crate::clock::now;
 use crate::home::{CACHE, Home};
 use crate::kept;
+use crate::owner;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::settings;
 use crate::spi::{self, Access};
@@ -32,7 +33,8 @@ fn cleanup_expired_cache_entries_production() -> TableIterator<
     ),
 > {
     let started = Instant::now();
-    let mut rows: Vec<_> = delete_expired(&Home::current(), None)
+    let home = Home::current();
+    let mut rows: Vec<_> = owner::without_more_than_owner_of(home.table(CACHE), || delete_expired(&home, None))
         .into_iter()
         .map(|cleaned| {
             (cleaned.deleted, megabytes_of(cleaned.bytes), rounded(cleaned.milliseconds), Some(cleaned.partition))

@@ -18,7 +18,9 @@ struct Excess {
 /// expired, then those of low priority, rarely hit, and last used long ago.
 pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> i64 {
     let mut evicted = 0;
-    for excess in over_limit(home) {
+    let over_limit = over_limit(home);
+    turn.hurry();
+    for excess in over_limit {
         loop {
             let batch = evict_batch(&excess);
             evicted += batch;

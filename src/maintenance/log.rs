@@ -22,7 +22,7 @@ pub fn write(home: &Home, run_at: i64, role: Option<&str>, rows: &[Row]) {
          VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, session_user))",
         home.schema
     );
-    owner::as_owner_of(runs, || {
+    owner::confined_to_owner_of(runs, || {
         for row in rows {
             let args: [DatumWithOid; 7] = [
                 spi::timestamptz(run_at),

@@ -39,6 +39,8 @@ impl Turn for ByHand {
 
     fn let_go(&self) {}
 
+    fn hurry(&self) {}
+
     fn is_unattended(&self) -> bool {
         false
     }
@@ -99,7 +101,12 @@ fn with_lock_timeout<T>(f: impl FnOnce() -> T) -> T {
 fn run_step(home: &Home, step: &Step) -> Row {
     let started = Instant::now();
     let turn = ByHand { deadline: started + share_of_time() };
-    let result = catch::attempt(|| with_lock_timeout(|| (step.run)(home, &turn)));
+    let result = catch::attempt(|| {
+        with_lock_timeout(|| match step.owner_of {
+            Some(table) => owner::without_more_than_owner_of(home.table(table), || (step.run)(home, &turn)),
+            None => (step.run)(home, &turn),
+        })
+    });
     let outcome = result.unwrap_or_else(Outcome::failure);
     Row {
         step: step.name.into(),

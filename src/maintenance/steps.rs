@@ -1,19 +1,25 @@
 //! The steps of maintenance.
 
+#![allow(unsafe_code)]
+
 use super::cleanup::delete_expired;
 use super::limits::evict_over_limit;
 use super::months;
-use super::turn::Turn;
+use super::turn::{LONGEST_BATCH, LONGEST_SCAN, Turn};
 use crate::audit::reads;
 use crate::catch;
 use crate::clock::now;
-use crate::home::{AUDIT_LOG, BY_TYPE, CACHE, Home, RUNS, STATISTICS};
+use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
+use crate::owner;
+use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
 use crate::settings;
 use crate::spi::{self, Access};
 use crate::statistics::{drain, summary};
 use crate::worker;
+use pgrx::pg_sys;
+use std::time::Duration;
 
 /// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
 #[derive(Default)]
@@ -23,6 +29,8 @@ pub struct Outcome {
     pub failed: bool,
     /// Whether there was no time for all that there is to do.
     pub unfinished: bool,
+    /// Whether somebody was in the way: the worker leaves them some minutes, and tells of it in the log.
+    pub put_off: bool,
 }
 
 impl From<i64> for Outcome {
@@ -40,7 +48,7 @@ impl Outcome {
     fn in_time(affected: i64, turn: &dyn Turn) -> Self {
         let unfinished = turn.is_over();
         let detail = unfinished.then(|| "there may be more for the next run".to_string());
-        Self { affected, detail, failed: false, unfinished }
+        Self { affected, detail, unfinished, ..Self::default() }
     }
 }
 
@@ -65,12 +73,27 @@ pub struct Step {
     pub scans: bool,
     /// Whether there is something to do at each tick, so that the log of the worker's would fill with it.
     pub routine: bool,
+    /// Longest that a transaction of the worker's may take.
+    pub longest: fn() -> Duration,
     pub run: fn(&Home, &dyn Turn) -> Outcome,
 }
 
 /// What most steps are.
-const ORDINARY: Step =
-    Step { name: "", owner_of: Some(CACHE), locks: Locks::Nothing, scans: false, routine: false, run: |_, _| 0.into() };
+const ORDINARY: Step = Step {
+    name: "",
+    owner_of: Some(CACHE),
+    locks: Locks::Nothing,
+    scans: false,
+    routine: false,
+    longest: || LONGEST_BATCH,
+    run: |_, _| 0.into(),
+};
+
+/// A step that reads whole tables.
+const SCAN: Step = Step { scans: true, longest: || LONGEST_SCAN, ..ORDINARY };
+
+/// A step that drops months. It runs no code of users', and may have much to read and to remove.
+const DROP: Step = Step { locks: Locks::Tables, longest: || LONGEST_SCAN, ..ORDINARY };
 
 /// In the order of the worker. A month in which nothing lives goes in one DROP, before its entries would go
 /// one by one.
@@ -80,6 +103,7 @@ pub const STEPS: [Step; 13] = [
         owner_of: Some(STATISTICS),
         locks: Locks::LiveRows,
         routine: true,
+        longest: longest_flush,
         run: flush,
         ..ORDINARY
     },
@@ -90,20 +114,14 @@ pub const STEPS: [Step; 13] = [
         run: |home, turn| premake(home, Table::AuditLog, turn),
         ..ORDINARY
     },
-    Step { name: "drop dead months", locks: Locks::Tables, run: months::drop_dead, ..ORDINARY },
-    Step { name: "retention", locks: Locks::Tables, run: months::drop_old, ..ORDINARY },
+    Step { name: "drop dead months", run: months::drop_dead, ..DROP },
+    Step { name: "retention", run: months::drop_old, ..DROP },
     Step { name: "delete expired entries", locks: Locks::ExpiredRows, run: expire, ..ORDINARY },
-    Step { name: "enforce limits", locks: Locks::LiveRows, scans: true, run: enforce_limits, ..ORDINARY },
-    Step { name: "summarize", owner_of: Some(BY_TYPE), scans: true, routine: true, run: summarize, ..ORDINARY },
+    Step { name: "enforce limits", locks: Locks::LiveRows, run: enforce_limits, ..SCAN },
+    Step { name: "summarize", owner_of: Some(BY_TYPE), routine: true, run: summarize, ..SCAN },
     Step { name: "secure partitions", owner_of: None, locks: Locks::Partitions, run: secure, ..ORDINARY },
-    Step { name: "analyze", scans: true, run: analyze, ..ORDINARY },
-    Step {
-        name: "trim audit log",
-        owner_of: Some(AUDIT_LOG),
-        locks: Locks::Tables,
-        run: months::trim_audit,
-        ..ORDINARY
-    },
+    Step { name: "analyze", run: analyze, ..SCAN },
+    Step { name: "trim audit log", owner_of: Some(AUDIT_LOG), run: months::trim_audit, ..DROP },
     Step {
         name: "trim statistics",
         owner_of: Some(STATISTICS),
@@ -169,19 +187,49 @@ fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
 
 /// Deletes the rows of a table that are older than so many minutes; none for 0.
 fn trim(home: &Home, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -> Outcome {
+    const BATCH: i64 = 10_000;
     if minutes == 0 {
         return 0.into();
     }
-    let sql = format!("DELETE FROM {}.{table} WHERE {column} < $1", home.schema);
-    let oldest_kept = spi::timestamptz(now() - i64::from(minutes) * 60_000_000);
-    let deleted = spi::run(Access::Write, &sql, &[oldest_kept], |rows| rows.count() as i64);
-    turn.did(deleted);
-    deleted.into()
+    let table = format!("{}.{table}", home.schema);
+    let sql = format!(
+        "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {column} < $1 LIMIT {BATCH}))"
+    );
+    let oldest_kept = now() - i64::from(minutes) * 60_000_000;
+    let mut deleted = 0;
+    loop {
+        let batch = spi::run(Access::Write, &sql, &[spi::timestamptz(oldest_kept)], |rows| rows.count() as i64);
+        deleted += batch;
+        turn.did(batch);
+        if batch < BATCH {
+            return deleted.into();
+        }
+        if turn.is_over() {
+            return Outcome::in_time(deleted, turn);
+        }
+    }
+}
+
+/// All audited lookups are stored in one transaction: one full of them takes a second or less for each megabyte.
+fn longest_flush() -> Duration {
+    LONGEST_BATCH + Duration::from_secs(settings::AUDIT_BUFFER_SIZE.get().unsigned_abs().into()) / 1024
+}
+
+/// A step that writes several tables fails unless they have one owner: with the rights of that of one it would run
+/// the triggers of another's.
+fn unless_of_one_owner(home: &Home, tables: &[&str]) -> Option<Outcome> {
+    let owner_of = |table: &str| owner::owner_of(home.table(table));
+    let (first, others) = tables.split_first()?;
+    let other = others.iter().find(|other| owner_of(other) != owner_of(first))?;
+    Some(Outcome::failure(format!("{first} and {other} have different owners: ALTER TABLE … OWNER TO")))
 }
 
 /// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
 /// time, and waits until the page has room again.
 fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
+    if let Some(refusal) = unless_of_one_owner(home, &[STATISTICS, CACHE, AUDIT_LOG, BY_TYPE, BY_USER]) {
+        return refusal;
+    }
     if !drain::begin() {
         return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
     }
@@ -207,6 +255,9 @@ fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
 }
 
 fn summarize(home: &Home, turn: &dyn Turn) -> Outcome {
+    if let Some(refusal) = unless_of_one_owner(home, &[BY_TYPE, BY_USER]) {
+        return refusal;
+    }
     let counted = summary::renew(home);
     turn.did(counted);
     counted.into()
@@ -230,8 +281,29 @@ fn analyze(home: &Home, _turn: &dyn Turn) -> Outcome {
     if !due {
         return Outcome { detail: Some("not due".into()), ..Outcome::default() };
     }
-    spi::execute(&format!("ANALYZE {}.{CACHE}", home.schema));
-    1.into()
+    // Whoever vacuums or changes a table, autovacuum above all, is not waited for.
+    if !try_lock(parent) {
+        return in_the_way(0, format!("put off: somebody vacuums or changes {CACHE}"));
+    }
+    let partitions = partitions_of(parent);
+    let busy: Vec<String> =
+        partitions.iter().filter(|partition| !try_lock(partition.oid)).map(Partition::name).collect();
+    let sql = format!("ANALYZE (SKIP_LOCKED) {}.{CACHE}", home.schema);
+    match catch::unless_locked(|| spi::execute(&sql)) {
+        None => in_the_way(0, format!("put off: somebody has a partition of {CACHE} locked")),
+        Some(()) if busy.is_empty() => 1.into(),
+        Some(()) => in_the_way(1, format!("left out, since somebody vacuums or changes them: {}", busy.join(", "))),
+    }
+}
+
+fn in_the_way(affected: i64, detail: String) -> Outcome {
+    Outcome { affected, detail: Some(detail), put_off: true, ..Outcome::default() }
+}
+
+/// Takes the lock of ANALYZE on a table, if it can be had at once.
+fn try_lock(table: pg_sys::Oid) -> bool {
+    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
 }
 
 #[cfg(test)]

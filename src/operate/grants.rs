@@ -190,7 +190,7 @@ fn policy_roles(home: &Home, table: &str) -> Vec<String> {
 
 /// The service roles, quoted.
 pub fn service_roles(home: &Home) -> Vec<String> {
-    policy_roles(home, CACHE).into_iter().filter(|role| role != "pg_database_owner").collect()
+    policy_roles(home, CACHE).into_iter().filter(|role| role.trim_matches('"') != "pg_database_owner").collect()
 }
 
 /// Gives the functions and views of the extension that is being created their first privileges,

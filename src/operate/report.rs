@@ -6,6 +6,7 @@ use crate::home::Home;
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
 use crate::setting_scope::with_settings;
+use crate::shared_memory;
 use crate::spi::{self, Access};
 use crate::statistics::summary;
 use pgrx::datum::DatumWithOid;
@@ -41,9 +42,17 @@ pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
 /// The same for a query with arguments.
 pub fn run_with(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid]) {
     let home = Home::current();
-    let query = summary::with_sources(&home, query).replace("@extschema@", &home.schema);
-    // The catalogs show a partition's bounds as text; the queries read it. To compile them takes longer than
-    // to run them.
-    let settings = [(c"DateStyle", c"ISO"), (c"TimeZone", c"UTC"), (c"jit", c"off")];
+    let preloaded = shared_memory::is_there().to_string();
+    let query =
+        summary::with_sources(&home, query).replace("@extschema@", &home.schema).replace("@preloaded@", &preloaded);
+    // The catalogs show a partition's bounds and an index as text; the queries read it. To compile them takes
+    // longer than to run them.
+    let settings = [
+        (c"DateStyle", c"ISO"),
+        (c"TimeZone", c"UTC"),
+        (c"quote_all_identifiers", c"off"),
+        (c"standard_conforming_strings", c"on"),
+        (c"jit", c"off"),
+    ];
     with_settings(&settings, || materialize(fcinfo, |deliver| spi::run(Access::Read, &query, args, deliver)));
 }

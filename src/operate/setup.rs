@@ -7,7 +7,7 @@ use super::grants;
 use super::policies::ensure_policies;
 use crate::advisory::{self, Class};
 use crate::error::Refusal;
-use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
 use crate::owner;
 use crate::partition::catalog::qualified_name;
 use crate::partition::create::{Table, create, wanted_months};
@@ -49,6 +49,10 @@ fn cache_setup() {
             None => create_table(&home, name, sql),
             Some(table) => adopt_table(&home, name, table, sql),
         }
+    }
+    if let Some(archive) = home.find_table(AUDIT_ARCHIVE) {
+        check_origin(&home, AUDIT_ARCHIVE, archive);
+        add_missing_columns(&home, AUDIT_ARCHIVE, home.table(AUDIT_LOG));
     }
     for (name, table) in [(CACHE, Table::Cache), (AUDIT_LOG, Table::AuditLog)] {
         ensure_policies(&home, name);
@@ -150,6 +154,15 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
     // The statements that would create it are the description that it is compared with.
     let template = format!("{name}_template");
     spi::execute(&sql.replace("@extschema@", &home.schema).replace(name, &template));
+    add_missing_columns(home, name, home.table(&template));
+    spi::execute(&format!("DROP TABLE {}.{template}", home.schema));
+    secure_sequences(home, name);
+    // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
+    secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
+}
+
+/// Adds the columns that a table lacks of those of another one.
+fn add_missing_columns(home: &Home, name: &str, template: pg_sys::Oid) {
     let missing = spi::run(
         Access::ReadLatest,
         "SELECT quote_ident(t.attname) || ' ' || format_type(t.atttypid, t.atttypmod) \
@@ -159,16 +172,12 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
            AND NOT EXISTS (SELECT 1 FROM pg_attribute a \
                            WHERE a.attrelid = $2 AND a.attname = t.attname AND NOT a.attisdropped) \
          ORDER BY t.attnum",
-        &[home.table(&template).into(), table.into()],
+        &[template.into(), home.table(name).into()],
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a column")),
     );
-    spi::execute(&format!("DROP TABLE {}.{template}", home.schema));
     for column in missing {
         spi::execute(&format!("ALTER TABLE {}.{name} ADD COLUMN {column}", home.schema));
     }
-    secure_sequences(home, name);
-    // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
-    secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
 }
 
 fn check_origin(home: &Home, name: &str, table: pg_sys::Oid) {
@@ -195,7 +204,9 @@ fn check_partitioning(home: &Home, name: &str, table: pg_sys::Oid) {
     let key =
         spi::run(Access::ReadLatest, "SELECT pg_get_partkeydef($1)", &[table.into()], |rows| rows.get::<String>(0, 1));
     let wanted = if name == CACHE { "RANGE (created_at)" } else { "RANGE (\"timestamp\")" };
-    if key.as_deref() != Some(wanted) {
+    // With quote_all_identifiers every name is quoted.
+    let plain = |key: &str| key.replace('"', "");
+    if key.as_deref().map(plain) != Some(plain(wanted)) {
         let found = key.map_or_else(|| "not partitioned".to_string(), |key| format!("partitioned by {key}"));
         Refusal::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -33,7 +33,7 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) ->
         Access::ReadLatest,
         "SELECT c.relowner = $2, c.relrowsecurity, EXISTS ( \
              SELECT 1 FROM pg_index x WHERE x.indrelid = $1 AND x.indisunique AND x.indisvalid \
-             AND pg_get_indexdef(x.indexrelid) LIKE '%cache_entry_digest(content_type, cache_key)%'), \
+             AND replace(pg_get_indexdef(x.indexrelid), '\"', '') LIKE '%cache_entry_digest(content_type, cache_key)%'), \
              quote_ident(pg_get_userbyid($2)) \
          FROM pg_class c WHERE c.oid = $1",
         &[partition.into(), owner.into()],

@@ -1,5 +1,5 @@
-//! Counters of each type of content, since the server started. A type gets its place when it is first
-//! counted and keeps it; when all places are taken, the others of a database are counted together.
+//! Counters of each type of content, since the server started, in a fixed number of places. A type that has
+//! got one keeps it; those that have none are counted together, in one place for each database.
 
 #![allow(unsafe_code)]
 
@@ -8,8 +8,7 @@ use super::histogram::{BUCKETS, bucket_of};
 use crate::settings;
 use crate::shared_memory::{Area, Lock};
 use pgrx::pg_sys;
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// What is counted.
@@ -52,8 +51,8 @@ pub type Values = [u64; COUNTERS];
 /// Longest name of a content type, in bytes.
 const NAME: usize = 255;
 
-/// The counters of one type of content in one database. One with an empty name, which no type has, counts
-/// all that found no place of their own.
+/// The counters of one type of content in one database. One with an empty name, which no type can have, counts
+/// all that have no place of their own.
 #[repr(C)]
 pub struct Place {
     database: pg_sys::Oid,
@@ -67,15 +66,19 @@ pub struct Place {
 static PLACES: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());
 /// A tag for each place, close together so that all are soon looked through; 0 is a free place's.
 static TAGS: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+/// Rises whenever a place is taken or given up.
+static GENERATION: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 static LOCK: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
 
 pub const AREA: Area = Area {
     name: c"infinite_pages_cache counters",
-    bytes: || number_of_places() * (size_of::<Place>() + size_of::<AtomicU32>()),
+    bytes: || number_of_places() * (size_of::<Place>() + size_of::<AtomicU32>()) + size_of::<AtomicU32>(),
     locks: || 1,
     start: |memory, locks| {
         PLACES.store(memory.cast(), Relaxed);
-        TAGS.store(memory.wrapping_add(number_of_places() * size_of::<Place>()).cast(), Relaxed);
+        let tags = memory.wrapping_add(number_of_places() * size_of::<Place>()).cast::<AtomicU32>();
+        TAGS.store(tags, Relaxed);
+        GENERATION.store(tags.wrapping_add(number_of_places()), Relaxed);
         LOCK.store(locks, Relaxed);
     },
 };
@@ -137,6 +140,11 @@ impl Place {
         &self.name[..self.length as usize]
     }
 
+    /// Whether it counts the types of its database that have no place of their own.
+    pub fn is_for_others(&self) -> bool {
+        self.length == 0
+    }
+
     pub fn add(&self, count: Count, number: u64) {
         if number > 0 {
             add(&self.now[count as usize], number);
@@ -166,33 +174,6 @@ pub fn add(counter: &AtomicU64, number: u64) {
     }
 }
 
-/// Places that a backend remembers; a type that found none of its own is remembered, too.
-const REMEMBERED: usize = 16_384;
-
-thread_local! {
-    /// Places that this backend has found. None is given up while somebody is connected to its database.
-    static FOUND: RefCell<HashMap<Vec<u8>, u32>> = RefCell::new(HashMap::new());
-}
-
-/// The number of the place that counts a type of content, if counting is on and there is one.
-pub fn place_of(content_type: &[u8]) -> Option<u32> {
-    if !are_on() {
-        return None;
-    }
-    if let Some(number) = FOUND.with_borrow(|found| found.get(content_type).copied()) {
-        return Some(number);
-    }
-    let number = find_or_make(content_type)?;
-    FOUND.with_borrow_mut(|found| {
-        // Anybody can think up names of types.
-        if found.len() >= REMEMBERED {
-            found.clear();
-        }
-        found.insert(content_type.to_vec(), number);
-    });
-    Some(number)
-}
-
 /// The place of this number.
 pub fn place(number: u32) -> &'static Place {
     &places()[number as usize]
@@ -205,7 +186,26 @@ pub fn name_of(number: u32) -> Vec<u8> {
 
 /// The place for all types of this database that have none of their own.
 pub fn place_of_others() -> Option<u32> {
-    place_of(&[])
+    thread_local! {
+        static OTHERS: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+    if OTHERS.get().is_none() {
+        OTHERS.set(find_or_make(&[], Room::None));
+    }
+    OTHERS.get()
+}
+
+/// A number that differs from an earlier one if places have been taken or given up since.
+pub fn generation() -> u32 {
+    // SAFETY: points into the area, which lives as long as the process.
+    unsafe { GENERATION.load(Relaxed).as_ref() }.map_or(0, |generation| generation.load(Relaxed))
+}
+
+fn next_generation() {
+    // SAFETY: as in generation().
+    if let Some(generation) = unsafe { GENERATION.load(Relaxed).as_ref() } {
+        generation.fetch_add(1, Relaxed);
+    }
 }
 
 fn database() -> pg_sys::Oid {
@@ -213,23 +213,50 @@ fn database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-fn find_or_make(name: &[u8]) -> Option<u32> {
-    let database = database();
-    let name = &name[..name.len().min(NAME)];
+/// The places that a type may take if it has none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    None,
+    /// Half of them: a type that has entries, which anybody may have stored.
+    Unlisted,
+    /// All of them: one that whoever runs the cache has written a policy for.
+    Listed,
+}
+
+/// The place of its own of a type of content.
+pub fn find(name: &[u8]) -> Option<u32> {
+    let (database, name) = (database(), cut(name));
+    if !are_on() {
+        return None;
+    }
+    lock().shared(|| position(database, name))
+}
+
+/// The place of a type of content: its own, else one of those that it may take, else that for all others.
+pub fn find_or_make(name: &[u8], room: Room) -> Option<u32> {
+    let (database, name) = (database(), cut(name));
+    if !are_on() {
+        return None;
+    }
     let found = lock().shared(|| {
         // When all places are taken, nobody needs to be kept out to find that out again.
-        find(database, name).or_else(|| if free_place(name).is_none() { find(database, &[]) } else { None })
+        position(database, name)
+            .or_else(|| if free_place(name, room).is_none() { position(database, &[]) } else { None })
     });
     found.or_else(|| {
         lock().exclusive(|| {
             // The place for all others comes first: it must be there when the last one is taken.
-            let others = find(database, &[]).or_else(|| make(database, &[]));
-            find(database, name).or_else(|| make(database, name)).or(others)
+            let others = position(database, &[]).or_else(|| make(database, &[], room));
+            position(database, name).or_else(|| make(database, name, room)).or(others)
         })
     })
 }
 
-fn find(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
+fn cut(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(NAME)]
+}
+
+fn position(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
     let (tag, places) = (tag_of(database, name), places());
     let matches =
         |(number, found): (usize, &AtomicU32)| found.load(Relaxed) == tag && places[number].holds(database, name);
@@ -238,19 +265,20 @@ fn find(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
 
 /// A place that a name could have. Where there are more databases than places for all others, those for types
 /// serve.
-fn free_place(name: &[u8]) -> Option<usize> {
-    let for_types = 0..capacity();
+fn free_place(name: &[u8], room: Room) -> Option<usize> {
+    let (unlisted, listed) = (0..capacity() / 2, capacity() / 2..capacity());
     let is_free = |number: &usize| tags()[*number].load(Relaxed) == 0;
-    if name.is_empty() {
-        (capacity()..number_of_places()).chain(for_types).find(is_free)
-    } else {
-        for_types.into_iter().find(is_free)
+    match room {
+        _ if name.is_empty() => (capacity()..number_of_places()).chain(listed).chain(unlisted).find(is_free),
+        Room::None => None,
+        Room::Unlisted => unlisted.into_iter().find(is_free),
+        Room::Listed => listed.chain(unlisted).find(is_free),
     }
 }
 
 /// Takes a free place. Called with the exclusive lock held.
-fn make(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
-    let number = free_place(name)?;
+fn make(database: pg_sys::Oid, name: &[u8], room: Room) -> Option<u32> {
+    let number = free_place(name, room)?;
     // SAFETY: the lock is exclusive, and nobody counts in a place that is free.
     unsafe {
         let place = PLACES.load(Relaxed).add(number);
@@ -259,13 +287,14 @@ fn make(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
         (*place).database = database;
     }
     tags()[number].store(tag_of(database, name), Relaxed);
+    next_generation();
     Some(number as u32)
 }
 
 /// The counters of a type of content in this database.
 pub struct Counted {
     pub number: u32,
-    /// Empty for all types that found no place of their own.
+    /// Empty for all types that have no place of their own.
     pub content_type: Vec<u8>,
     pub now: Values,
     /// What of it has not been stored yet.
@@ -314,6 +343,7 @@ pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
         for (number, tag) in tags().iter().enumerate() {
             if tag.load(Relaxed) != 0 && is_gone(places()[number].database) {
                 tag.store(0, Relaxed);
+                next_generation();
                 // SAFETY: the lock is exclusive, and nobody can be connected to a database that is gone. All
                 // zeros is a free place.
                 unsafe { std::ptr::write_bytes(PLACES.load(Relaxed).add(number), 0, 1) };

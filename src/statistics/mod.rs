@@ -2,6 +2,7 @@
 //! is stored now and then. Without shared memory nothing is counted and everything else works.
 
 pub mod at_commit;
+pub mod content_types;
 pub mod counters;
 pub mod drain;
 mod histogram;
@@ -14,7 +15,8 @@ use crate::audit::reads;
 use crate::clock;
 use crate::entry::Address;
 use at_commit::{Action, at_commit};
-use counters::{Count, Latency, place, place_of};
+use content_types::place_of;
+use counters::{Count, Latency, place};
 use std::time::Instant;
 use tokens::Tokens;
 
@@ -39,9 +41,10 @@ impl Call {
         Self { latency, begun: counters::are_on().then(Instant::now) }
     }
 
-    /// Where a type of content is counted, for the calls below.
-    pub fn place(&self, content_type: &[u8]) -> Option<u32> {
-        self.begun.and_then(|_| place_of(content_type))
+    /// Where a type of content is counted, for the calls below. `has_entries`: whether the call has found any, or
+    /// stored some.
+    pub fn place(&self, content_type: &[u8], has_entries: bool) -> Option<u32> {
+        self.begun.and_then(|_| place_of(content_type, has_entries))
     }
 
     /// Counts one lookup, and audits it.
@@ -83,9 +86,9 @@ impl Call {
     }
 }
 
-/// Counts something that the transaction has done, if it commits.
+/// Counts something that the transaction has done to entries, if it commits.
 pub fn counted(content_type: &[u8], count: Count, number: u64) {
-    if let Some(place) = place_of(content_type) {
+    if let Some(place) = place_of(content_type, true) {
         at_commit(Action::Count(place, count, number));
     }
 }

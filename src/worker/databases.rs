@@ -5,9 +5,12 @@
 
 use super::database_list::DatabaseList;
 use super::schedule::{self, MINUTE};
+use crate::clock::now;
+use crate::maintenance::turn::LONGEST_BATCH;
 use crate::shared_memory::{Area, Lock};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
 
 /// Databases that are remembered.
 pub const SLOTS: usize = 2048;
@@ -115,9 +118,37 @@ pub struct Slot {
     pub last_error: Message,
     pub steps: [StepState; STEPS],
     pub running: Running,
+    /// Rises with each transaction that the worker begins.
+    pub transactions: u32,
+    /// Longest that the current one may take, in milliseconds.
+    longest: u32,
 }
 
 impl Slot {
+    /// Records that a worker is being started.
+    pub fn started(&mut self, next_tick: i64) {
+        self.announced = false;
+        self.next_tick = next_tick;
+        self.transaction_begins(LONGEST_BATCH);
+    }
+
+    /// Records that a transaction begins, and the longest it may take.
+    pub fn transaction_begins(&mut self, longest: Duration) {
+        self.transactions = self.transactions.wrapping_add(1);
+        self.longest = longest.as_millis() as u32;
+    }
+
+    /// The longest that the current transaction may take.
+    pub fn longest_transaction(&self) -> Duration {
+        Duration::from_millis(self.longest.into())
+    }
+
+    /// Whether maintenance should have had its turn long ago; `since` = when the launcher began to work.
+    pub fn is_overdue(&self, now: i64, naptime: i64, since: i64) -> bool {
+        let longest = if self.running.pid == 0 { LONGEST_BATCH } else { self.longest_transaction() };
+        schedule::is_overdue(self.next_tick.max(since), now, naptime, longest.as_micros() as i64)
+    }
+
     /// Records that the database has no cache to look after, or none that may be touched now.
     pub fn found_none(&mut self, found: Found, now: i64) {
         self.found = found;
@@ -150,6 +181,13 @@ impl Slot {
             state.failures = state.failures.saturating_add(1);
             state.not_before = now + schedule::backoff(naptime, state.failures, schedule::dice(now));
         }
+    }
+
+    /// Records a step that has brought its tick to an end. The next tick does not wait for it.
+    pub fn step_hung(&mut self, step: usize, message: &str, now: i64, naptime: i64) {
+        self.step_failed(step, message, now, naptime);
+        self.failures = self.failures.saturating_add(1);
+        self.ticks = self.ticks.wrapping_add(1);
     }
 
     /// Records a step that went well and asks not to be run again before a moment.
@@ -191,6 +229,8 @@ impl Slot {
 pub struct Databases {
     /// Process id of the launcher; 0 = there is none.
     pub launcher: i32,
+    /// Since when it is at work: it was started, or switched on; `i64::MAX` = it is off.
+    pub since: i64,
     /// Its latch; of a process's place in shared memory, so that it is there as long as the server is.
     latch: *mut pg_sys::Latch,
     /// No slot from this one on is taken.
@@ -224,8 +264,8 @@ impl Databases {
     }
 
     /// Makes the slots those of the databases that there are; returns how many databases have none. `known`
-    /// has room for a mark of each.
-    pub fn keep(&mut self, databases: &DatabaseList, known: &mut [bool]) -> usize {
+    /// has room for a mark of each. The tick of one that is new is due now.
+    pub fn keep(&mut self, databases: &DatabaseList, known: &mut [bool], now: i64) -> usize {
         known.fill(false);
         for slot in self.taken_mut() {
             match databases.place_of(slot.database) {
@@ -242,6 +282,7 @@ impl Databases {
             }
             if free < SLOTS {
                 self.slots[free].database = database;
+                self.slots[free].next_tick = now;
                 self.end = self.end.max(free + 1);
             } else {
                 without += 1;
@@ -300,10 +341,11 @@ pub fn set_launcher(pid: i32, latch: *mut pg_sys::Latch) {
 
 /// Has a database looked at as soon as can be.
 pub fn announce(database: pg_sys::Oid) {
+    let now = now();
     let latch = change(|databases| {
         if let Some(slot) = databases.slot_or_new(database) {
             slot.announced = true;
-            slot.next_tick = 0;
+            slot.next_tick = now;
         }
         databases.latch
     });
@@ -325,7 +367,7 @@ mod tests {
 
     fn keep(all: &mut Databases, numbers: impl IntoIterator<Item = u32>) -> usize {
         let databases = DatabaseList::new(numbers.into_iter().collect());
-        all.keep(&databases, &mut vec![true; databases.len()])
+        all.keep(&databases, &mut vec![true; databases.len()], 50)
     }
 
     #[test]
@@ -367,10 +409,10 @@ mod tests {
         let slot = all.slot(5.into()).unwrap();
         slot.found_none(Found::Absent, 100);
         assert_eq!(slot.next_tick, 100 + ABSENT);
-        slot.next_tick = 0;
+        slot.next_tick = 150;
         slot.announced = true;
         slot.found_none(Found::Absent, 200);
-        assert_eq!(slot.next_tick, 0);
+        assert_eq!(slot.next_tick, 150);
     }
 
     #[test]

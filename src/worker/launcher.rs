@@ -8,6 +8,7 @@ use super::process::{self, Worker};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::{database_lock, databases as slots};
 use crate::clock::now;
+use crate::maintenance::steps::STEPS;
 use crate::statistics;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -20,6 +21,8 @@ const MOST_WORKERS: usize = 3;
 const LOOK_ROUND: Duration = Duration::from_millis(150);
 /// A database that is locked is tried again after this time, in microseconds.
 const LOCKED: i64 = SECOND;
+/// A worker that has not ended so long after its transaction was to be cancelled is terminated.
+const GRACE: Duration = Duration::from_secs(10);
 /// Longest time until databases that are new are noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// No moment for a tick is set further ahead than this, or the naptime; in microseconds.
@@ -89,6 +92,8 @@ struct Tick {
     worker: Worker,
     /// The ends of ticks in this database when it began: one more shows that it has come to its end.
     ticks: u32,
+    /// The number of its transaction when the launcher last looked, and when that was new.
+    transaction: (u32, Instant),
     terminated: bool,
 }
 
@@ -104,6 +109,8 @@ struct Launcher {
     ticks: Vec<Tick>,
     refused: Refused,
     told_of_too_many: bool,
+    /// Whether the naptime was not zero when it last looked.
+    was_on: Option<bool>,
     /// All databases, when it last looked.
     seen: DatabaseList,
 }
@@ -119,9 +126,14 @@ impl Launcher {
         }
         self.take_leave();
         let is_on = naptime > 0;
+        if self.was_on.replace(is_on) != Some(is_on) {
+            let since = if is_on { now() } else { i64::MAX };
+            slots::change(|slots| slots.since = since);
+        }
         if is_on || !self.ticks.is_empty() {
             self.step_aside();
         }
+        self.end_overtime(naptime);
         if !is_on {
             return (!self.ticks.is_empty()).then_some(LOOK_ROUND);
         }
@@ -159,7 +171,8 @@ impl Launcher {
         in_transaction(|| {
             let databases = databases();
             let mut known = vec![false; databases.len()];
-            let without = slots::change(|slots| slots.keep(&databases, &mut known)).unwrap_or(0);
+            let now = now();
+            let without = slots::change(|slots| slots.keep(&databases, &mut known, now)).unwrap_or(0);
             if without > 0 && !self.told_of_too_many {
                 self.told_of_too_many = true;
                 let limit = slots::SLOTS;
@@ -184,6 +197,39 @@ impl Launcher {
                 }
             }
         });
+    }
+
+    /// Ends the workers whose transaction takes much longer than it may: something in it does not care that it was
+    /// cancelled. The step has failed, so that the next tick does the others first.
+    fn end_overtime(&mut self, naptime: i64) {
+        for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
+            let Some(slot) = slots::slot_of(tick.database) else { continue };
+            if slot.transactions != tick.transaction.0 {
+                tick.transaction = (slot.transactions, Instant::now());
+            }
+            let longest = slot.longest_transaction();
+            if tick.transaction.1.elapsed() < longest + GRACE {
+                continue;
+            }
+            let step = STEPS.get(slot.running.step as usize).filter(|_| slot.running.pid != 0);
+            let message = format!(
+                "{}: its transaction took longer than {} seconds and could not be cancelled, so the worker was terminated",
+                step.map_or("look for work", |step| step.name),
+                longest.as_secs()
+            );
+            warn(
+                PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
+                format!("maintenance of database {} failed: {message}", tick.database.to_u32()),
+                "See which triggers and functions the tables of the cache have there.".into(),
+            );
+            tick.worker.terminate();
+            tick.terminated = true;
+            let now = now();
+            slots::change_slot(tick.database, |current| match step {
+                Some(_) => current.step_hung(slot.running.step as usize, &message, now, naptime),
+                None => current.failed(&message, now, naptime),
+            });
+        }
     }
 
     /// The database whose tick has been due longest.
@@ -211,12 +257,14 @@ impl Launcher {
             Some(Some(worker)) => {
                 self.refused = Refused::default();
                 let mut ticks = 0;
+                let mut transactions = 0;
                 slots::change_slot(database, |slot| {
-                    slot.announced = false;
-                    slot.next_tick = now + naptime;
+                    slot.started(now + naptime);
                     ticks = slot.ticks;
+                    transactions = slot.transactions;
                 });
-                self.ticks.push(Tick { database, worker, ticks, terminated: false });
+                let transaction = (transactions, Instant::now());
+                self.ticks.push(Tick { database, worker, ticks, transaction, terminated: false });
             }
         }
     }

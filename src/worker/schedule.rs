@@ -30,6 +30,11 @@ pub fn backoff(naptime: i64, failures: u32, dice: f64) -> i64 {
     wait + (wait as f64 * 0.1 * dice.clamp(0.0, 1.0)) as i64
 }
 
+/// Whether a tick that was due at a moment is long overdue, when a transaction of one may take so long.
+pub fn is_overdue(due: i64, now: i64, naptime: i64, longest: i64) -> bool {
+    now > due.saturating_add(2 * naptime).saturating_add(longest)
+}
+
 /// How long a step that took so long rests.
 pub fn rest(took: i64) -> i64 {
     took.max(0).saturating_mul(REST_FACTOR).min(LONGEST_REST)
@@ -63,6 +68,14 @@ mod tests {
         assert_eq!(rest(0), 0);
         assert_eq!(rest(-5), 0);
         assert_eq!(rest(i64::MAX), LONGEST_REST);
+    }
+
+    #[test]
+    fn a_tick_is_overdue_after_three_naptimes_and_a_transaction() {
+        // It began at 0, so the next was due after a naptime.
+        let is_overdue = |now| is_overdue(30 * SECOND, now, 30 * SECOND, MINUTE);
+        assert!(!is_overdue(150 * SECOND) && is_overdue(150 * SECOND + 1));
+        assert!(!super::is_overdue(i64::MAX, i64::MAX, SECOND, MINUTE));
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 
 use super::databases::{self, Found, Running, Slot};
 use super::{process, ready};
+use crate::clock::now;
 use crate::home::{CACHE, Home, RUNS};
 use crate::maintenance::steps::STEPS;
 use crate::operate::report::run_with;
@@ -18,15 +19,14 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: reads a variable of this backend.
     let slot = databases::slot_of(unsafe { pg_sys::MyDatabaseId });
     let worker = worker(&home, slot.as_ref());
-    let next_run = slot.filter(|_| worker == "on").and_then(|slot| moment(slot.next_tick));
-    let args: [DatumWithOid; 7] = [
+    let next_run = slot.filter(|_| matches!(worker, "on" | "overdue")).and_then(|slot| moment(slot.next_tick));
+    let args: [DatumWithOid; 6] = [
         worker.into(),
         slot.and_then(|slot| moment(slot.last_run)).into(),
         slot.and_then(|slot| moment(slot.last_success)).into(),
         next_run.into(),
         slot.map_or(0, |slot| slot.failures as i32).into(),
         slot.and_then(|slot| slot.last_error.text()).into(),
-        (STEPS.len() as i64).into(),
     ];
     let complete = [CACHE, RUNS].iter().all(|table| home.find_table(table).is_some());
     if complete {
@@ -35,13 +35,15 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
         // It answers without the tables, too.
         let query = "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, $6::text, 0, \
                      NULL::timestamptz";
-        run_with(fcinfo, query, &args[..6]);
+        run_with(fcinfo, query, &args);
     }
 }
 
 /// What the worker does in this database, or why it does nothing.
 fn worker(home: &Home, slot: Option<&Slot>) -> &'static str {
-    let Some(launcher) = databases::read(|databases| databases.launcher) else { return "not preloaded" };
+    let Some((launcher, since)) = databases::read(|databases| (databases.launcher, databases.since)) else {
+        return "not preloaded";
+    };
     // SAFETY: reads the state of the server.
     if unsafe { pg_sys::RecoveryInProgress() } {
         "standby"
@@ -53,6 +55,8 @@ fn worker(home: &Home, slot: Option<&Slot>) -> &'static str {
         "read only"
     } else if !ready::is_ready(home) {
         "not ready"
+    } else if slot.is_some_and(|slot| slot.is_overdue(now(), process::naptime(), since)) {
+        "overdue"
     } else {
         "on"
     }

@@ -13,7 +13,7 @@ use crate::maintenance::cleanup::rounded;
 use crate::maintenance::log::{self, Row};
 use crate::maintenance::run::share_of_time;
 use crate::maintenance::steps::{self, Locks, Outcome, STEPS, Step};
-use crate::maintenance::turn::Turn;
+use crate::maintenance::turn::{LONGEST_BATCH, Turn};
 use crate::settings;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
@@ -59,13 +59,15 @@ unsafe extern "C-unwind" fn leave(_code: i32, database: pg_sys::Datum) {
 
 /// Settings that serve clients, and that a database may have of its own, do not suit this work.
 fn adjust_settings() {
-    let settings: [(&CStr, &CStr); 9] = [
+    let settings: [(&CStr, &CStr); 11] = [
         (c"application_name", WORKER),
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"row_security", c"on"),
         (c"default_transaction_isolation", c"read committed"),
         (c"DateStyle", c"ISO"),
         (c"TimeZone", c"UTC"),
+        (c"quote_all_identifiers", c"off"),
+        (c"standard_conforming_strings", c"on"),
         // Nobody waits for it: the other processors are for clients.
         (c"max_parallel_workers_per_gather", c"0"),
         // Each statement runs a few times only, and is then forgotten.
@@ -111,7 +113,7 @@ fn report_activity(what: Option<&str>) {
 fn tick(database: pg_sys::Oid) {
     report_activity(Some("look for work"));
     let run_at = now();
-    let (roles, logger) = match transaction::run(transaction::own_role(), look) {
+    let (roles, logger) = match transaction::run(transaction::own_role(), LONGEST_BATCH, look) {
         Ok(Look::Nothing(found)) => {
             return databases::change_slot(database, |slot| slot.found_none(found, now()));
         }
@@ -130,7 +132,8 @@ fn tick(database: pg_sys::Oid) {
     if due.is_empty() {
         return databases::change_slot(database, |slot| slot.ended(run_at, false));
     }
-    match transaction::run(transaction::own_role(), || advisory::try_lock_session(Class::Maintenance, 0)) {
+    match transaction::run(transaction::own_role(), LONGEST_BATCH, || advisory::try_lock_session(Class::Maintenance, 0))
+    {
         Ok(true) => {}
         // Somebody runs maintenance by hand.
         Ok(false) => return databases::change_slot(database, |slot| slot.ticks = slot.ticks.wrapping_add(1)),
@@ -248,7 +251,9 @@ fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, out
         duration_ms: rounded(took.as_secs_f64() * 1000.0),
         detail: outcome.detail,
     };
-    let logged = transaction::run(logger, || log::write(&Home::current(), run_at, role, std::slice::from_ref(&row)));
+    let logged = transaction::run(logger, LONGEST_BATCH, || {
+        log::write(&Home::current(), run_at, role, std::slice::from_ref(&row))
+    });
     if let Err(message) = &logged {
         warn(&format!("the log of maintenance could not be written: {message}"));
     }
@@ -294,15 +299,17 @@ impl Tick {
             };
         });
         let may_drop = step.locks < Locks::Tables
-            || transaction::run(transaction::own_role(), || ready::may_drop(&Home::current())) == Ok(true);
+            || transaction::run(transaction::own_role(), LONGEST_BATCH, || ready::may_drop(&Home::current()))
+                == Ok(true);
         let turn = StepTurn {
             tick: self,
             role: role.oid,
             deadline: began + LONGEST_TURN,
             began: Cell::new(Instant::now()),
+            longest: Cell::new((step.longest)()),
             may_drop,
         };
-        let result = transaction::run(role.oid, || (step.run)(&Home::current(), &turn));
+        let result = transaction::run(role.oid, turn.longest.get(), || (step.run)(&Home::current(), &turn));
         let outcome = result.unwrap_or_else(Outcome::failure);
         let took = began.elapsed();
         if outcome.failed {
@@ -315,9 +322,10 @@ impl Tick {
             });
         } else {
             let rest = if step.scans && !outcome.unfinished { schedule::rest(took.as_micros() as i64) } else { 0 };
+            let rest = if outcome.put_off { rest.max(schedule::LONGEST_BACKOFF) } else { rest };
             databases::change_slot(self.database, |slot| slot.step_done(number, now() + rest));
         }
-        if outcome.failed || (outcome.affected > 0 && !step.routine) {
+        if outcome.failed || outcome.put_off || (outcome.affected > 0 && !step.routine) {
             self.failed |= !log_row(self.logger, self.run_at, Some(&role.name), step.name, outcome, took);
         }
     }
@@ -330,6 +338,8 @@ struct StepTurn<'a> {
     deadline: Instant,
     /// When the transaction began to lock rows.
     began: Cell<Instant>,
+    /// Longest that each transaction may take.
+    longest: Cell<Duration>,
     may_drop: bool,
 }
 
@@ -346,8 +356,13 @@ impl Turn for StepTurn<'_> {
     }
 
     fn let_go(&self) {
-        transaction::commit_and_begin(self.role);
+        transaction::commit_and_begin(self.role, self.longest.get());
         self.began.set(Instant::now());
+    }
+
+    fn hurry(&self) {
+        self.longest.set(LONGEST_BATCH);
+        self.let_go();
     }
 
     fn is_unattended(&self) -> bool {

@@ -3,37 +3,61 @@
 
 #![allow(unsafe_code)]
 
-use crate::catch;
+use super::databases;
+use crate::{catch, compat};
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
 
-/// Runs `f` in a transaction, in which [`commit_and_begin`] may be called. If it raises, the transaction is
-/// rolled back and the error's message is returned.
-pub fn run<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> Result<T, String> {
+thread_local! {
+    /// When the current transaction began, and the longest it may take.
+    static CURRENT: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// Runs `f` in a transaction, in which [`commit_and_begin`] may be called. If it raises, or takes longer than it
+/// may, the transaction is rolled back and the error's message is returned.
+pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Result<T, String> {
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
-        begin(role);
+        begin(role, longest);
         let value = f();
         commit();
         Ok(value)
     }))
-    .catch_others(|error| Err(catch::text_of(&error)))
+    .catch_others(|error| Err(text_of(&error)))
     .catch_rust_panic(|error| Err(catch::text_of(&error)))
     .execute();
     if result.is_err() {
         // SAFETY: ends whatever is left of the transaction, and gives the process back its own user.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
+        compat::unlimit_time();
     }
     result
 }
 
-/// Commits, and begins another transaction with the same rights.
-pub fn commit_and_begin(role: pg_sys::Oid) {
-    commit();
-    begin(role);
+/// The message of an error: the server's own would name a setting that has nothing to do with it.
+fn text_of(error: &CaughtError) -> String {
+    match CURRENT.get() {
+        Some((began, longest)) if catch::is_cancellation(error) && began.elapsed() >= longest => {
+            format!("cancelled, since its transaction took longer than {} seconds", longest.as_secs())
+        }
+        _ => catch::text_of(error),
+    }
 }
 
-fn begin(role: pg_sys::Oid) {
+/// Commits, and begins another transaction with the same rights.
+pub fn commit_and_begin(role: pg_sys::Oid, longest: Duration) {
+    commit();
+    begin(role, longest);
+}
+
+fn begin(role: pg_sys::Oid, longest: Duration) {
+    CURRENT.set(Some((Instant::now(), longest)));
+    // SAFETY: reads a variable of this process.
+    databases::change_slot(unsafe { pg_sys::MyDatabaseId }, |slot| slot.transaction_begins(longest));
+    compat::limit_time(longest);
     // SAFETY: no transaction is open. A trigger may have changed settings of the session, which is set back
     // first, to what the process began with. The user is that of the process outside of transactions; with a
     // local change no SET ROLE or SET SESSION AUTHORIZATION of a trigger can lead back to it.
@@ -55,6 +79,7 @@ fn commit() {
         pg_sys::CommitTransactionCommand();
         pg_sys::SetUserIdAndSecContext(pg_sys::GetSessionUserId(), 0);
     }
+    compat::unlimit_time();
 }
 
 /// The role that the process is: a superuser, for looks at catalogs only.
