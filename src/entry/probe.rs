@@ -9,7 +9,7 @@ use crate::clock;
 use crate::compat;
 use crate::home::Home;
 use crate::jsonb::RawJsonb;
-use crate::partition::entry_index::{Entries, Partition};
+use crate::partition::entry_index::{Columns, Entries, Partition};
 use crate::statistics::tokens::Tokens;
 use pgrx::datum::FromDatum;
 use pgrx::pg_sys;
@@ -29,24 +29,54 @@ pub enum Version {
 /// in the order of users and digests. Returns whether it could; if not, a statement has to find the way.
 pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> bool {
     let mut missing: Vec<usize> = (0..addresses.len()).collect();
+    walk(|scan| {
+        missing.retain(|&number| {
+            let version = scan.find(addresses[number], |row| row.version());
+            version.map(|version| found(number, version)).is_none()
+        });
+        !missing.is_empty()
+    })
+}
+
+/// When each version of an entry was made that is committed now, or written by this transaction; `None` when a
+/// statement has to find them.
+pub fn versions(address: &Address) -> Option<Vec<i64>> {
+    let mut versions = Vec::new();
+    // SAFETY: the snapshot is given back at the end; when something raises, the end of the transaction or
+    // subtransaction does that.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let could = walk(|scan| {
+        let created_at = scan.find(address, |row| row.created_at());
+        // A partition may be walked over twice.
+        versions.extend(created_at.filter(|moment| !versions.contains(moment)));
+        true
+    });
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    could.then_some(versions)
+}
+
+/// Shows the partitions to `look`, the newest first, until it wants no more; those before a change of the table
+/// again after it. Returns whether it could.
+fn walk(mut look: impl FnMut(&Scan) -> bool) -> bool {
+    let mut wants_more = true;
     loop {
         let Some((entries, table)) = open() else { return false };
         let partitions = entries.partitions().unwrap_or_default();
-        let current = partitions.iter().all(|partition| {
-            if missing.is_empty() {
+        let unchanged = partitions.iter().all(|partition| {
+            if !wants_more {
                 return true;
             }
             let Some(scan) = Scan::begin(&entries, partition) else { return false };
-            missing.retain(|&number| scan.find(addresses[number]).map(|version| found(number, version)).is_none());
+            wants_more = look(&scan);
             scan.end();
             true
         });
         // SAFETY: the relation is open.
         unsafe { pg_sys::relation_close(table, KEEP_LOCK) };
-        if current {
+        if unchanged {
             return true;
         }
-        // The table has changed meanwhile: what has not been found yet may be elsewhere now.
     }
 }
 
@@ -100,8 +130,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The entry, if the partition has it.
-    fn find(&self, address: &Address) -> Option<Version> {
+    /// What `read` makes of the row of an entry, if the partition has one.
+    fn find<T>(&self, address: &Address, read: impl FnOnce(&Row) -> T) -> Option<T> {
         let equal_to = |column, value: &pgrx::Uuid| {
             let mut key = pg_sys::ScanKeyData::default();
             // SAFETY: the key is written by the call; the value lives as long as the search.
@@ -117,44 +147,20 @@ impl<'a> Scan<'a> {
             key
         };
         let mut keys = [equal_to(1, &address.user_id), equal_to(2, &address.digest)];
-        // SAFETY: the scan is one on two columns of type uuid, and its relations are open.
+        let columns = &self.partition.columns;
+        // SAFETY: the scan is one on two columns of type uuid, and its relations are open. The slot holds a row
+        // when it has been given one, with all columns up to the last that is read.
         unsafe {
             pg_sys::index_rescan(self.scan, keys.as_mut_ptr(), 2, std::ptr::null_mut(), 0);
             while pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
-                if let Some(version) = self.version_of(address) {
-                    return Some(version);
+                pg_sys::slot_getsomeattrs_int(self.slot, columns.last.into());
+                let row = Row { slot: self.slot, columns };
+                if row.is_of(address) {
+                    return Some(read(&row));
                 }
             }
         }
         None
-    }
-
-    /// The row in the slot, unless it is that of another entry with the same digest.
-    ///
-    /// # Safety
-    /// The slot must hold a row of the partition.
-    unsafe fn version_of(&self, address: &Address) -> Option<Version> {
-        let columns = &self.partition.columns;
-        // SAFETY: the numbers are those of columns of these types; the row stays where it is until the next one
-        // is fetched, and the content is copied.
-        unsafe {
-            pg_sys::slot_getsomeattrs_int(self.slot, columns.last.into());
-            let value = |column: i16| {
-                let column = column as usize - 1;
-                let is_null = *(*self.slot).tts_isnull.add(column);
-                (!is_null).then_some(*(*self.slot).tts_values.add(column))
-            };
-            if !is_text(value(columns.cache_key)?, address.cache_key)
-                || !is_text(value(columns.content_type)?, address.content_type)
-            {
-                return None;
-            }
-            let is_live = value(columns.expires_at).is_some_and(|moment| moment.value() as i64 > clock::now());
-            let Some(content) = value(columns.content).filter(|_| is_live) else { return Some(Version::Expired) };
-            let content = RawJsonb::from_datum(content, false).expect("it is not NULL");
-            let cost = value(columns.token_cost).map_or(Tokens::default(), |cost| Tokens::of_numeric(cost));
-            Some(Version::Live(content.copied_into(pg_sys::CurrentMemoryContext), cost))
-        }
     }
 
     fn end(self) {
@@ -168,14 +174,49 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Whether a text is this one.
-///
-/// # Safety
-/// The value must be a text that is not NULL.
-unsafe fn is_text(value: pg_sys::Datum, expected: &[u8]) -> bool {
-    // SAFETY: the caller's duty. What is compressed or out of line is copied.
-    unsafe {
-        let text = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
-        pgrx::varlena::varlena_to_byte_slice(text) == expected
+/// A row of a partition, for as long as the scan stays where it is.
+struct Row<'a> {
+    slot: *mut pg_sys::TupleTableSlot,
+    columns: &'a Columns,
+}
+
+impl Row<'_> {
+    fn value(&self, column: i16) -> Option<pg_sys::Datum> {
+        let column = column as usize - 1;
+        // SAFETY: the slot holds the values of the columns up to the last that is read.
+        unsafe {
+            let is_null = *(*self.slot).tts_isnull.add(column);
+            (!is_null).then_some(*(*self.slot).tts_values.add(column))
+        }
+    }
+
+    fn is_text(&self, column: i16, expected: &[u8]) -> bool {
+        // SAFETY: a column of type text; what is compressed or out of line is copied.
+        self.value(column).is_some_and(|value| unsafe {
+            let text = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
+            pgrx::varlena::varlena_to_byte_slice(text) == expected
+        })
+    }
+
+    /// Whether it is that of an entry, and not of another with the same digest.
+    fn is_of(&self, address: &Address) -> bool {
+        self.is_text(self.columns.cache_key, address.cache_key)
+            && self.is_text(self.columns.content_type, address.content_type)
+    }
+
+    fn created_at(&self) -> i64 {
+        self.value(self.columns.created_at).map_or(i64::MIN, |moment| moment.value() as i64)
+    }
+
+    fn version(&self) -> Version {
+        let moment = self.value(self.columns.expires_at);
+        let is_live = moment.is_some_and(|moment| moment.value() as i64 > clock::now());
+        let Some(content) = self.value(self.columns.content).filter(|_| is_live) else { return Version::Expired };
+        // SAFETY: columns of type jsonb and numeric; the content is copied into the memory of the caller.
+        unsafe {
+            let content = RawJsonb::from_datum(content, false).expect("it is not NULL");
+            let cost = self.value(self.columns.token_cost).map_or(Tokens::default(), |cost| Tokens::of_numeric(cost));
+            Version::Live(content.copied_into(pg_sys::CurrentMemoryContext), cost)
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! time.
 
 use super::values::Values;
-use super::{Address, matching};
+use super::{Address, matching, probe};
 use crate::clock::month_of;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
@@ -21,11 +21,6 @@ use pgrx::{Uuid, pg_sys};
 pub struct Written {
     pub id: Uuid,
     pub cost: Tokens,
-}
-
-/// A version of an entry that exists.
-pub struct Version {
-    created_at: i64,
 }
 
 /// Writes entries of one moment, to the partition of that moment's month.
@@ -60,12 +55,12 @@ impl Writer {
         // statements below; then they are run again.
         const ATTEMPTS: usize = 10;
         for _ in 0..ATTEMPTS {
-            let versions = existing(address);
-            let (current, outdated): (Vec<_>, Vec<_>) = versions
-                .into_iter()
-                .partition(|version| self.month.start() <= version.created_at && version.created_at < self.month.end());
-            let moved = if outdated.is_empty() { None } else { self.remove(address, &outdated) };
-            let written = if current.is_empty() {
+            let versions = versions(address);
+            let is_current = |moment: &&i64| (self.month.start()..self.month.end()).contains(*moment);
+            let current = versions.iter().filter(is_current).count();
+            let outdated = versions.len() - current;
+            let moved = if outdated == 0 { None } else { self.remove(address, outdated) };
+            let written = if current == 0 {
                 self.insert(address, values, policy, moved)
             } else {
                 self.update(address, values, policy)
@@ -158,7 +153,7 @@ impl Writer {
     }
 
     /// Removes versions of other months; returns what the newest of them bequeaths.
-    fn remove(&self, address: &Address, outdated: &[Version]) -> Option<Moved> {
+    fn remove(&self, address: &Address, outdated: usize) -> Option<Moved> {
         let mut args = address.args();
         args.extend([spi::timestamptz(self.month.start()), spi::timestamptz(self.month.end())]);
         let removed = kept::run(
@@ -187,7 +182,7 @@ impl Writer {
             },
         );
         // What the transaction's snapshot does not show it cannot delete; to commit would leave two.
-        if removed.len() < outdated.len() && spi::uses_transaction_snapshot() {
+        if removed.len() < outdated && spi::uses_transaction_snapshot() {
             contended();
         }
         removed.into_iter().max_by_key(|(created_at, _)| *created_at).map(|(_, moved)| moved)
@@ -223,19 +218,17 @@ struct Moved {
     access_frequency: Option<i32>,
 }
 
-/// Every version of an entry that is committed now, or written by this transaction.
-pub fn existing(address: &Address) -> Vec<Version> {
-    kept::run(
-        Access::ReadLatest,
-        "upsert: versions",
-        |schema| format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema)),
-        &address.args(),
-        |rows| {
-            rows.map(|rows, row| Version {
-                created_at: rows.get::<TimestampWithTimeZone>(row, 1).expect("created_at is NOT NULL").into(),
-            })
-        },
-    )
+/// When each version of an entry was made that is committed now, or written by this transaction.
+pub fn versions(address: &Address) -> Vec<i64> {
+    probe::versions(address).unwrap_or_else(|| {
+        let sql = |schema: &str| {
+            format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
+        };
+        kept::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
+            let moment = |rows: &Rows, row| rows.get::<TimestampWithTimeZone>(row, 1).expect("it is NOT NULL").into();
+            rows.map(moment)
+        })
+    })
 }
 
 fn optional_text(text: Option<&[u8]>) -> DatumWithOid<'static> {

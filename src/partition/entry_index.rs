@@ -21,6 +21,7 @@ pub struct Columns {
     pub content: i16,
     pub expires_at: i16,
     pub token_cost: i16,
+    pub created_at: i16,
     /// The last of them.
     pub last: i16,
 }
@@ -163,16 +164,17 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
     const IS_DISTRIBUTED: &str = "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::regclass";
     // Of the index: on the two columns in the order of their types, complete, and ready for any snapshot.
     const OF_PARTITION: &str = "\
-        SELECT x.indexrelid, a.content_type, a.cache_key, a.content, a.expires_at, a.token_cost \
+        SELECT x.indexrelid, a.content_type, a.cache_key, a.content, a.expires_at, a.token_cost, a.created_at \
         FROM pg_class c, pg_index x, \
              LATERAL (SELECT min(attnum) FILTER (WHERE attname = 'user_id' AND atttypid = 'uuid'::regtype), \
                              min(attnum) FILTER (WHERE attname = 'content_type' AND atttypid = 'text'::regtype), \
                              min(attnum) FILTER (WHERE attname = 'cache_key' AND atttypid = 'text'::regtype), \
                              min(attnum) FILTER (WHERE attname = 'content' AND atttypid = 'jsonb'::regtype), \
                              min(attnum) FILTER (WHERE attname = 'expires_at' AND atttypid = 'timestamptz'::regtype), \
-                             min(attnum) FILTER (WHERE attname = 'token_cost' AND atttypid = 'numeric'::regtype) \
+                             min(attnum) FILTER (WHERE attname = 'token_cost' AND atttypid = 'numeric'::regtype), \
+                             min(attnum) FILTER (WHERE attname = 'created_at' AND atttypid = 'timestamptz'::regtype) \
                       FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) \
-                 a (user_id, content_type, cache_key, content, expires_at, token_cost) \
+                 a (user_id, content_type, cache_key, content, expires_at, token_cost, created_at) \
         WHERE c.oid = $1 AND c.relkind = 'r' AND x.indrelid = c.oid \
           AND x.indisunique AND x.indisvalid AND NOT x.indcheckxmin AND x.indpred IS NULL AND x.indnkeyatts = 2 \
           AND x.indkey::text = a.user_id || ' 0' \
@@ -201,7 +203,8 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
                         content: number(4)?,
                         expires_at: number(5)?,
                         token_cost: number(6)?,
-                        last: (2..=6).filter_map(number).max()?,
+                        created_at: number(7)?,
+                        last: (2..=7).filter_map(number).max()?,
                     };
                     Some(Partition { table: partition, index: rows.get(0, 1)?, columns })
                 })
