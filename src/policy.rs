@@ -19,30 +19,25 @@ pub struct Policy {
 impl Policy {
     /// The policy of a type of content: its own row, else the row `*`, else what that row was installed with.
     pub fn of(content_type: &[u8]) -> Self {
-        kept::run(
-            Access::Read,
-            "policy",
-            |schema| {
-                format!(
-                    "SELECT ttl, token_cost, priority_tier FROM {schema}.cache_content_policies \
-                     WHERE content_type IN ($1, '*') ORDER BY content_type = '*' LIMIT 1"
-                )
-            },
-            &[spi::text(content_type)],
-            |rows| {
-                if rows.count() == 0 {
-                    return Self {
-                        ttl: 7 * crate::partition::month::DAY,
-                        token_cost: AnyNumeric::from(1),
-                        priority_tier: 3,
-                    };
-                }
-                Self {
-                    ttl: rows.get::<Interval>(0, 1).map_or(ttl::INFINITE, |ttl| ttl::microseconds(&ttl)),
-                    token_cost: rows.get(0, 2).expect("token_cost is NOT NULL"),
-                    priority_tier: rows.get(0, 3).expect("priority_tier is NOT NULL"),
-                }
-            },
-        )
+        Self::stored(content_type).or_else(|| Self::stored(b"*")).unwrap_or_else(|| Self {
+            ttl: 7 * crate::partition::month::DAY,
+            token_cost: AnyNumeric::from(1),
+            priority_tier: 3,
+        })
+    }
+
+    fn stored(content_type: &[u8]) -> Option<Self> {
+        let sql = |schema: &str| {
+            format!(
+                "SELECT ttl, token_cost, priority_tier FROM {schema}.cache_content_policies WHERE content_type = $1"
+            )
+        };
+        kept::run(Access::Read, "policy", sql, &[spi::text(content_type)], |rows| {
+            (rows.count() > 0).then(|| Self {
+                ttl: rows.get::<Interval>(0, 1).map_or(ttl::INFINITE, |ttl| ttl::microseconds(&ttl)),
+                token_cost: rows.get(0, 2).expect("token_cost is NOT NULL"),
+                priority_tier: rows.get(0, 3).expect("priority_tier is NOT NULL"),
+            })
+        })
     }
 }

@@ -131,18 +131,17 @@ impl Writer {
                 Access::Write,
                 "upsert: insert",
                 |schema| {
-                    // The digest is passed for the sake of one list of arguments.
+                    // The digest, $2, is passed for the sake of one list of arguments.
                     format!(
                         "INSERT INTO {schema}.infinite_pages_cache_partitioned \
                              (user_id, content_type, cache_key, content, metadata, expires_at, token_cost, \
                               prompt_template, prompt_variables, story_id, foundation_dependency, priority_tier, \
                               semantic_similarity_hash, reuse_score, created_at, last_accessed, \
                               id, hit_count, adaptation_count, token_cost_saved, access_frequency) \
-                         SELECT $1, $3, $4, $5, coalesce($6, '{{}}'), $7, $8, $9, coalesce($10, '{{}}'), $11, $12, $13, \
-                                $14, coalesce($15, 5.0), $16, $16, \
-                                coalesce($17, gen_random_uuid()), coalesce($18, 0), coalesce($19, 0), \
-                                coalesce($20, 0), coalesce($21, 1) \
-                         WHERE $2 IS NOT NULL \
+                         VALUES ($1, $3, $4, $5, coalesce($6, '{{}}'), $7, $8, $9, coalesce($10, '{{}}'), $11, $12, $13, \
+                                 $14, coalesce($15, 5.0), $16, $16, \
+                                 coalesce($17, gen_random_uuid()), coalesce($18, 0), coalesce($19, 0), \
+                                 coalesce($20, 0), coalesce($21, 1)) \
                          ON CONFLICT DO NOTHING RETURNING id, {MILLIONTHS}"
                     )
                 },
