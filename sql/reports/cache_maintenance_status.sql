@@ -2,11 +2,11 @@
 SELECT $1,
        greatest($2, (SELECT max(run_at) FROM @extschema@.cache_maintenance_runs)),
        -- The newest run in which no step failed, nor waited after a failure to be tried again: it waits for eleven
-       -- minutes and a naptime at most. The worker logs no step that had nothing to do.
+       -- minutes and a naptime, and then for a place. The worker logs no step that had nothing to do.
        greatest($3, (SELECT r.run_at FROM @extschema@.cache_maintenance_runs r
                      WHERE NOT EXISTS (
                          SELECT FROM @extschema@.cache_maintenance_runs f
-                         WHERE f.run_at > r.run_at - interval '11 minutes' - current_setting('infinite_pages_cache.naptime')::interval
+                         WHERE f.run_at > r.run_at - interval '15 minutes' - current_setting('infinite_pages_cache.naptime')::interval
                            AND f.run_at <= r.run_at AND f.status = 'failed'
                            AND NOT EXISTS (SELECT FROM @extschema@.cache_maintenance_runs later
                                            WHERE later.run_at > f.run_at AND later.run_at <= r.run_at
