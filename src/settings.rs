@@ -206,22 +206,24 @@ pub fn define(preloading: bool) {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    // The server refuses to define later what only its start can change. Without preloading there is no shared
-    // memory, and its sizes can be read only.
-    define_sizes(|| if preloading { GucContext::Postmaster } else { GucContext::Sighup });
-    compat::reserve_settings(c"infinite_pages_cache");
+    // The server refuses to define later what only its start can change. With these all settings are known, and
+    // any other of this prefix is misspelt.
+    if preloading {
+        define_sizes();
+        compat::reserve_settings(c"infinite_pages_cache");
+    }
 }
 
 /// Sizes of shared memory.
-fn define_sizes(context: impl Fn() -> GucContext) {
+fn define_sizes() {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_entries",
-        c"Entries whose hits are counted in shared memory until they are stored, 90 bytes each.",
+        c"Entries whose hits are counted in shared memory until they are stored, 80 bytes each.",
         c"Hits of further entries are counted by content type only.",
         &MAX_TRACKED_ENTRIES,
         64,
         16 * 1024 * 1024,
-        context(),
+        GucContext::Postmaster,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
@@ -231,7 +233,7 @@ fn define_sizes(context: impl Fn() -> GucContext) {
         &MAX_TRACKED_CONTENT_TYPES,
         8,
         10_000,
-        context(),
+        GucContext::Postmaster,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
@@ -241,7 +243,7 @@ fn define_sizes(context: impl Fn() -> GucContext) {
         &AUDIT_BUFFER_SIZE,
         64,
         1024 * 1024,
-        context(),
+        GucContext::Postmaster,
         GucFlags::UNIT_KB,
     );
 }

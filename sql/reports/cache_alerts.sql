@@ -44,8 +44,9 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
     UNION ALL
-    SELECT 6, 'critical', 'minutes that maintenance by the worker is overdue',
-           CASE WHEN worker = 'overdue' THEN round((extract(epoch FROM clock_timestamp() - next_run) / 60)::numeric, 1)
+    SELECT 6, 'critical', 'minutes since the last run of maintenance by the worker, when one is overdue',
+           CASE WHEN worker = 'overdue'
+                THEN round(greatest(extract(epoch FROM clock_timestamp() - coalesce(last_run, next_run)) / 60, 0.1)::numeric, 1)
                 WHEN worker = 'on' THEN 0 END, 0, true,
            'Look at cache_maintenance_progress for what keeps the worker busy, here or in other databases, and at the server''s log.'
     FROM @extschema@.cache_maintenance_status()

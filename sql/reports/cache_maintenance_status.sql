@@ -1,17 +1,28 @@
 -- What the worker remembers since the server started, and what the log knows of runs before that and by hand.
+WITH RECURSIVE setting AS (
+    -- A step that has failed waits for eleven minutes and a naptime at most to be tried again, and then for a place.
+    SELECT interval '15 minutes' + current_setting('infinite_pages_cache.naptime')::interval AS longest_wait
+),
+-- From the newest run back to one in which no step failed, nor waited to be tried again. All since the failure that
+-- a run waited for have waited, too, so they are passed over. The worker logs no step that had nothing to do.
+back (run_at, failed_at) AS (
+    SELECT NULL::timestamptz, 'infinity'::timestamptz
+    UNION ALL
+    SELECT r.run_at, f.run_at
+    FROM back b, setting, LATERAL (
+        SELECT max(run_at) AS run_at FROM @extschema@.cache_maintenance_runs WHERE run_at < b.failed_at
+    ) r, LATERAL (
+        SELECT min(run_at) AS run_at FROM @extschema@.cache_maintenance_runs failed
+        WHERE run_at > r.run_at - longest_wait AND run_at <= r.run_at AND status = 'failed'
+          AND NOT EXISTS (SELECT FROM @extschema@.cache_maintenance_runs later
+                          WHERE later.run_at > failed.run_at AND later.run_at <= r.run_at
+                            AND later.step = failed.step AND later.status = 'ok')
+    ) f
+    WHERE b.failed_at IS NOT NULL AND r.run_at IS NOT NULL
+)
 SELECT $1,
        greatest($2, (SELECT max(run_at) FROM @extschema@.cache_maintenance_runs)),
-       -- The newest run in which no step failed, nor waited after a failure to be tried again: it waits for eleven
-       -- minutes and a naptime at most. The worker logs no step that had nothing to do.
-       greatest($3, (SELECT r.run_at FROM @extschema@.cache_maintenance_runs r
-                     WHERE NOT EXISTS (
-                         SELECT FROM @extschema@.cache_maintenance_runs f
-                         WHERE f.run_at > r.run_at - interval '11 minutes' - current_setting('infinite_pages_cache.naptime')::interval
-                           AND f.run_at <= r.run_at AND f.status = 'failed'
-                           AND NOT EXISTS (SELECT FROM @extschema@.cache_maintenance_runs later
-                                           WHERE later.run_at > f.run_at AND later.run_at <= r.run_at
-                                             AND later.step = f.step AND later.status = 'ok'))
-                     ORDER BY r.run_at DESC LIMIT 1)),
+       greatest($3, (SELECT run_at FROM back WHERE failed_at IS NULL)),
        CASE WHEN $1 IN ('on', 'overdue') THEN coalesce($4, statement_timestamp()) END,
        $5, $6,
        (SELECT count(*)::integer FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid

@@ -23,7 +23,7 @@ pub const COST: &str = cost!();
 /// The same in millionths, as bigint.
 pub const MILLIONTHS: &str = concat!("pg_catalog.int8(pg_catalog.numeric_mul(", cost!(), ", 1000000))");
 
-const MILLION: u64 = 1_000_000;
+pub const MILLION: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Tokens {
@@ -58,10 +58,17 @@ impl Tokens {
     }
 
     pub fn minus(self, other: Self) -> Self {
-        Self {
-            units: self.units.saturating_sub(other.units),
-            millionths: self.millionths.saturating_sub(other.millionths),
-        }
+        Self::of_total(self.total().saturating_sub(other.total()))
+    }
+
+    /// The same with less than a million millionths.
+    pub fn carried(self) -> Self {
+        Self::of_total(self.total())
+    }
+
+    fn of_total(millionths: u128) -> Self {
+        let part = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+        Self { units: part(millionths / u128::from(MILLION)), millionths: part(millionths % u128::from(MILLION)) }
     }
 
     /// The sum in millionths.
@@ -70,7 +77,7 @@ impl Tokens {
     }
 
     pub fn numeric(self) -> AnyNumeric {
-        let (units, millionths) = (self.total() / u128::from(MILLION), self.total() % u128::from(MILLION));
+        let Self { units, millionths } = self.carried();
         let text = format!("{units}.{millionths:06}");
         AnyNumeric::try_from(text.trim_end_matches('0').trim_end_matches('.')).expect("a decimal number")
     }

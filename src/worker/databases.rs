@@ -118,6 +118,8 @@ pub struct Slot {
     pub last_error: Message,
     pub steps: [StepState; STEPS],
     pub running: Running,
+    /// When nothing was overdue for want of a cache: the database was new, or announced, or had none.
+    nothing_due: i64,
     /// Rises with each transaction that the worker begins.
     pub transactions: u32,
     /// Longest that the current one may take, in milliseconds.
@@ -146,12 +148,14 @@ impl Slot {
     /// Whether maintenance should have had its turn long ago; `since` = when the launcher began to work.
     pub fn is_overdue(&self, now: i64, naptime: i64, since: i64) -> bool {
         let longest = if self.running.pid == 0 { LONGEST_BATCH } else { self.longest_transaction() };
-        schedule::is_overdue(self.next_tick.max(since), now, naptime, longest.as_micros() as i64)
+        let last = self.last_run.max(self.nothing_due).max(since);
+        schedule::is_overdue(last, self.next_tick, now, naptime, longest.as_micros() as i64)
     }
 
     /// Records that the database has no cache to look after, or none that may be touched now.
     pub fn found_none(&mut self, found: Found, now: i64) {
         self.found = found;
+        self.nothing_due = now;
         // An announcement may have come after the tick had looked.
         if found == Found::Absent && !self.announced {
             self.next_tick = now + ABSENT;
@@ -283,6 +287,7 @@ impl Databases {
             if free < SLOTS {
                 self.slots[free].database = database;
                 self.slots[free].next_tick = now;
+                self.slots[free].nothing_due = now;
                 self.end = self.end.max(free + 1);
             } else {
                 without += 1;
@@ -346,6 +351,7 @@ pub fn announce(database: pg_sys::Oid) {
         if let Some(slot) = databases.slot_or_new(database) {
             slot.announced = true;
             slot.next_tick = now;
+            slot.nothing_due = now;
         }
         databases.latch
     });

@@ -30,9 +30,12 @@ pub fn backoff(naptime: i64, failures: u32, dice: f64) -> i64 {
     wait + (wait as f64 * 0.1 * dice.clamp(0.0, 1.0)) as i64
 }
 
-/// Whether a tick that was due at a moment is long overdue, when a transaction of one may take so long.
-pub fn is_overdue(due: i64, now: i64, naptime: i64, longest: i64) -> bool {
-    now > due.saturating_add(2 * naptime).saturating_add(longest)
+/// Whether a run is long overdue, by the last one, the moment that the next tick is set for, and how long a
+/// transaction may take. A tick may come and find that it cannot run, so only the last run counts, and the wait
+/// after a failure.
+pub fn is_overdue(last_run: i64, next_tick: i64, now: i64, naptime: i64, longest: i64) -> bool {
+    let wait = (next_tick.saturating_sub(last_run)).min(LONGEST_BACKOFF + LONGEST_BACKOFF / 10).max(naptime);
+    now > last_run.saturating_add(wait).saturating_add(2 * naptime).saturating_add(longest)
 }
 
 /// How long a step that took so long rests.
@@ -71,11 +74,15 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_is_overdue_after_three_naptimes_and_a_transaction() {
-        // It began at 0, so the next was due after a naptime.
-        let is_overdue = |now| is_overdue(30 * SECOND, now, 30 * SECOND, MINUTE);
-        assert!(!is_overdue(150 * SECOND) && is_overdue(150 * SECOND + 1));
-        assert!(!super::is_overdue(i64::MAX, i64::MAX, SECOND, MINUTE));
+    fn a_run_is_overdue_after_three_naptimes_and_a_transaction() {
+        let is_overdue = |next_tick, now| is_overdue(0, next_tick, now, 30 * SECOND, MINUTE);
+        for next_tick in [0, 30 * SECOND] {
+            assert!(!is_overdue(next_tick, 150 * SECOND) && is_overdue(next_tick, 150 * SECOND + 1));
+        }
+        // After a failure it waits longer; ticks that find no work for them do not count.
+        assert!(!is_overdue(10 * MINUTE, 12 * MINUTE) && is_overdue(10 * MINUTE, 12 * MINUTE + 1));
+        assert!(is_overdue(60 * MINUTE, 13 * MINUTE + 1));
+        assert!(!super::is_overdue(i64::MAX, 0, i64::MAX, SECOND, MINUTE));
     }
 
     proptest! {
