@@ -12,7 +12,7 @@ use super::tokens::COST;
 use crate::advisory::{self, Class};
 use crate::audit::reads;
 use crate::clock;
-use crate::home::{BY_TYPE, BY_USER, CACHE, Home, STATISTICS};
+use crate::home::{BY_TYPE, BY_USER, CACHE, Home, POLICIES, STATISTICS};
 use crate::kept;
 use crate::owner;
 use crate::spi::{self, Access};
@@ -249,6 +249,7 @@ pub struct Room {
 impl Room {
     /// The longest that all batches together wait.
     const LONGEST: Duration = Duration::from_millis(500);
+    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
     /// The current transaction has updated entries.
     pub fn is_taken(&mut self) {
@@ -261,11 +262,15 @@ impl Room {
     pub fn is_free(&mut self, home: &Home) -> bool {
         const MOMENT: Duration = Duration::from_millis(1);
         let Some(taken_by) = self.taken_by else { return true };
-        // SAFETY: the relation is open while the server is asked about it.
+        // SAFETY: the relation is open while the server is asked about it; NULL stands for any table.
         let free = unsafe {
-            let relation = pg_sys::relation_open(home.table(CACHE), pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            // One with rows of its own, as a partition is: in a partitioned table nothing can be removed.
+            let table = home.find_table(POLICIES);
+            let relation = table.map_or(std::ptr::null_mut(), |table| pg_sys::try_relation_open(table, Self::LOCK));
             let oldest = pg_sys::GetOldestNonRemovableTransactionId(relation);
-            pg_sys::relation_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if !relation.is_null() {
+                pg_sys::relation_close(relation, Self::LOCK);
+            }
             pg_sys::TransactionIdPrecedes(taken_by, oldest)
         };
         if free || self.waited >= Self::LONGEST {
