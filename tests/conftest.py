@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from server_log import defects
 
 ROOT = Path(__file__).resolve().parent.parent
 PG_CONFIG = os.environ.get("PG_CONFIG", "/usr/lib/postgresql/15/bin/pg_config")
@@ -81,12 +82,15 @@ class Cluster:
         self.start()
 
     def remove(self):
+        """Fails when the server's log tells of a defect."""
         if (self.data / "postmaster.pid").exists():
             self.stop("immediate")
+        found = defects(self.log())
         shutil.rmtree(self.directory, ignore_errors=True)
+        assert not found, "the server's log tells of defects:\n" + "\n".join(found[:20])
 
     def log(self):
-        return (self.directory / "log").read_text()
+        return (self.directory / "log").read_text(errors="replace")
 
     def connect(self, dbname="postgres", user="postgres", **options):
         options.setdefault("autocommit", True)
@@ -158,8 +162,10 @@ class ClockCluster(Cluster):
             file.write(microseconds.to_bytes(8, sys.byteorder, signed=True))
 
     def remove(self):
-        super().remove()
-        shutil.rmtree(self.clock, ignore_errors=True)
+        try:
+            super().remove()
+        finally:
+            shutil.rmtree(self.clock, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
