@@ -3,10 +3,12 @@ the same answer whatever happens to the table between two lookups of a session."
 
 import contextlib
 import datetime
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from conftest import ALICE, BOB, sqlstate_of, temporary_roles
+from conftest import ALICE, BOB, is_waiting, sqlstate_of, temporary_roles, wait_until
 
 TABLE = "infinite_pages_cache_partitioned"
 THIS = datetime.datetime.now(datetime.timezone.utc).replace(day=1)
@@ -233,6 +235,64 @@ def test_privileges_are_those_of_a_select(both, database):
         session.execute(f"REVOKE SELECT ON {TABLE} FROM member")
         session.execute(f"GRANT SELECT (content, user_id) ON {TABLE} TO reader")
         assert refused() == ["42501"] * 2
+
+
+def test_rights_that_come_with_the_database_go_with_it(both, database):
+    with temporary_roles(database.cluster, "reader"), contextlib.ExitStack() as stack:
+        session = both.direct
+        session.execute("ALTER ROLE reader LOGIN BYPASSRLS")
+        session.execute(f"GRANT SELECT ON {TABLE} TO pg_database_owner")
+        insert(session, "k", "1")
+        readers = Both(database, stack, "reader")
+        for _ in range(2):
+            session.execute(f"ALTER DATABASE {database.name} OWNER TO reader")
+            answer = readers.lookup("k")
+            session.execute(f"ALTER DATABASE {database.name} OWNER TO postgres")
+            assert answer == 1
+            for one in readers.each():
+                assert state(lambda one=one: one.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))) == "42501"
+
+
+def test_a_partition_that_goes_while_it_is_looked_at(both, database):
+    insert(both.direct, "k", "1", ago=1)
+    insert(both.direct, "old", "2", ago=2)
+    for way in ("on", "off"):
+        with database.connect() as session, database.connect() as other:
+            session.execute(f"SET enable_indexscan = {way}")
+            number = 2 if way == "on" else 1
+            with other.transaction():
+                other.execute(f"LOCK TABLE ONLY {partition(number)} IN ACCESS EXCLUSIVE MODE")
+                with ThreadPoolExecutor(1) as pool:
+                    answer = pool.submit(lambda: session.execute("SELECT cache_lookup(%s, 't', 'old'), cache_lookup(%s, 't', 'k')", (ALICE, ALICE)).fetchone())
+                    wait_until(lambda: is_waiting(database, session))
+                    # What waits has not locked the table, so this can.
+                    other.execute(f"DROP TABLE {partition(number)}")
+                    other.execute("COMMIT")
+                    assert answer.result() == (None, 1 if way == "on" else None)
+
+
+def test_a_session_begins_though_others_never_cease_to_make_tables(both, database):
+    """Of the changes that come while the session reads what it must know, none is of the cache."""
+    insert(both.direct, "k", "1")
+    over = threading.Event()
+
+    def churn():
+        with database.connect() as session:
+            while not over.is_set():
+                session.execute("DO $$ BEGIN FOR n IN 1..20 LOOP CREATE TEMP TABLE t (); DROP TABLE t; COMMIT; END LOOP; END $$")
+
+    with ThreadPoolExecutor(4) as pool:
+        churning = [pool.submit(churn) for _ in range(4)]
+        try:
+            for _ in range(10):
+                with database.connect() as session:
+                    session.execute("SET statement_timeout = '5s'")
+                    assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == (1,)
+                    assert plans(session) == 0
+        finally:
+            over.set()
+        for one in churning:
+            one.result()
 
 
 def test_the_schema_must_be_the_callers_to_use(empty_database):

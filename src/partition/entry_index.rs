@@ -51,26 +51,47 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
     static ENTRIES: RefCell<Option<Rc<Entries>>> = const { RefCell::new(None) };
-    /// The relations whose change matters; `None` = any.
-    static WATCHED: RefCell<Option<Vec<pg_sys::Oid>>> = const { RefCell::new(None) };
+    static WATCHED: RefCell<Watched> = const { RefCell::new(Watched::Unknown(Vec::new())) };
+}
+
+/// The relations whose change matters.
+enum Watched {
+    /// These.
+    Known(Vec<pg_sys::Oid>),
+    /// They are being read; these have changed meanwhile.
+    Unknown(Vec<pg_sys::Oid>),
 }
 
 /// Has the backend notice changes; called once when the library is loaded.
 pub fn watch_for_changes() {
-    use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID};
+    // With a database goes the membership in pg_database_owner.
+    use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID, DATABASEOID};
     // SAFETY: the callbacks neither raise nor call PostgreSQL, and live as long as the library, which PostgreSQL
     // never unloads.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::null());
-        for cache in [AUTHOID, AUTHMEMMEMROLE, AUTHMEMROLEMEM] {
+        for cache in [AUTHOID, AUTHMEMMEMROLE, AUTHMEMROLEMEM, DATABASEOID] {
             pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(role_changed), pg_sys::Datum::null());
         }
     }
 }
 
 unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    let matters = relation == pg_sys::InvalidOid
-        || WATCHED.with_borrow(|watched| watched.as_ref().is_none_or(|watched| watched.contains(&relation)));
+    note_change(relation);
+}
+
+fn note_change(relation: pg_sys::Oid) {
+    // Who looks seldom is not to keep all that has changed since.
+    const MOST: usize = 10_000;
+    let matters = WATCHED.with_borrow_mut(|watched| match watched {
+        _ if relation == pg_sys::InvalidOid => true,
+        Watched::Known(relations) => relations.contains(&relation),
+        Watched::Unknown(changed) if changed.len() < MOST => {
+            changed.push(relation);
+            false
+        }
+        Watched::Unknown(_) => true,
+    });
     if matters {
         GENERATION.fetch_add(1, Relaxed);
     }
@@ -96,9 +117,9 @@ impl Entries {
     }
 
     fn read(home: &Home) -> Rc<Entries> {
-        // Before it is known which relations matter, all do. A change that comes while the catalog is read
-        // outdates what is read.
-        WATCHED.set(None);
+        // A change that comes while the catalog is read outdates what is read. Which relations matter is known at
+        // the end only; others are not to have it read again, since in a busy database there is no end of them.
+        WATCHED.set(Watched::Unknown(Vec::new()));
         let generation = GENERATION.load(Relaxed);
         let table = home.table(CACHE);
         let tables: Vec<pg_sys::Oid> = partitions_of(table).iter().rev().map(|partition| partition.oid).collect();
@@ -106,7 +127,10 @@ impl Entries {
         // A change of an index is told as one of its table.
         let mut watched = tables;
         watched.push(table);
-        WATCHED.set(Some(watched));
+        let before = WATCHED.replace(Watched::Known(watched));
+        if let Watched::Unknown(changed) = before {
+            changed.into_iter().for_each(note_change);
+        }
         let entries = Rc::new(Entries {
             table,
             partitions,
@@ -155,6 +179,7 @@ impl Entries {
 /// The partitions that are these tables, in the same order. `None` unless each is an ordinary table with a valid
 /// entry index and the columns of the cache, and nothing of the whole lies elsewhere.
 fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option<Vec<Partition>> {
+    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // A partition that is being detached is there for some snapshots only. One that takes what fits nowhere
     // else has no place among months. The shards of a distributed table are elsewhere.
     const IS_PLAIN: &str = "\
@@ -194,8 +219,14 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
         tables
             .iter()
             .map(|&partition| {
+                // Locked, since the definition of an index cannot be shown while its table goes.
+                // SAFETY: what is not NULL is open until it is closed; an error closes it.
+                let open = unsafe { pg_sys::try_relation_open(partition, LOCK) };
+                if open.is_null() {
+                    return None;
+                }
                 let args = [partition.into(), home.namespace.into()];
-                spi::run(Access::ReadLatest, OF_PARTITION, &args, |rows| {
+                let found = spi::run(Access::ReadLatest, OF_PARTITION, &args, |rows| {
                     let number = |column| if rows.count() > 0 { rows.get::<i16>(0, column) } else { None };
                     let columns = Columns {
                         content_type: number(2)?,
@@ -207,7 +238,10 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
                         last: (2..=7).filter_map(number).max()?,
                     };
                     Some(Partition { table: partition, index: rows.get(0, 1)?, columns })
-                })
+                });
+                // SAFETY: as above.
+                unsafe { pg_sys::relation_close(open, LOCK) };
+                found
             })
             .collect()
     })
