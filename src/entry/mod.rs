@@ -6,6 +6,7 @@ mod invalidate;
 pub mod key;
 mod lock;
 mod lookup;
+mod search;
 mod touch;
 mod upsert;
 mod values;
