@@ -32,9 +32,11 @@ CREATE FUNCTION @extschema@.cache_key(request jsonb) RETURNS text
 COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
     'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785). The same request gives the same key in every language';
 
--- LEAKPROOF: it raises on no input, so row security may use it in an index condition.
+-- LEAKPROOF: it raises on no input, so row security may use it in an index condition. COST: a SHA-256 is
+-- dear beside a comparison, and a planner that knows this looks a key up by the index that holds the
+-- digest, not by the smaller one on user and content type.
 CREATE FUNCTION @extschema@.cache_entry_digest(content_type text, cache_key text) RETURNS uuid
-    LANGUAGE c IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_entry_digest_wrapper';
+    LANGUAGE c IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'cache_entry_digest_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_entry_digest(text, text) IS
     'First 128 bits of the SHA-256 of content type and key; what the unique index of each partition holds';
 
@@ -64,6 +66,15 @@ CREATE FUNCTION @extschema@.cache_lookup_many(user_id uuid, content_type text, c
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_lookup_many';
 COMMENT ON FUNCTION @extschema@.cache_lookup_many(uuid, text, text[]) IS
     'One row for each requested key, in the order of the request; content is NULL for a miss. Writes nothing';
+
+CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metadata jsonb, max_results integer DEFAULT 10)
+    RETURNS TABLE (id uuid, cache_key text, content jsonb, metadata jsonb, reuse_score numeric,
+                   created_at timestamptz, expires_at timestamptz, age interval, token_cost numeric,
+                   priority_tier integer, story_id uuid, foundation_dependency text)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_search';
+COMMENT ON FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer) IS
+    'A user''s live entries of a content type whose metadata contains the given object, by reuse_score and then the newest first. Writes nothing';
 
 -- == write ==
 CREATE FUNCTION @extschema@.cache_upsert(

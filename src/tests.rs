@@ -62,6 +62,22 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_search_finds_by_metadata_the_best_first() {
+        for (key, genre, score) in [("a", "noir", 3), ("b", "horror", 9), ("c", "noir", 7)] {
+            let metadata = format!(r#"{{"genre": "{genre}", "words": 500}}"#);
+            value(&format!(
+                "SELECT cache_upsert($A, 't', '{key}', '1', metadata => '{metadata}', reuse_score => {score})"
+            ));
+        }
+        let found = |metadata: &str, limit: u32| {
+            value(&format!("SELECT string_agg(cache_key, '') FROM cache_search($A, 't', '{metadata}', {limit})"))
+        };
+        assert_eq!(found(r#"{"genre": "noir"}"#, 10).as_deref(), Some("ca"));
+        assert_eq!(found(r#"{"words": 500}"#, 2).as_deref(), Some("bc"));
+        assert_eq!(found(r#"{"genre": "western"}"#, 10), None);
+    }
+
+    #[pg_test]
     fn what_a_call_does_not_say_comes_from_the_content_policy() {
         let cost = "SELECT token_cost FROM cache_get($A, 'story_foundation', 'k')";
         let lifetime = "SELECT expires_at - created_at FROM cache_get($A, 'story_foundation', 'k')";

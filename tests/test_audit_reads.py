@@ -64,6 +64,16 @@ def test_each_lookup_leaves_a_row(audited):
     assert len(audited.execute(ROWS)) == 9
 
 
+def test_each_entry_that_a_search_finds_leaves_a_row(audited):
+    with audited.connect() as connection:
+        connection.execute("SELECT cache_upsert(%s, 't', 'best', '2', reuse_score => 9)", (ALICE,))
+        for user in (ALICE, BOB):
+            connection.execute("SELECT * FROM cache_search(%s, 't', '{}')", (user,))
+        connection.execute("SELECT * FROM cache_search(%s, 't', '{}', 1)", (ALICE,))
+    assert flushed(audited) == 3
+    assert audited.execute(ROWS) == [(ALICE, "t", key, "postgres", True, None, None) for key in ("best", "k", "best")]
+
+
 def test_a_row_says_who_and_from_where(audited, roles):
     audited.execute("SELECT cache_grant_tenant('authenticated'), cache_grant_service('service_role')")
     with audited.connect() as connection:

@@ -180,6 +180,11 @@ def test_content_above_the_limit(cache):
     (f"cache_lookup_many('{ALICE}', 't', '{{k,\"\"}}')", "22023"), (f"cache_lookup_many('{ALICE}', NULL, '{{k}}')", "22004"),
     ("cache_lookup_many(NULL, 't', '{k}')", "22004"),
     (f"cache_lookup_many('{ALICE}', 't', (SELECT array_agg(n::text) FROM generate_series(1, 10001) n))", "54000"),
+    ("cache_search(NULL, 't', '{}')", "22004"), (f"cache_search('{ALICE}', NULL, '{{}}')", "22004"),
+    (f"cache_search('{ALICE}', 't', NULL)", "22004"), (f"cache_search('{ALICE}', 't', '{{}}', NULL)", "22004"),
+    (f"cache_search('{ALICE}', '', '{{}}')", "22023"), (f"cache_search('{ALICE}', repeat('x', 256), '{{}}')", "22023"),
+    *[(f"cache_search('{ALICE}', 't', '{metadata}')", "22023") for metadata in ("[]", "null", "1", '"tag"', '[{"tag": "a"}]')],
+    *[(f"cache_search('{ALICE}', 't', '{{}}', {results})", "22023") for results in (0, -1, 1001, 2147483647, -2147483648)],
     ("cache_grant_tenant('')", "42704"), ("cache_grant_service('public')", "42704"),
     ("cache_key('[1e400]')", "22003"), ("cache_key('{\"a\": -1e309}')", "22003"),
     (f"cache_key({DEEP})", "54001"), ("cache_key((repeat('{\"a\":', 200) || '1' || repeat('}', 200))::jsonb)", "54001"),
@@ -284,7 +289,7 @@ def test_a_role_without_rights_is_refused(cache, cluster):
             for call in (f"cache_lookup('{ALICE}', 't', 'k')", f"cache_get('{ALICE}', 't', 'k')", f"cache_lookup_many('{ALICE}', 't', '{{k}}')",
                          upsert()[7:], upsert_many(entry())[7:], f"cache_touch('{ALICE}', 't', 'k')", f"cache_invalidate('{ALICE}', 't', 'k')",
                          f"cache_invalidate_content_type('{ALICE}', 't')", f"cache_invalidate_where('{ALICE}', '{{\"tag\": \"a\"}}')",
-                         f"cache_invalidate_dependents('{ALICE}', 'f')", f"cache_forget_user('{ALICE}')",
+                         f"cache_invalidate_dependents('{ALICE}', 'f')", f"cache_forget_user('{ALICE}')", f"cache_search('{ALICE}', 't', '{{}}')",
                          f"get_infinite_pages_analytics('{ALICE}')", "user_cache_analytics", "cache_create_current_partition()",
                          "create_monthly_cache_partition('2031-01-01')", "drop_old_cache_partitions()", "cache_setup()"):
                 for claims in ("", json.dumps({"sub": ALICE})):

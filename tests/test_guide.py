@@ -164,7 +164,7 @@ def test_the_plan_of_the_guides_slow_query_uses_an_index(guided):
         # Few rows would be scanned whole.
         connection.execute("SET enable_seqscan = off")
         plan = "\n".join(line for (line,) in connection.execute(the("EXPLAIN ANALYZE").replace("some-uuid", ALICE)))
-    assert "infinite_pages_cache" in plan and "entry_idx" in plan
+    assert "infinite_pages_cache" in plan and "user_id_content_type_idx" in plan
 
 
 def test_cleanup_deletes_what_has_expired(guided, cluster):

@@ -39,6 +39,7 @@ def test_a_standby_serves_lookups_and_has_no_worker(pair):
         assert lookup(connection, (ALICE, "t", "missing")) is None
         assert connection.execute("SELECT content FROM cache_get(%s, %s, %s)", KEY).fetchall() == [("second",)]
         assert connection.execute("SELECT * FROM cache_lookup_many(%s, 't', '{k,x}')", (ALICE,)).fetchall() == [("k", "second"), ("x", None)]
+        assert connection.execute("SELECT content FROM cache_search(%s, 't', '{}') WHERE cache_key = 'k'", (ALICE,)).fetchall() == [("second",)]
         assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
     time.sleep(1.2)
     with copy.connect() as connection:

@@ -203,6 +203,7 @@ def test_what_is_not_a_tenants_business_is_denied(supabase):
     for_anon = [f"SELECT * FROM {CACHE}", "SELECT * FROM user_cache_analytics", "SELECT * FROM cache_content_policies",
                 f"SELECT cache_lookup('{BOB}', 't', 'k')", f"SELECT * FROM cache_get('{BOB}', 't', 'k')",
                 f"SELECT * FROM cache_lookup_many('{BOB}', 't', '{{k}}')", f"SELECT cache_upsert('{BOB}', 't', 'k', '1')",
+                f"SELECT * FROM cache_search('{BOB}', 't', '{{}}')",
                 f"SELECT cache_touch('{BOB}', 't', 'k')", f"SELECT cache_invalidate('{BOB}', 't', 'k')",
                 f"SELECT get_infinite_pages_analytics('{BOB}')", "SELECT cache_create_current_partition()"]
     supabase.execute("CREATE SCHEMA work; GRANT ALL ON SCHEMA work TO authenticated, anon")
@@ -219,6 +220,7 @@ def test_another_user_in_an_argument(supabase):
             f"SELECT cache_lookup('{ALICE}', 't', 'k')": [(None,)],
             f"SELECT * FROM cache_get('{ALICE}', 't', 'k')": [],
             f"SELECT * FROM cache_lookup_many('{ALICE}', 't', '{{k,k2}}')": [("k", None), ("k2", None)],
+            f"SELECT * FROM cache_search('{ALICE}', 't', '{{}}')": [],
             f"SELECT cache_touch('{ALICE}', 't', 'k', '1 day')": [(None,)],
             f"SELECT cache_invalidate('{ALICE}', 't', 'k')": [(0,)],
             f"SELECT cache_invalidate_content_type('{ALICE}', 't')": [(0,)],
@@ -297,6 +299,7 @@ def test_a_kept_plan_serves_each_role_and_user_with_their_own_rows(supabase, pla
     fill_for_alice(supabase)
     calls = ["SELECT cache_lookup(%s, 't', 'k')", "SELECT (cache_get(%s, 't', 'k')).content",
              "SELECT content FROM cache_lookup_many(%s, 't', '{k}')",
+             "SELECT content FROM cache_search(%s, 't', '{}') WHERE cache_key = 'k'",
              f"SELECT content FROM {CACHE} WHERE user_id = %s AND cache_key = 'k'"]
     with supabase.connect(prepare_threshold=1) as connection:
         connection.execute(f"SET plan_cache_mode = {plan_cache_mode}")
@@ -512,6 +515,7 @@ def test_nothing_planted_in_the_search_path_is_ever_called(supabase, role):
         f"public.cache_lookup('{ALICE}', 't', 'missing')": None,
         f"(public.cache_get('{ALICE}', 't', 'k')).content": 1,
         f"(public.cache_lookup_many('{ALICE}', 't', '{{k}}')).content": 1,
+        f"""(public.cache_search('{ALICE}', 't', '{{"tag": "a"}}')).content""": 1,
         f"public.cache_touch('{ALICE}', 't', 'k') IS NOT NULL": True,
         f"public.cache_upsert_many('{entry}') IS NOT NULL": True,
         "public.cache_key('{}')": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",

@@ -61,6 +61,11 @@ SELECT * FROM (
         SELECT 1 FROM pg_index x WHERE x.indrelid = p.oid AND x.indisunique AND x.indisvalid
           AND pg_get_indexdef(x.indexrelid) LIKE '%cache_entry_digest(content_type, cache_key)%')
     UNION ALL
+    SELECT 'searches have their index', count(x.*) > 0, coalesce(min(x.indexrelid::regclass::text), 'there is none on (user_id, content_type)'),
+           CASE WHEN count(x.*) = 0 THEN 'Run SELECT @extschema@.cache_setup();' END
+    FROM cache LEFT JOIN pg_index x ON x.indrelid = cache.oid AND x.indisvalid AND x.indpred IS NULL
+         AND pg_get_indexdef(x.indexrelid) ~ ' USING btree \(user_id, content_type[,)]'
+    UNION ALL
     SELECT 'all indexes are valid', count(*) = 0, coalesce('invalid: ' || string_agg(x.indexrelid::regclass::text, ', '), 'all are'),
            CASE WHEN count(*) > 0 THEN 'REINDEX them.' END
     FROM pg_index x

@@ -7,6 +7,7 @@ pub mod key;
 mod lock;
 mod lookup;
 mod probe;
+mod search;
 mod touch;
 mod upsert;
 mod values;

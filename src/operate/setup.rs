@@ -140,7 +140,7 @@ fn has_lz4() -> bool {
     spi::run(Access::ReadLatest, sql, &[], |rows| rows.count() > 0 && rows.get(0, 1).unwrap_or(false))
 }
 
-/// Takes over a table that exists: adds the columns it lacks.
+/// Takes over a table that exists: adds the columns and indexes it lacks.
 ///
 /// # Errors
 /// 42501 when it belongs to a role that is neither the caller, nor a superuser, nor the database's
@@ -154,8 +154,12 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
     // The statements that would create it are the description that it is compared with.
     let template = format!("{name}_template");
     spi::execute(&sql.replace("@extschema@", &home.schema).replace(name, &template));
+    let indexes = missing_indexes(home.table(&template), table);
     add_missing_columns(home, name, home.table(&template));
     spi::execute(&format!("DROP TABLE {}.{template}", home.schema));
+    for index in indexes {
+        spi::execute(&format!("CREATE INDEX ON {}.{name} {index}", home.schema));
+    }
     secure_sequences(home, name);
     // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
     secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
@@ -178,6 +182,25 @@ fn add_missing_columns(home: &Home, name: &str, template: pg_sys::Oid) {
     for column in missing {
         spi::execute(&format!("ALTER TABLE {}.{name} ADD COLUMN {column}", home.schema));
     }
+}
+
+/// What a table lacks of the indexes of its template, but for those of constraints: each from USING on. One that has
+/// further columns or parameters of its own serves as well. An index on a partitioned table is one on all its partitions.
+fn missing_indexes(template: pg_sys::Oid, table: pg_sys::Oid) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT wanted.definition \
+         FROM (SELECT substring(pg_get_indexdef(indexrelid) FROM ' (USING .*)') AS definition \
+               FROM pg_index WHERE indrelid = $1 AND NOT indisunique) wanted \
+         WHERE NOT EXISTS ( \
+             SELECT FROM pg_index x, substring(pg_get_indexdef(x.indexrelid) FROM ' (USING .*)') AS definition \
+             WHERE x.indrelid = $2 AND x.indisvalid AND x.indpred IS NULL \
+               AND (definition = wanted.definition OR starts_with(definition, wanted.definition || ' ') \
+                    OR starts_with(definition, rtrim(wanted.definition, ')') || ','))) \
+         ORDER BY 1",
+        &[template.into(), table.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a definition")),
+    )
 }
 
 fn check_origin(home: &Home, name: &str, table: pg_sys::Oid) {

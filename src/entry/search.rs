@@ -1,0 +1,113 @@
+//! The search by metadata: a user's entries of one content type whose metadata contain what is asked for,
+//! the best first. Like a lookup it writes nothing. It counts as no lookup either: whether what it found was
+//! of use, the lookup of the chosen entry tells.
+
+#![allow(unsafe_code)]
+
+use super::{Address, checked_content_type, checked_user, missing, or_raise};
+use crate::audit::reads;
+use crate::error::{Refusal, shown};
+use crate::jsonb::RawJsonb;
+use crate::kept;
+use crate::materialize::{materialize, nothing};
+use crate::settings;
+use crate::spi::{self, Access, Rows};
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::{Uuid, pg_sys};
+
+/// Entries that one search returns at most.
+const MAX_RESULTS: i32 = 1_000;
+
+/// The inner query goes through what the index on user and content type finds. Of the best it asks, one by
+/// one and until there are enough, whether a month after theirs holds a newer version: that one decides, also
+/// when it has expired or its metadata are others. OFFSET 0 keeps the planner from making it a join, which
+/// would ask for all of them.
+fn statement(schema: &str) -> String {
+    format!(
+        "SELECT b.id, b.cache_key, b.content, b.metadata, b.reuse_score, b.created_at, b.expires_at, \
+                clock_timestamp() - b.created_at, b.token_cost, b.priority_tier, b.story_id, b.foundation_dependency \
+         FROM ( \
+             SELECT id, cache_key::text, content, metadata, reuse_score, created_at, expires_at, \
+                    token_cost, priority_tier::integer, story_id, foundation_dependency::text \
+             FROM {schema}.infinite_pages_cache_partitioned \
+             WHERE user_id = $1 AND content_type = $2 AND metadata @> $3 AND expires_at > clock_timestamp() \
+             ORDER BY reuse_score DESC NULLS LAST, created_at DESC, id OFFSET 0) b \
+         WHERE NOT EXISTS ( \
+             SELECT FROM {schema}.infinite_pages_cache_partitioned n \
+             WHERE n.user_id = $1 AND n.content_type = $2 AND n.cache_key = b.cache_key \
+               AND {schema}.cache_entry_digest(n.content_type, n.cache_key) = {schema}.cache_entry_digest($2, b.cache_key) \
+               AND n.created_at > b.created_at OFFSET 0) \
+         ORDER BY b.reuse_score DESC NULLS LAST, b.created_at DESC, b.id LIMIT $4"
+    )
+}
+
+crate::materialize::set_returning!(infinite_pages_cache_search, pg_finfo_infinite_pages_cache_search, search);
+
+fn search(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: the function is declared with these four arguments.
+    let (user_id, content_type, metadata, max_results) = unsafe {
+        (
+            or_raise(checked_user(pgrx::pg_getarg(fcinfo, 0))),
+            or_raise(checked_content_type(pgrx::pg_getarg(fcinfo, 1))),
+            or_raise(checked_metadata(pgrx::pg_getarg(fcinfo, 2))),
+            or_raise(checked_max_results(pgrx::pg_getarg(fcinfo, 3))),
+        )
+    };
+    if !settings::ENABLED.get() {
+        return nothing(fcinfo);
+    }
+    let args: [DatumWithOid; 4] =
+        [user_id.into(), spi::text(content_type), metadata.into(), i64::from(max_results).into()];
+    materialize(fcinfo, |deliver| {
+        kept::run(Access::Read, "search", statement, &args, |rows| {
+            deliver(rows);
+            audit(user_id, content_type, rows);
+        });
+    });
+}
+
+/// What a search hands out has been read.
+fn audit(user_id: Uuid, content_type: &[u8], rows: &Rows) {
+    if !reads::is_on() {
+        return;
+    }
+    for row in 0..rows.count() {
+        let cache_key = rows.text(row, 2);
+        // A client that inserts into the table itself may have stored a key that no call could ask for.
+        if let Ok(address) = Address::new(Some(user_id), Some(content_type), cache_key.as_deref()) {
+            reads::record(&address, true);
+        }
+    }
+}
+
+/// # Errors
+/// 22004 for NULL, 22023 for anything but an object.
+fn checked_metadata(metadata: Option<RawJsonb>) -> Result<RawJsonb, Refusal> {
+    let hint =
+        "Pass what the metadata of the entries must contain, such as {\"genre\": \"noir\"}; {} is in all of them.";
+    let metadata = metadata.ok_or_else(|| missing("metadata").hint(hint))?;
+    let text = metadata.to_text();
+    if !text.starts_with('{') {
+        return Err(Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "metadata must be a JSON object")
+            .detail(format!("It is {}.", shown(&text)))
+            .hint(hint));
+    }
+    Ok(metadata)
+}
+
+/// # Errors
+/// 22004 for NULL, 22023 for a number out of range.
+fn checked_max_results(max_results: Option<i32>) -> Result<i32, Refusal> {
+    let hint = "Leave it out to get the best 10.";
+    let max_results = max_results.ok_or_else(|| missing("max_results").hint(hint))?;
+    if !(1..=MAX_RESULTS).contains(&max_results) {
+        return Err(Refusal::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("max_results must be between 1 and {MAX_RESULTS}"),
+        )
+        .detail(format!("It is {max_results}."))
+        .hint(hint));
+    }
+    Ok(max_results)
+}
