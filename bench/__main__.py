@@ -1,7 +1,7 @@
 """Measures the extension on this machine: make bench, or make bench CASES="counting views".
 
 A case is a file in bench/cases, with a docstring that says what it measures, and a function run(settings)
-that returns tables. Its name is that of the file. Tables go to the output, progress to the error output.
+that yields tables, and what has been reached of the targets (bench/targets.py). Its name is that of the file. Tables go to the output, progress to the error output.
 
 Figures of one machine and one day: what can be compared are the ratios, each to a baseline of the same run.
 """
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import measure
+from . import measure, targets
 from .server import BINDIR, ROOT, SETTINGS
 
 CASES = sorted(file.stem for file in (Path(__file__).parent / "cases").glob("*.py") if file.stem != "__init__")
@@ -26,7 +26,10 @@ def main():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all of them if none is given")
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of a large cache")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of lookups that are compared")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of what is compared")
+    parser.add_argument("--seconds", type=int, default=3, help="time of each run of pgbench")
+    parser.add_argument("--copies", type=int, default=3, help="new servers for what can be done but once")
+    parser.add_argument("--output", type=Path, help="where the results go as benchmark.md and benchmark.svg, too")
     options = parser.parse_args()
     unknown = set(options.cases) - set(CASES)
     if unknown:
@@ -35,15 +38,39 @@ def main():
     # Servers are stopped and removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
-    print(machine())
+    printed, reached = [], []
+
+    def show(text):
+        print(text, flush=True)
+        printed.append(text)
+
+    show(machine())
     for name in options.cases or CASES:
         case = importlib.import_module(f"bench.cases.{name}")
         measure.progress(f"{name} …")
         title, _, text = case.__doc__.strip().partition("\n\n")
-        print(f"\n## {name}: {title}\n\n{text}\n", flush=True)
-        for table in case.run(options):
-            print(f"{table}\n", flush=True)
-    measure.progress(f"{time.monotonic() - began:.0f} s in all; load average at the end {os.getloadavg()[0]:.1f}")
+        show(f"\n## {name}: {title}\n\n{text}\n")
+        for result in case.run(options):
+            if isinstance(result, targets.Reached):
+                reached.append(result)
+            else:
+                show(f"{result}\n")
+    if reached:
+        show(f"## Targets\n\n{targets.summary(reached)}\n")
+    took = f"{time.monotonic() - began:.0f} s in all; load average at the end {os.getloadavg()[0]:.1f}"
+    show(took)
+    if options.output:
+        publish(options.output, printed, reached)
+
+
+def publish(directory, printed, reached):
+    """Text as it was printed, the table of targets with its chart first."""
+    directory.mkdir(parents=True, exist_ok=True)
+    head, *cases = printed
+    lines = [head, "\n", *cases[-2:], "![How far from its target each one is](benchmark.svg)\n", *cases[:-2]]
+    (directory / "benchmark.md").write_text("\n".join(lines).rstrip() + "\n")
+    targets.chart(reached, directory / "benchmark.svg", head.splitlines()[2].removeprefix("- "))
+    measure.progress(f"written to {directory}")
 
 
 def machine():
