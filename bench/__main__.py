@@ -53,7 +53,7 @@ def main():
         print(text, flush=True)
         printed.append(text)
 
-    show(machine())
+    show(machine(options))
     for name in options.cases or CASES:
         case = importlib.import_module(f"bench.cases.{name}")
         measure.progress(f"{name} …")
@@ -89,7 +89,7 @@ def publish(directory, printed, reached):
     measure.progress(f"written to {directory}")
 
 
-def machine():
+def machine(options):
     """What the figures hold for."""
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())
@@ -102,6 +102,8 @@ def machine():
         f"- {time.strftime('%Y-%m-%d %H:%M %Z')}, {os.cpu_count()} cores ({cpu}), {memory:.0f} GB of memory, "
         f"{platform.system()} {platform.release()}, load average {os.getloadavg()[0]:.1f} before it began\n"
         f"- PostgreSQL {version}; {settings}; of what is compared with tables and Redis shared_buffers = {months.SETTINGS['shared_buffers']}\n"
+        f"- {options.entries:,} entries where nothing else is said, {options.rounds} turns, {options.seconds} s each"
+        f"{'; a quick run, which leaves out what no target needs' if options.quick else ''}\n"
         "- a ± b: the median of the runs, and half the width of the range in which the middle half of them lies. What is\n"
         "  compared runs in turns. A ratio or a difference is that of the runs of one turn."
     )

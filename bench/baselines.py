@@ -42,12 +42,14 @@ PARTMAN = f"""
     CREATE SCHEMA partitioning;
     CREATE EXTENSION pg_partman SCHEMA partitioning"""
 
+TABLES = {"plain": f"{PLAIN}; {TENANT}", "legacy": LEGACY, "partman": PARTMAN}
+
 
 def create(connection, table, months):
     """Creates an empty table; returns whether that can be done here."""
     if table == "partman" and not has_partman(connection):
         return False
-    connection.execute({"plain": f"{PLAIN}; {TENANT}", "legacy": LEGACY, "partman": PARTMAN}[table])
+    connection.execute(TABLES[table])
     if table == "partman":
         major = int(connection.execute("SELECT split_part(extversion, '.', 1) FROM pg_extension WHERE extname = 'pg_partman'").fetchone()[0])
         interval = "p_type := 'native', p_interval := 'monthly'" if major < 5 else "p_interval := '1 month'"
@@ -59,6 +61,11 @@ def create(connection, table, months):
 
 def has_partman(connection):
     return connection.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_partman'").fetchone()[0] == 1
+
+
+def existing(server, tables):
+    """Those of some tables that could be made."""
+    return [table for table in tables if server.execute("SELECT to_regclass(%s)", (table,))[0][0]]
 
 
 def fill(table):

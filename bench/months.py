@@ -2,9 +2,9 @@
 
 Each number n from 1 makes an entry. The newest has 1. Each month has four fifths of the entries of the month after it,
 so that of keys chosen at random the recent months have the most. Contents are JSON of English-like words: an eighth of
-them of 1 kB; the sizes of the others are log-normal, from 1 to 30 kB, half of them up to 2 kB, 2.8 kB on the average.
-After the last entry there are those of users with a thousand entries of one content type each, for requests of
-many keys."""
+them of 1 kB; the sizes of the others are log-normal, from 1 to 30 kB, half of them up to 2 kB. All are 2.5 kB on the
+average, so that a million of them fit in memory. After the last entry there are those of users with a thousand
+entries of one content type each, for requests of many keys."""
 
 import math
 import os
@@ -70,7 +70,7 @@ class Months:
     def version(self):
         """What a kept directory depends on."""
         month = datetime.now(timezone.utc).strftime("%Y-%m")
-        return [repr(self), month, *(Path(file).read_text() for file in (__file__, baselines.__file__))]
+        return [repr(self), month, Path(__file__).read_text(), *baselines.COLUMNS, *baselines.TABLES.values()]
 
     # ── the parts of an entry ──
 
@@ -131,6 +131,17 @@ class Months:
             list(pool.map(lambda worker: self.copy(server, range(1 + worker, total + 1, workers)), range(workers)))
             # The other tables get them in the same order, as if they had been in use as long.
             list(pool.map(lambda table: server.execute(baselines.fill(table)), made))
+        self.check(server, made)
+
+    def check(self, server, tables):
+        """Makes sure that every month has the entries that it should have, in every table."""
+        bounds, extra = self.bounds(), [len(range(month, self.many, self.months)) for month in range(self.months)]
+        ago = 1 if self.expired else 0
+        expected = sorted((months_before(month + ago), bounds[month + 1] - bounds[month] + extra[month]) for month in range(self.months))
+        for table in ("infinite_pages_cache_partitioned", *tables):
+            found = server.execute(f"SELECT date_trunc('month', created_at, 'UTC'), count(*) FROM {table} GROUP BY 1 ORDER BY 1")
+            if found != expected:
+                raise RuntimeError(f"{table} has {found}, not {expected}")
 
     def copy(self, server, numbers):
         now = datetime.now(timezone.utc)
@@ -144,8 +155,7 @@ class Months:
                 month = 0
                 for n in numbers:
                     if n > self.entries:
-                        month = n % self.months
-                        fraction = 0.5
+                        month, fraction = (n - self.entries - 1) % self.months, 0.5
                     elif self.expired:
                         month, fraction = 1, n / (self.entries + 1)
                     else:

@@ -1,5 +1,6 @@
 """What the extension should reach, and the table and the chart of what it does."""
 
+import math
 from dataclasses import dataclass
 
 from .measure import Figure, table
@@ -29,6 +30,9 @@ TARGETS = {
     "memory": ("memory of a backend after many lookups, MB", "after 1,000 lookups", "<=", 1),
 }
 
+# A chart does not go farther than this from a target.
+FARTHEST = 100
+
 
 @dataclass
 class Reached:
@@ -45,13 +49,13 @@ class Reached:
         self.work, self.against = self.work or work, self.against or against
 
     @property
-    def margin(self):
-        """How many times better than it should be."""
-        return self.figure.median / self.limit if self.sense == ">=" else self.limit / max(self.figure.median, 1e-9)
-
-    @property
     def is_met(self):
-        return self.margin >= 1
+        return self.figure.median >= self.limit if self.sense == ">=" else self.figure.median <= self.limit
+
+    def margin(self, noises=0):
+        """How many times better than it should be, as far as a chart can show it; so many times the noise away."""
+        value = max(self.figure.median + noises * self.figure.noise, self.limit / FARTHEST)
+        return min(FARTHEST, max(1 / FARTHEST, value / self.limit if self.sense == ">=" else self.limit / value))
 
     @property
     def verdict(self):
@@ -64,20 +68,19 @@ class Reached:
 
     @property
     def measured(self):
-        return "" if self.figure is None else f"{shown(self.figure.median)} ± {shown(self.figure.noise)}"
+        if self.figure is None:
+            return ""
+        places = decimals(self.figure.median)
+        return f"{self.figure.median:,.{places}f} ± {self.figure.noise:,.{places}f}"
 
     @property
     def wanted(self):
-        return "" if self.limit is None else f"{'≥' if self.sense == '>=' else '≤'} {shown(self.limit)}"
+        return "" if self.limit is None else f"{'≥' if self.sense == '>=' else '≤'} {self.limit:g}"
 
 
-def shown(number):
-    """Three significant digits."""
-    if abs(number) >= 100:
-        return f"{number:,.0f}"
-    if abs(number) >= 10:
-        return f"{number:.1f}"
-    return f"{number:.2f}" if abs(number) >= 0.1 or number == 0 else f"{number:.2g}"
+def decimals(number):
+    """For three significant digits."""
+    return 2 if number == 0 else min(7, max(0, 2 - math.floor(math.log10(abs(number)))))
 
 
 def ordered(reached):
@@ -87,7 +90,7 @@ def ordered(reached):
 
 def summary(reached):
     """The table of all targets that were measured."""
-    return table(("work", "against", "ratio", "target", "met"),
+    return table(("work", "against", "measured", "target", "met"),
                  [(one.work, one.against, one.measured, one.wanted, one.verdict) for one in ordered(reached)])
 
 
@@ -103,28 +106,21 @@ def chart(reached, file, title):
     bars = [one for one in ordered(reached) if one.figure is not None and one.limit is not None][::-1]
     figure, axes = pyplot.subplots(figsize=(11, 0.42 * len(bars) + 1.6))
     for place, one in enumerate(bars):
-        color = "#2a7f62" if one.is_met else "#b3412f"
         # From the target to what was reached, on a logarithmic scale.
-        axes.barh(place, one.margin - 1, left=1, height=0.55, color=color)
-        low, high = (limits(one))
-        axes.plot([low, high], [place, place], color="black", linewidth=1)
-        axes.annotate(f"{one.measured}  ({one.wanted})", (max(one.margin, high, 1), place), xytext=(6, 0),
-                      textcoords="offset points", va="center")
-    axes.set_yticks(range(len(bars)), [f"{one.work}\nagainst {one.against}" if one.against != "—" else one.work for one in bars])
+        axes.barh(place, one.margin() - 1, left=1, height=0.55, color="#2a7f62" if one.is_met else "#b3412f")
+        noise = sorted((one.margin(-1), one.margin(1)))
+        axes.plot(noise, [place, place], color="black", linewidth=1)
+        axes.annotate(f"{one.measured}  ({one.wanted})", (max(1, *noise), place), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(bars)), [one.work if one.against == "—" else f"{one.work}\nvs. {one.against}" for one in bars])
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlim(min(0.3, *(limits(one)[0] / 1.2 for one in bars)), max(3, *(limits(one)[1] for one in bars)) * 4)
-    axes.set_xlabel("times better than the target (1 = target; the line is the noise)")
-    axes.set_title(title, loc="left")
+    margins = [one.margin(noises) for one in bars for noises in (-1, 1)]
+    axes.set_xlim(min(0.3, min(margins) / 1.2), max(3, max(margins)) * 4)
+    axes.set_xlabel("times better than the target: 1 = target, the thin line is the noise")
+    axes.set_title(title, loc="left", fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
     figure.savefig(file, format="svg", metadata={"Date": None})
     pyplot.close(figure)
-
-
-def limits(one):
-    """The margin at both ends of the noise."""
-    ends = [max(one.figure.median + sign * one.figure.noise, one.limit / 1e4) for sign in (-1, 1)]
-    margins = [end / one.limit if one.sense == ">=" else one.limit / end for end in ends]
-    return min(margins), max(margins)
