@@ -1,7 +1,8 @@
 """Measures the extension on this machine: make bench, make bench CASES="counting views", or make bench-quick.
 
-A case is a file in bench/cases, with a docstring that says what it measures, and a function run(settings)
-that yields tables, and what has been reached of the targets (bench/targets.py). Its name is that of the file. Tables go to the output, progress to the error output.
+A case is a file in bench/cases, with a docstring that says what it measures, and a function run(options) that yields
+tables, and what has been reached of the targets (bench/targets.py). Its name is that of the file. Tables go to the
+output, progress to the error output.
 
 Figures of one machine and one day: what can be compared are the ratios, each to a baseline of the same run.
 """
@@ -74,7 +75,7 @@ def main():
     took = f"{time.monotonic() - began:.0f} s in all; load average at the end {os.getloadavg()[0]:.1f}"
     show(took)
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; nothing is written to {options.output}" if options.output else f"failed: {', '.join(failed)}")
+        sys.exit(f"failed: {', '.join(failed)}" + (f"; nothing is written to {options.output}" if options.output else ""))
     if options.output:
         publish(options.output, printed, reached)
 
@@ -101,7 +102,8 @@ def machine(options):
         f"# Benchmark of infinite_pages_cache {commit.stdout.strip()}\n\n"
         f"- {time.strftime('%Y-%m-%d %H:%M %Z')}, {os.cpu_count()} cores ({cpu}), {memory:.0f} GB of memory, "
         f"{platform.system()} {platform.release()}, load average {os.getloadavg()[0]:.1f} before it began\n"
-        f"- PostgreSQL {version}; {settings}; of what is compared with tables and Redis shared_buffers = {months.SETTINGS['shared_buffers']}\n"
+        f"- PostgreSQL {version}; {settings};\n"
+        f"  shared_buffers = {months.SETTINGS['shared_buffers']} for what is compared with tables and Redis\n"
         f"- {options.entries:,} entries where nothing else is said, {options.rounds} turns, {options.seconds} s each"
         f"{'; a quick run, which leaves out what no target needs' if options.quick else ''}\n"
         "- a ± b: the median of the runs, and half the width of the range in which the middle half of them lies. What is\n"

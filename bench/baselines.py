@@ -51,7 +51,8 @@ def create(connection, table, months):
         return False
     connection.execute(TABLES[table])
     if table == "partman":
-        major = int(connection.execute("SELECT split_part(extversion, '.', 1) FROM pg_extension WHERE extname = 'pg_partman'").fetchone()[0])
+        version = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'pg_partman'").fetchone()[0]
+        major = int(version.split(".")[0])
         interval = "p_type := 'native', p_interval := 'monthly'" if major < 5 else "p_interval := '1 month'"
         connection.execute(f"""
             SELECT partitioning.create_parent('public.partman', 'created_at', {interval}, p_premake := 3,

@@ -27,7 +27,7 @@ class Figure:
         return Figure(mine / theirs for mine, theirs in zip(self.values, baseline.values, strict=True))
 
     def __format__(self, form):
-        return f"{self.median:{form}} ± {self.noise:{form}}"
+        return f"{self.median:{form}} ± {self.noise:{form}}" if len(self.values) > 1 else f"{self.median:{form}}"
 
 
 def alternating(rounds, **actions):

@@ -23,7 +23,8 @@ def start(contents):
     directory = Path(tempfile.mkdtemp(prefix="ipc-bench-redis-"))
     process = None
     try:
-        command = ["redis-server", "--port", "0", "--unixsocket", directory / "socket", "--dir", directory, "--save", "", "--appendonly", "no"]
+        command = ["redis-server", "--port", "0", "--unixsocket", directory / "socket", "--dir", directory,
+                   "--save", "", "--appendonly", "no"]
         process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL)
         server = Redis(directory / "socket")
         deadline = time.monotonic() + 20

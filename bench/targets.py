@@ -68,10 +68,7 @@ class Reached:
 
     @property
     def measured(self):
-        if self.figure is None:
-            return ""
-        places = decimals(self.figure.median)
-        return f"{self.figure.median:,.{places}f} ± {self.figure.noise:,.{places}f}"
+        return "" if self.figure is None else f"{self.figure:,.{decimals(self.figure.median)}f}"
 
     @property
     def wanted(self):

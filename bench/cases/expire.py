@@ -17,10 +17,10 @@ CACHE = "infinite_pages_cache_partitioned"
 def run(options):
     kind = Months(options.entries, months=1, expired=True, tables=("plain",))
     found = {}
+    actions = {"drop_old_cache_partitions()": dropped, "DELETE": deleted, "VACUUM after it": vacuumed}
     for turn in range(options.copies):
         progress(f"expire: {turn + 1} of {options.copies} …")
         with server.start(kind, months.SETTINGS) as one:
-            actions = {"drop_old_cache_partitions()": dropped, "DELETE": deleted, "VACUUM after it": vacuumed}
             # What is first may find less in memory; VACUUM comes after the DELETE in any case.
             order = list(actions) if turn % 2 else [*list(actions)[1:], *list(actions)[:1]]
             for name in order:
@@ -28,7 +28,8 @@ def run(options):
     figures = {name: [Figure(column) for column in zip(*found[name])] for name in actions}
     drop, delete = figures["drop_old_cache_partitions()"], figures["DELETE"]
     yield table((f"a month of {kind.entries:,} entries", "seconds", "WAL, bytes", "time, ratio", "WAL, ratio"), [
-        (name, f"{seconds:.4f}", f"{wal:,.0f}", *(("1", "1") if name == "DELETE" else (f"{seconds / delete[0]:.5f}", f"{wal / delete[1]:.7f}")))
+        (name, f"{seconds:.4f}", f"{wal:,.0f}",
+         *(("1", "1") if name == "DELETE" else (f"{seconds / delete[0]:.5f}", f"{wal / delete[1]:.7f}")))
         for name, (seconds, wal) in figures.items()])
     yield Reached("expire/time", drop[0] / delete[0])
     yield Reached("expire/WAL", drop[1] / delete[1])

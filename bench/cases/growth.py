@@ -31,7 +31,8 @@ def run(options):
         found = alternating(options.rounds, **names)
         baseline, grown_large, _ = found.values()
         yield table(("1 client", "p50, µs", "mean, µs", "p50, ratio"), [
-            (name, f"{figures['p50']:.1f}", f"{figures['us']:.1f}", "1" if figures is baseline else f"{figures['p50'] / baseline['p50']:.3f}")
+            (name, f"{figures['p50']:.1f}", f"{figures['us']:.1f}",
+             "1" if figures is baseline else f"{figures['p50'] / baseline['p50']:.3f}")
             for name, figures in found.items()])
         yield Reached("growth", grown_large["p50"] / baseline["p50"],
                       work=f"lookup p50, {large.entries:,} entries of 100 B, 24 months", against=f"{small.entries:,} entries, 2 months")
