@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from conftest import BINDIR, Cluster, as_server_user  # noqa: E402
+from conftest import BINDIR, Cluster  # noqa: E402
 
 from . import data, measure  # noqa: E402
 
