@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo psql demo-stop test bench lint install package clean packages tools prerequisites
+.PHONY: help demo psql demo-stop test soak bench bench-quick lint install package clean packages tools prerequisites partman
 MAKEFLAGS += --no-print-directory
 
 # Looked up only when a recipe runs, since an earlier one may have to install it: the newest server
@@ -24,7 +24,7 @@ export PGRX_HOME := $(CURDIR)/target/pgrx
 export PG_CONFIG
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: prerequisites ## A day of a story application against a private server under target/demo
 	@tests/cluster.sh stop $(DEMO) # a running server would keep the library that it has loaded
@@ -68,10 +68,15 @@ soak: prerequisites target/venv/requirements.txt ## Half an hour of load, and of
 	echo '== 10 minutes: a session stays idle in a transaction that blocks a drop'
 	IPC_SITTER=600 target/venv/bin/python -m pytest -q tests/test_worker_waits.py -o cache_dir=target/pytest_cache
 
-bench: PACKAGES += python3-venv
-bench: prerequisites target/venv/requirements.txt ## Measure it on this machine: all cases, or those of CASES="counting views"
+# A run of all cases is what docs/ shows.
+bench bench-quick: PACKAGES += python3-venv redis-server
+bench: partman target/bench-venv/requirements.txt ## Measure it on this machine: all cases into docs/, or those of CASES="counting views"
 	@$(MAKE) install
-	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m bench $(CASES)
+	PYTHONDONTWRITEBYTECODE=1 target/bench-venv/bin/python -m bench $(or $(CASES),--output docs)
+
+bench-quick: partman target/bench-venv/requirements.txt ## The targets with 100,000 entries, in less than 5 minutes
+	@$(MAKE) install
+	PYTHONDONTWRITEBYTECODE=1 target/bench-venv/bin/python -m bench --quick --output target/bench/quick
 
 lint: prerequisites ## Formatting and clippy
 	@echo '== Formatting and clippy: about 1 minute the first time'
@@ -145,8 +150,16 @@ prerequisites: tools
 	@grep -qxF 'pg$(MAJOR) = "$(PG_CONFIG)"' target/pgrx/config.toml 2>/dev/null && exit 0
 	cargo pgrx init --no-run --pg$(MAJOR)=$(PG_CONFIG)
 
+# pg_partman is measured where the distribution has it for this PostgreSQL.
+partman: prerequisites
+	@package=postgresql-$(MAJOR)-partman
+	command -v apt-cache >/dev/null && [ -n "$$(apt-cache search --names-only "^$$package\$$")" ] || exit 0
+	$(MAKE) packages PACKAGES=$$package || echo 'pg_partman is left out of what is compared' >&2
+
 target/venv/requirements.txt: tests/requirements.txt
-	@echo '== Creating a Python environment under target/venv: a few seconds'
-	python3 -m venv --clear target/venv
-	target/venv/bin/pip install -r $<
+target/bench-venv/requirements.txt: bench/requirements.txt tests/requirements.txt
+target/venv/requirements.txt target/bench-venv/requirements.txt:
+	@echo '== Creating a Python environment under $(@D): a few seconds'
+	python3 -m venv --clear $(@D)
+	$(@D)/bin/pip install -r $<
 	cp $< $@

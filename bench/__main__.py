@@ -1,7 +1,8 @@
-"""Measures the extension on this machine: make bench, or make bench CASES="counting views".
+"""Measures the extension on this machine: make bench, make bench CASES="counting views", or make bench-quick.
 
-A case is a file in bench/cases, with a docstring that says what it measures, and a function run(settings)
-that returns tables. Its name is that of the file. Tables go to the output, progress to the error output.
+A case is a file in bench/cases, with a docstring that says what it measures, and a function run(options) that yields
+tables, and what has been reached of the targets (bench/targets.py). Its name is that of the file. Tables go to the
+output, progress to the error output.
 
 Figures of one machine and one day: what can be compared are the ratios, each to a baseline of the same run.
 """
@@ -14,39 +15,86 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
-from . import measure
+from . import measure, months, targets
 from .server import BINDIR, ROOT, SETTINGS
 
 CASES = sorted(file.stem for file in (Path(__file__).parent / "cases").glob("*.py") if file.stem != "__init__")
+
+QUICK = {"entries": 100_000, "growth": 300_000, "rounds": 3, "seconds": 1, "copies": 2}
 
 
 def main():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all of them if none is given")
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of a large cache")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of lookups that are compared")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of what is compared")
+    parser.add_argument("--seconds", type=int, default=3, help="time of each run of pgbench")
+    parser.add_argument("--copies", type=int, default=3, help="new servers for what can be done but once")
+    parser.add_argument("--growth", type=int, default=10_000_000, help="entries of a cache that has grown")
+    parser.add_argument("--quick", action="store_true", help="what the targets need only, with less of everything")
+    parser.add_argument("--output", type=Path, help="where the results go as benchmark.md and benchmark.svg, too")
     options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(**QUICK)
+        options = parser.parse_args()
+        options.cases = options.cases or [name for name in CASES if any(target.split("/")[0] == name for target in targets.TARGETS)]
     unknown = set(options.cases) - set(CASES)
     if unknown:
         parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
 
-    # Servers are stopped and removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Servers are stopped and removed on the way out. make passes on a signal that its group has got already.
+    def leave(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, leave)
     began = time.monotonic()
-    print(machine())
+    printed, reached, failed = [], [], []
+
+    def show(text):
+        print(text, flush=True)
+        printed.append(text)
+
+    show(machine(options))
     for name in options.cases or CASES:
         case = importlib.import_module(f"bench.cases.{name}")
         measure.progress(f"{name} …")
         title, _, text = case.__doc__.strip().partition("\n\n")
-        print(f"\n## {name}: {title}\n\n{text}\n", flush=True)
-        for table in case.run(options):
-            print(f"{table}\n", flush=True)
-    measure.progress(f"{time.monotonic() - began:.0f} s in all; load average at the end {os.getloadavg()[0]:.1f}")
+        show(f"\n## {name}: {title}\n\n{text}\n")
+        try:
+            for result in case.run(options):
+                if isinstance(result, targets.Reached):
+                    reached.append(result)
+                else:
+                    show(f"{result}\n")
+        except Exception:
+            # The others took long enough to be told.
+            failed.append(name)
+            show(f"This case has failed:\n\n```\n{traceback.format_exc().strip()}\n```\n")
+    if reached:
+        show(f"## Targets\n\n{targets.summary(reached)}\n")
+    took = f"{time.monotonic() - began:.0f} s in all; load average at the end {os.getloadavg()[0]:.1f}"
+    show(took)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}" + (f"; nothing is written to {options.output}" if options.output else ""))
+    if options.output:
+        publish(options.output, printed, reached)
 
 
-def machine():
+def publish(directory, printed, reached):
+    """Text as it was printed, the table of targets with its chart first."""
+    directory.mkdir(parents=True, exist_ok=True)
+    head, *cases = printed
+    lines = [head, "\n", *cases[-2:], "![How far from its target each one is](benchmark.svg)\n", *cases[:-2]]
+    (directory / "benchmark.md").write_text("\n".join(lines).rstrip() + "\n")
+    targets.chart(reached, directory / "benchmark.svg", head.splitlines()[2].removeprefix("- "))
+    measure.progress(f"written to {directory}")
+
+
+def machine(options):
     """What the figures hold for."""
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())
@@ -58,7 +106,10 @@ def machine():
         f"# Benchmark of infinite_pages_cache {commit.stdout.strip()}\n\n"
         f"- {time.strftime('%Y-%m-%d %H:%M %Z')}, {os.cpu_count()} cores ({cpu}), {memory:.0f} GB of memory, "
         f"{platform.system()} {platform.release()}, load average {os.getloadavg()[0]:.1f} before it began\n"
-        f"- PostgreSQL {version}; {settings}\n"
+        f"- PostgreSQL {version}; {settings};\n"
+        f"  shared_buffers = {months.SETTINGS['shared_buffers']} for what is compared with tables and Redis\n"
+        f"- {options.entries:,} entries where nothing else is said, {options.rounds} turns, {options.seconds} s each"
+        f"{'; a quick run, which leaves out what no target needs' if options.quick else ''}\n"
         "- a ± b: the median of the runs, and half the width of the range in which the middle half of them lies. What is\n"
         "  compared runs in turns. A ratio or a difference is that of the runs of one turn."
     )

@@ -1,6 +1,5 @@
 """Figures with their noise, and tables of them."""
 
-import os
 import statistics
 import sys
 import threading
@@ -28,7 +27,7 @@ class Figure:
         return Figure(mine / theirs for mine, theirs in zip(self.values, baseline.values, strict=True))
 
     def __format__(self, form):
-        return f"{self.median:{form}} ± {self.noise:{form}}"
+        return f"{self.median:{form}} ± {self.noise:{form}}" if len(self.values) > 1 else f"{self.median:{form}}"
 
 
 def alternating(rounds, **actions):
@@ -107,11 +106,10 @@ class Sessions:
             connection.close()
 
 
-def pgbench(server, script, seconds=2, clients=8):
-    """Transactions per second of a pgbench script with prepared statements."""
-    file = server.directory / "script.sql"
-    file.write_text(script)
-    done = server.client("pgbench", "-n", "-M", "prepared", "-c", clients, "-j", os.cpu_count(), "-T", seconds,
-                         "-f", file, "postgres")
-    tps = next(line for line in done.stdout.splitlines() if line.startswith("tps = "))
-    return {"per_second": float(tps.split()[2])}
+def rates(what, found, baseline=None, unit="lookups"):
+    """A table of how much was done in a second, in comparison with a baseline, the first one if none is named."""
+    baseline = baseline or next(iter(found))
+    return table((what, f"{unit}/s", "µs each, of a client", f"ratio to {baseline}"), [
+        (name, f"{figures['per_second']:,.0f}", f"{figures['us']:.1f}",
+         "1" if name == baseline else f"{figures['per_second'] / found[baseline]['per_second']:.3f}")
+        for name, figures in found.items()])

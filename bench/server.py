@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from conftest import BINDIR, Cluster, as_server_user  # noqa: E402
+from conftest import BINDIR, Cluster  # noqa: E402
 
 from . import data, measure  # noqa: E402
 
@@ -58,10 +58,36 @@ class Copy(Cluster):
             return cursor.fetchall() if cursor.description else None
 
 
+class Entries:
+    """A kind of data directory: so many entries of one month, in the cache only."""
+
+    def __init__(self, entries):
+        self.entries = entries
+        self.name = str(entries)
+
+    def version(self):
+        """What a kept directory depends on, beside the extension."""
+        return [data.load(self.entries, 0, 0)]
+
+    def fill(self, server):
+        server.execute("CREATE EXTENSION infinite_pages_cache")
+        batches = range(0, self.entries, data.BATCH)
+        workers = os.cpu_count()
+
+        def work(number):
+            with server.connect() as connection:
+                for first in batches[number::workers]:
+                    connection.execute(data.load(self.entries, first, min(first + data.BATCH, self.entries) - 1))
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(work, range(workers)))
+        server.execute("SELECT cache_flush_statistics()")
+
+
 @contextmanager
-def start(entries, settings=None):
-    """A server with so many entries, stopped and removed at the end."""
-    server = Copy(kept(entries), settings or {})
+def start(kind, settings=None):
+    """A server with so many entries, or those of a kind of data directory; stopped and removed at the end."""
+    server = Copy(kept(kind if hasattr(kind, "fill") else Entries(kind)), settings or {})
     try:
         # In memory, as far as it goes.
         server.execute("SELECT count(*), count(content) FROM infinite_pages_cache_partitioned")
@@ -70,48 +96,37 @@ def start(entries, settings=None):
         server.remove()
 
 
-def kept(entries):
-    """A data directory with so many entries, made once for each version of what is in it."""
+def kept(kind):
+    """A data directory of a kind, made once for each version of what is in it."""
     major = subprocess.check_output([str(BINDIR / "postgres"), "--version"], text=True).split()[2].split(".")[0]
     sources = [file for folder in ("sql", "src/partition") for file in sorted((ROOT / folder).rglob("*"))
                if file.is_file() and "reports" not in file.parts]
-    texts = [data.load(entries, 0, 0), *(source.read_text() for source in sources)]
+    texts = [*kind.version(), *(source.read_text() for source in sources)]
     version = hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
-    directory = KEPT / f"pg{major}-{entries}-{version}"
+    directory = KEPT / f"pg{major}-{kind.name}-{version}"
     if not directory.exists():
-        for outdated in KEPT.glob(f"pg{major}-{entries}-*"):
+        for outdated in KEPT.glob(f"pg{major}-{kind.name}-*"):
             shutil.rmtree(outdated)
         KEPT.mkdir(parents=True, exist_ok=True)
         unfinished = directory.with_suffix(".new")
         shutil.rmtree(unfinished, ignore_errors=True)
-        load(entries, unfinished)
+        load(kind, unfinished)
         unfinished.rename(directory)
     return directory
 
 
-def load(entries, directory):
-    measure.progress(f"loading {entries:,} entries, to be kept in {directory.parent} …")
+def load(kind, directory):
+    measure.progress(f"loading {kind.name}: {kind.entries:,} entries, to be kept in {directory.parent} …")
     empty = Cluster()
     empty.stop()
     server = Copy(empty.data, {"synchronous_commit": "off", "max_wal_size": "1GB", "wal_recycle": "off"})
     shutil.rmtree(empty.directory)
     try:
-        server.execute("CREATE EXTENSION infinite_pages_cache")
-        batches = range(0, entries, data.BATCH)
-        workers = os.cpu_count()
-
-        def work(number):
-            with server.connect() as connection:
-                for first in batches[number::workers]:
-                    connection.execute(data.load(entries, first, min(first + data.BATCH, entries) - 1))
-
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work, range(workers)))
-        server.execute("SELECT cache_flush_statistics()")
+        kind.fill(server)
         server.execute("VACUUM ANALYZE")
         server.execute("ANALYZE infinite_pages_cache_partitioned, cache_audit_log")
         server.execute("CHECKPOINT")
         server.stop()
-        shutil.copytree(server.data, directory, symlinks=True)
+        shutil.move(server.data, directory)
     finally:
         server.remove()

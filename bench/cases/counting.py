@@ -7,7 +7,8 @@ comparison. Time is that of processors, for each lookup; lookups in a second are
 from contextlib import ExitStack
 
 from .. import data, server
-from ..measure import Sessions, alternating, pgbench, progress, table
+from ..measure import Sessions, alternating, progress, table
+from ..pgbench import pgbench
 
 ENTRIES = 100_000
 EACH = 25_000
