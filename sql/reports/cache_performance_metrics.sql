@@ -6,8 +6,8 @@ WITH stored AS (
     FROM @entries_by_type@ e GROUP BY content_type
 ),
 pending AS (
-    SELECT content_type, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved, max(last_accessed) AS last_accessed
-    FROM @extschema@.cache_pending_hits() GROUP BY content_type
+    SELECT content_type, hits::numeric AS hits, tokens_saved, last_accessed
+    FROM @extschema@.cache_pending_hits('content_type')
 ),
 counted AS (
     SELECT content_type, hits, least(hits::numeric + misses, 9223372036854775807)::bigint AS lookups

@@ -1,6 +1,6 @@
 WITH pending AS (
-    SELECT user_id, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved, max(last_accessed) AS last_accessed
-    FROM @extschema@.cache_pending_hits() GROUP BY user_id
+    SELECT user_id, hits::numeric AS hits, tokens_saved, last_accessed
+    FROM @extschema@.cache_pending_hits('user')
 )
 SELECT user_id,
        u.entries,

@@ -50,6 +50,15 @@ pub struct Hits {
     pub last: i64,
 }
 
+impl Hits {
+    /// Adds those of another entry.
+    pub fn add(&mut self, other: &Self) {
+        self.hits = self.hits.saturating_add(other.hits);
+        self.tokens = self.tokens.plus(other.tokens);
+        self.last = self.last.max(other.last);
+    }
+}
+
 impl Slot {
     fn of(database: pg_sys::Oid, hits: &Hits) -> Self {
         let tokens = hits.tokens.carried();

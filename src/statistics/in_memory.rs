@@ -3,15 +3,16 @@
 #![allow(unsafe_code)]
 
 use super::counters::{self, Count, PLAIN};
+use super::hits::{self, Hits};
 use super::tokens::Tokens;
-use super::{drain, histogram, hits};
+use super::{drain, histogram};
 use crate::compat;
 use crate::home::{CACHE, Home, STATISTICS};
 use crate::materialize::materialize_values;
 use crate::{owner, tenant};
 use pgrx::datum::AnyNumeric;
-use pgrx::pg_sys;
 use pgrx::prelude::*;
+use pgrx::{Uuid, pg_sys};
 use std::collections::HashMap;
 
 /// The counters of this database: since the server started or, `pending`, those not stored yet.
@@ -73,35 +74,81 @@ crate::materialize::set_returning!(
     pending_hits
 );
 
+/// What pending hits are summed up for. Reports need no more than that, and may come while there are very many.
+#[derive(Clone, Copy, PartialEq)]
+enum Per {
+    Entry,
+    User,
+    ContentType,
+}
+
+impl Per {
+    /// # Errors
+    /// 22004 for NULL, 22023 for any other word.
+    fn read(per: Option<&str>) -> Self {
+        match per {
+            Some("entry") => Self::Entry,
+            Some("user") => Self::User,
+            Some("content_type") => Self::ContentType,
+            other => {
+                let code = match other {
+                    None => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                    Some(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                };
+                crate::error::Refusal::new(code, "per must be entry, user or content_type")
+                    .detail(format!("It is {}.", other.map_or_else(|| "NULL".into(), crate::error::shown)))
+                    .hint("Leave it out for a row for each entry.")
+                    .raise()
+            }
+        }
+    }
+
+    /// The hits of all that belongs together; what differs among them is of any one.
+    fn sum(self, pending: impl Iterator<Item = Hits>) -> Vec<Hits> {
+        if self == Self::Entry {
+            return pending.collect();
+        }
+        let mut sums: HashMap<(Option<Uuid>, Option<u32>), Hits> = HashMap::new();
+        for hits in pending {
+            let key = match self {
+                Self::ContentType => (None, Some(hits.place)),
+                _ => (Some(hits.user_id), None),
+            };
+            sums.entry(key).and_modify(|sum| sum.add(&hits)).or_insert(hits);
+        }
+        sums.into_values().collect()
+    }
+}
+
 /// The hits that no entry's row has yet. A caller that may not see every user's statistics gets those of
 /// its own user.
 fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: the function is declared with this argument.
+    let per = Per::read(unsafe { pgrx::pg_getarg(fcinfo, 0) });
     let only = (!sees_all(&Home::current())).then(tenant::cache_current_user_id);
+    let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.user_id));
+    let sums = per.sum(hits::pending().into_iter().filter(mine));
     // A datum for each content type, not for each entry.
     let mut names: HashMap<u32, pg_sys::Datum> = HashMap::new();
     materialize_values(fcinfo, |deliver| {
-        for hits in hits::pending() {
-            if only.is_some_and(|user| user != Some(hits.user_id)) {
-                continue;
-            }
+        for hits in sums {
             let name = *names.entry(hits.place).or_insert_with(|| {
                 let name = String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned();
                 name.into_datum().expect("a text")
             });
             let tokens = match i64::try_from(hits.tokens.total()) {
                 // SAFETY: makes a numeric in the memory of the call.
-                Ok(millionths) => unsafe { pg_sys::int64_div_fast_to_numeric(millionths, 6) }.into(),
-                Err(_) => hits.tokens.numeric().into_datum().expect("a number"),
+                Ok(millionths) => Some(unsafe { pg_sys::int64_div_fast_to_numeric(millionths, 6) }.into()),
+                Err(_) => hits.tokens.numeric().into_datum(),
             };
-            let values = [
-                hits.user_id.as_bytes().as_ptr().into(),
-                name,
-                hits.digest.as_bytes().as_ptr().into(),
-                (hits.hits.min(counters::MOST) as i64).into(),
+            deliver([
+                (per != Per::ContentType).then(|| hits.user_id.as_bytes().as_ptr().into()),
+                (per != Per::User).then_some(name),
+                (per == Per::Entry).then(|| hits.digest.as_bytes().as_ptr().into()),
+                Some((hits.hits.min(counters::MOST) as i64).into()),
                 tokens,
-                hits.last.into(),
-            ];
-            deliver(values.map(Some));
+                Some(hits.last.into()),
+            ]);
         }
     });
 }
