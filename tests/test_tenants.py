@@ -88,7 +88,7 @@ def relation_statements(connection, partitions=False):
         if kind == "S":
             statements += [f"SELECT nextval('{name}')", f"SELECT setval('{name}', 1)", f"SELECT pg_sequence_last_value('{name}')"]
             continue
-        statements += [f"UPDATE {name} SET {column} = {column}", f"DELETE FROM {name}", f"INSERT INTO {name} DEFAULT VALUES"]
+        statements += [f"UPDATE {name} SET {column} = DEFAULT", f"DELETE FROM {name}", f"INSERT INTO {name} DEFAULT VALUES"]
         if kind != "v":
             statements += [f"TRUNCATE {name}", f"COPY {name} TO STDOUT", f"COPY {name} FROM STDIN",
                            f"LOCK {name} IN ROW SHARE MODE", f"CREATE INDEX ON {name} ({column})",
