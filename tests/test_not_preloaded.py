@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import ALICE, Cluster, Database
+from conftest import ALICE, Cluster, Database, sqlstate_of
 from tally import CACHE, GET, MANY, ONE
 from test_lookups import lookup, upsert
 from test_maintenance import report, rows_for_each_role
@@ -113,3 +113,11 @@ def test_reads_are_not_audited_and_verify_says_so(database):
         assert connection.execute("SELECT action FROM cache_audit_log").fetchall() == [("upsert",)]
         [check] = connection.execute("SELECT ok, hint FROM verify_production_cache() WHERE name = 'lookups can be audited'").fetchall()
         assert check[0] is False and "shared_preload_libraries" in check[1]
+
+
+@pytest.mark.parametrize("setting", ["max_tracked_entries", "max_tracked_content_types", "audit_buffer_size"])
+def test_settings_of_the_servers_start_are_absent(database, setting):
+    with database.connect() as connection:
+        connection.execute("SELECT cache_lookup(%s, 'tone', 'k')", (ALICE,))
+        assert sqlstate_of(lambda: connection.execute(f"SHOW infinite_pages_cache.{setting}")).sqlstate == "42704"
+        assert connection.execute("SHOW infinite_pages_cache.exact_report_size").fetchone() == ("32MB",)
