@@ -55,7 +55,8 @@ test: lint target/venv/requirements.txt ## All checks: lint, tests inside the se
 		runas=(--runas postgres --pgdata "$$pgdata")
 	fi
 	export USER=$$(id -un)
-	CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1 cargo pgrx test pg$(MAJOR) --no-default-features "$${runas[@]}"
+	# One at a time: they share a database, and each locks its keys in an order of its own until it ends.
+	RUST_TEST_THREADS=1 CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1 cargo pgrx test pg$(MAJOR) --no-default-features "$${runas[@]}"
 	$(MAKE) install
 	echo '== Tests by a real client, against servers of their own: some minutes'
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests -q -o cache_dir=target/pytest_cache
