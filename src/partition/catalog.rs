@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)]
 
+use crate::error::Refusal;
 use crate::spi::{self, Access};
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// A partition and the timestamps it holds, in microseconds since 2000-01-01 UTC.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,26 @@ pub fn relation_name(relation: pg_sys::Oid) -> String {
     }
 }
 
+/// Runs `f` with a relation locked, so that it stays what it is meanwhile: the server shows no definition, as of an
+/// index, when a table goes while it looks. `None` when it is gone.
+pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce() -> T) -> Option<T> {
+    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: what is not NULL is open until it is closed; an error closes it.
+    unsafe {
+        let open = pg_sys::try_relation_open(relation, LOCK);
+        if open.is_null() {
+            return None;
+        }
+        let result = f();
+        pg_sys::relation_close(open, LOCK);
+        Some(result)
+    }
+}
+
 /// The name of a relation with its schema, quoted for use in a statement.
+///
+/// # Errors
+/// 42P01 when somebody has dropped it meanwhile.
 pub fn qualified_name(relation: pg_sys::Oid) -> String {
     spi::run(
         Access::ReadLatest,
@@ -48,7 +68,12 @@ pub fn qualified_name(relation: pg_sys::Oid) -> String {
         &[relation.into()],
         |rows| if rows.count() > 0 { rows.get(0, 1) } else { None },
     )
-    .unwrap_or_else(|| panic!("relation {relation:?} is gone"))
+    .unwrap_or_else(|| {
+        Refusal::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("the relation with OID {relation} is gone"))
+            .detail("Somebody has dropped it meanwhile.")
+            .hint("Try again.")
+            .raise()
+    })
 }
 
 /// The name of a function, without its schema.

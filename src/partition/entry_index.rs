@@ -5,7 +5,7 @@
 
 use crate::compat;
 use crate::home::{self, CACHE, Home};
-use crate::partition::catalog::partitions_of;
+use crate::partition::catalog::{partitions_of, while_it_stays};
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
@@ -179,7 +179,6 @@ impl Entries {
 /// The partitions that are these tables, in the same order. `None` unless each is an ordinary table with a valid
 /// entry index and the columns of the cache, and nothing of the whole lies elsewhere.
 fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option<Vec<Partition>> {
-    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // A partition that is being detached is there for some snapshots only. One that takes what fits nowhere
     // else has no place among months. The shards of a distributed table are elsewhere.
     const IS_PLAIN: &str = "\
@@ -203,7 +202,7 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
         WHERE c.oid = $1 AND c.relkind = 'r' AND x.indrelid = c.oid \
           AND x.indisunique AND x.indisvalid AND NOT x.indcheckxmin AND x.indpred IS NULL AND x.indnkeyatts = 2 \
           AND x.indkey::text = a.user_id || ' 0' \
-          AND pg_get_indexdef(x.indexrelid, 2, false) LIKE '%cache_entry_digest(content_type, cache_key)' \
+          AND replace(pg_get_indexdef(x.indexrelid, 2, false), '\"', '') LIKE '%cache_entry_digest(content_type, cache_key)' \
           AND EXISTS (SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid \
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid \
                         AND d.refclassid = 'pg_proc'::regclass AND p.proname = 'cache_entry_digest' AND p.pronamespace = $2) \
@@ -219,29 +218,23 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
         tables
             .iter()
             .map(|&partition| {
-                // Locked, since the definition of an index cannot be shown while its table goes.
-                // SAFETY: what is not NULL is open until it is closed; an error closes it.
-                let open = unsafe { pg_sys::try_relation_open(partition, LOCK) };
-                if open.is_null() {
-                    return None;
-                }
                 let args = [partition.into(), home.namespace.into()];
-                let found = spi::run(Access::ReadLatest, OF_PARTITION, &args, |rows| {
-                    let number = |column| if rows.count() > 0 { rows.get::<i16>(0, column) } else { None };
-                    let columns = Columns {
-                        content_type: number(2)?,
-                        cache_key: number(3)?,
-                        content: number(4)?,
-                        expires_at: number(5)?,
-                        token_cost: number(6)?,
-                        created_at: number(7)?,
-                        last: (2..=7).filter_map(number).max()?,
-                    };
-                    Some(Partition { table: partition, index: rows.get(0, 1)?, columns })
-                });
-                // SAFETY: as above.
-                unsafe { pg_sys::relation_close(open, LOCK) };
-                found
+                let read = || {
+                    spi::run(Access::ReadLatest, OF_PARTITION, &args, |rows| {
+                        let number = |column| if rows.count() > 0 { rows.get::<i16>(0, column) } else { None };
+                        let columns = Columns {
+                            content_type: number(2)?,
+                            cache_key: number(3)?,
+                            content: number(4)?,
+                            expires_at: number(5)?,
+                            token_cost: number(6)?,
+                            created_at: number(7)?,
+                            last: (2..=7).filter_map(number).max()?,
+                        };
+                        Some(Partition { table: partition, index: rows.get(0, 1)?, columns })
+                    })
+                };
+                while_it_stays(partition, read).flatten()
             })
             .collect()
     })

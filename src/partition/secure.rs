@@ -2,7 +2,7 @@
 //! without a policy, no grants, and the unique index of its entries. A tenant then reaches its rows
 //! through the parent only.
 
-use super::catalog::{partitions_of, qualified_name, relation_name};
+use super::catalog::{partitions_of, qualified_name, relation_name, while_it_stays};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
 use crate::owner;
@@ -29,19 +29,24 @@ pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
 /// anything. What it has is left alone: each of the statements would lock it.
 pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
     let owner = owner::owner_of(home.table(parent));
-    let (right_owner, row_security, indexed, owner_name) = spi::run(
-        Access::ReadLatest,
-        "SELECT c.relowner = $2, c.relrowsecurity, EXISTS ( \
+    let read = || {
+        spi::run(
+            Access::ReadLatest,
+            "SELECT c.relowner = $2, c.relrowsecurity, EXISTS ( \
              SELECT 1 FROM pg_index x WHERE x.indrelid = $1 AND x.indisunique AND x.indisvalid \
              AND replace(pg_get_indexdef(x.indexrelid), '\"', '') LIKE '%cache_entry_digest(content_type, cache_key)%'), \
              quote_ident(pg_get_userbyid($2)) \
          FROM pg_class c WHERE c.oid = $1",
-        &[partition.into(), owner.into()],
-        |rows| {
-            let holds = |column| rows.get::<bool>(0, column).unwrap_or(false);
-            (holds(1), holds(2), holds(3), rows.get::<String>(0, 4).expect("a name"))
-        },
-    );
+            &[partition.into(), owner.into()],
+            |rows| {
+                let holds = |column| rows.get::<bool>(0, column).unwrap_or(false);
+                (holds(1), holds(2), holds(3), rows.get::<String>(0, 4).expect("a name"))
+            },
+        )
+    };
+    let Some((right_owner, row_security, indexed, owner_name)) = while_it_stays(partition, read) else {
+        return false; // somebody has dropped it meanwhile
+    };
     let indexed = indexed || !index || parent != CACHE;
     let name = qualified_name(partition);
     // The index first: it lets readers go on, which the other statements do not.
