@@ -47,6 +47,15 @@ pub fn without_more_than_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) 
     if has_rights_of(owner_of(table)) { confined_to_owner_of(table, f) } else { f() }
 }
 
+/// Two of the tables that have different owners, if there are any: a statement that writes several runs the triggers
+/// of all with the rights of one owner.
+pub fn of_different_owners<'a>(home: &Home, tables: &[&'a str]) -> Option<(&'a str, &'a str)> {
+    let owner = |table: &str| owner_of(home.table(table));
+    let (first, others) = tables.split_first()?;
+    let other = others.iter().find(|other| owner(other) != owner(first))?;
+    Some((first, other))
+}
+
 /// The owner of a table that exists.
 pub fn owner_of(table: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: the relation is closed again with the lock kept, as a statement on it would.

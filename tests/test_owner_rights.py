@@ -90,7 +90,7 @@ def test_a_run_by_hand_has_no_more_rights_than_the_owner(owned, role):
     check_seen(owned, name_of(0), "cache_maintenance_runs", "cache_statistics_hourly", "cache_user_summary")
 
 
-@pytest.mark.parametrize("call", ["cleanup_expired_cache_entries_production()", f"cache_forget_user('{ALICE}')"])
+@pytest.mark.parametrize("call", ["cleanup_expired_cache_entries_production()", f"cache_forget_user('{ALICE}')", "cache_flush_statistics()"])
 def test_nor_has_any_other_function_for_owners(owned, call):
     work(owned)
     spy(owned, (EACH, name_of(0)))
@@ -153,3 +153,10 @@ def test_a_service_role_keeps_its_own_rights(owned):
             assert connection.execute("SELECT deleted_count FROM cleanup_expired_cache_entries_production()").fetchone() == (1,)
             assert connection.execute("SELECT entries_deleted FROM public.cache_forget_user(%s)", (ALICE,)).fetchone() == (1,)
         assert {who for (who,) in owned.execute("SELECT who FROM seen")} == {"backend"}
+
+
+def test_statistics_are_not_stored_in_tables_of_different_owners(owned):
+    work(owned)
+    owned.execute("ALTER TABLE cache_user_summary OWNER TO postgres")
+    error = sqlstate_of(lambda: owned.execute("SELECT * FROM cache_flush_statistics()"))
+    assert error.sqlstate == "55000" and "cache_user_summary" in error.message_primary

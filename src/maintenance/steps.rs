@@ -215,19 +215,16 @@ fn longest_flush() -> Duration {
     LONGEST_BATCH + Duration::from_secs(settings::AUDIT_BUFFER_SIZE.get().unsigned_abs().into()) / 1024
 }
 
-/// A step that writes several tables fails unless they have one owner: with the rights of that of one it would run
-/// the triggers of another's.
+/// A step that writes several tables fails unless they have one owner.
 fn unless_of_one_owner(home: &Home, tables: &[&str]) -> Option<Outcome> {
-    let owner_of = |table: &str| owner::owner_of(home.table(table));
-    let (first, others) = tables.split_first()?;
-    let other = others.iter().find(|other| owner_of(other) != owner_of(first))?;
-    Some(Outcome::failure(format!("{first} and {other} have different owners: ALTER TABLE … OWNER TO")))
+    let (one, other) = owner::of_different_owners(home, tables)?;
+    Some(Outcome::failure(format!("{one} and {other} have different owners: ALTER TABLE … OWNER TO")))
 }
 
 /// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
 /// time, and waits until the page has room again.
 fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
-    if let Some(refusal) = unless_of_one_owner(home, &[STATISTICS, CACHE, AUDIT_LOG, BY_TYPE, BY_USER]) {
+    if let Some(refusal) = unless_of_one_owner(home, &drain::WRITTEN) {
         return refusal;
     }
     if !drain::begin() {

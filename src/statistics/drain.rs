@@ -12,7 +12,8 @@ use super::tokens::COST;
 use crate::advisory::{self, Class};
 use crate::audit::reads;
 use crate::clock;
-use crate::home::{BY_TYPE, BY_USER, CACHE, Home, POLICIES, STATISTICS};
+use crate::error::Refusal;
+use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, STATISTICS};
 use crate::kept;
 use crate::owner;
 use crate::spi::{self, Access};
@@ -37,17 +38,33 @@ fn cache_flush_statistics() -> TableIterator<
         "Only the owner of the cache can store what has been counted.",
         "Run it as the owner. The views show what has not been stored yet, too.",
     );
-    if !begin() {
-        return TableIterator::once((0, 0, 0, 0));
+    if let Some((one, other)) = owner::of_different_owners(&home, &WRITTEN) {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("tables {one} and {other} have different owners"),
+        )
+        .detail("All that has been counted is stored with the rights of one owner.")
+        .hint("Give them one owner: ALTER TABLE … OWNER TO.")
+        .raise();
     }
-    let (content_types, audit_rows) = (store_counters(&home), reads::store(&home));
+    TableIterator::once(owner::without_more_than_owner_of(home.table(STATISTICS), || flush(&home)))
+}
+
+/// The tables that are written.
+pub const WRITTEN: [&str; 5] = [STATISTICS, CACHE, AUDIT_LOG, BY_TYPE, BY_USER];
+
+fn flush(home: &Home) -> (i64, i64, i64, i64) {
+    if !begin() {
+        return (0, 0, 0, 0);
+    }
+    let (content_types, audit_rows) = (store_counters(home), reads::store(home));
     let mut entries = Entries::counted();
     let (mut updated, mut locked) = (0, 0);
-    while let Some(batch) = entries.store_batch(&home, false) {
+    while let Some(batch) = entries.store_batch(home, false) {
         updated += batch.updated;
         locked += batch.locked;
     }
-    TableIterator::once((updated, locked, content_types, audit_rows))
+    (updated, locked, content_types, audit_rows)
 }
 
 /// Waits for whoever else is draining. Returns false when this transaction has drained already: what it
