@@ -127,14 +127,16 @@ pub fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) 
     // end of the transaction or subtransaction gives both back, so nothing here has to be a guard.
     unsafe {
         let caller_context = pg_sys::CurrentMemoryContext;
-        if access == Access::ReadLatest {
+        // While a query runs in parallel no new snapshot may be taken; the query's own serves.
+        let latest = access == Access::ReadLatest && !pg_sys::IsInParallelMode();
+        if latest {
             pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
         }
         let code = pg_sys::SPI_connect();
         assert!(code == pg_sys::SPI_OK_CONNECT as i32, "SPI_connect returned {code}");
         let result = f(caller_context);
         pg_sys::SPI_finish();
-        if access == Access::ReadLatest {
+        if latest {
             pg_sys::PopActiveSnapshot();
         }
         result

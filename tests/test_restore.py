@@ -113,7 +113,7 @@ def works(database, schema):
         steps = connection.execute("SELECT step, status, detail FROM cache_run_maintenance()").fetchall()
         assert len(steps) > 5 and [step for step in steps if step[1] != "ok"] == []
         for report in ("verify_production_cache", "check_partition_health"):
-            assert connection.execute(f"SELECT * FROM {report}() WHERE NOT ok").fetchall() == []
+            assert connection.execute(f"SELECT * FROM {report}() WHERE NOT ok").fetchall() == [], database.cluster.log()[-3000:]
         # A tenant of the restored cache.
         connection.execute("SET ROLE app_tenant")
         connection.execute("SELECT set_config('infinite_pages_cache.user_id', %s, false)", (BOB,))

@@ -5,7 +5,7 @@ import signal
 
 import psycopg
 import pytest
-from conftest import Cluster
+from conftest import Cluster, wait_until
 from server_log import defects
 
 WARNINGS = ["resource was not closed: relation", 'relcache reference leak: relation "t" not closed', "snapshot 0x5 still active",
@@ -44,6 +44,8 @@ def test_crashes_are_found(doomed):
         os.kill(connection.info.backend_pid, sent)
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT pg_sleep(60)")
+        # The client may know of it before the server does.
+        wait_until(lambda: f"was terminated by signal {int(sent)}" in doomed.log())
         doomed.wait_until_up()
         assert len(defects(doomed.log())) == found, doomed.log()
 

@@ -225,6 +225,24 @@ def test_a_role_that_may_not_read_content_policies(client):
     assert counters(client.database) == client.tally.counters() == {"tone": {"misses": 3}}
 
 
+@pytest.mark.parametrize("warm", [False, True], ids=["a new session", "one that has looked up before"])
+def test_lookups_beside_a_parallel_scan(client, warm):
+    """The leader looks up while others scan; it may neither take a snapshot nor write then."""
+    client.connection.execute("CREATE TABLE numbers AS SELECT n FROM generate_series(1, 50000) n; ANALYZE numbers")
+    client.upsert((ALICE, "setting", "k"))
+    query = "SELECT count(cache_lookup(%s, {}, 'none')) FROM (SELECT n FROM numbers WHERE n %% 10000 = 0 OFFSET 0) b"
+    with client.database.connect() as connection:
+        for name in ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size"):
+            connection.execute(f"SET {name} = 0")
+        plan = connection.execute("EXPLAIN " + query.format("'tone'"), (ALICE,)).fetchall()
+        assert any("Gather" in line for (line,) in plan)
+        if warm:
+            Client(connection, client.tally).lookup((ALICE, "setting", "k"))
+        for content_type in ("'tone'", "'made up ' || n"):
+            assert connection.execute(query.format(content_type), (ALICE,)).fetchone() == (0,)
+    assert counters(client.database, "misses") == {"tone": {"misses": 5}, "": {"misses": 5}}
+
+
 def test_ten_thousand_content_types_with_entries(client):
     """Half of the places are for the first ones, all others have one row together, and the sums are right."""
     client.connection.execute("SELECT count(cache_upsert(%s, 'type ' || n, 'k', '1', token_cost => 0.5)) FROM generate_series(1, 10000) n", (ALICE,))

@@ -246,25 +246,34 @@ impl Launcher {
 
     fn start(&mut self, database: pg_sys::Oid, naptime: i64) {
         let now = now();
+        // Recorded first: the worker may be done with its tick before this process comes to its next line.
+        let Some(before) = slots::slot_of(database) else { return };
+        let mut transactions = 0;
+        slots::change_slot(database, |slot| {
+            slot.started(now + naptime);
+            transactions = slot.transactions;
+        });
+        let not_started = |next_tick| {
+            slots::change_slot(database, |slot| {
+                slot.announced |= before.announced;
+                slot.next_tick = slot.next_tick.min(next_tick);
+            });
+        };
         let worker = in_transaction(|| {
             // In this order: a DROP that is over before the lock is taken shows in the list.
             let free = database_lock::is_open(database) && databases().contains(database);
             free.then(|| Worker::start(database))
         });
         match worker {
-            None => slots::change_slot(database, |slot| slot.next_tick = now + LOCKED.min(naptime)),
-            Some(None) => self.was_refused(database, naptime),
+            None => not_started(now + LOCKED.min(naptime)),
+            Some(None) => {
+                not_started(before.next_tick);
+                self.was_refused(database, naptime);
+            }
             Some(Some(worker)) => {
                 self.refused = Refused::default();
-                let mut ticks = 0;
-                let mut transactions = 0;
-                slots::change_slot(database, |slot| {
-                    slot.started(now + naptime);
-                    ticks = slot.ticks;
-                    transactions = slot.transactions;
-                });
                 let transaction = (transactions, Instant::now());
-                self.ticks.push(Tick { database, worker, ticks, transaction, terminated: false });
+                self.ticks.push(Tick { database, worker, ticks: before.ticks, transaction, terminated: false });
             }
         }
     }
