@@ -181,9 +181,11 @@ impl Slot {
     /// Records a failed step.
     pub fn step_failed(&mut self, step: usize, message: &str, now: i64, naptime: i64) {
         self.last_error.set(message);
+        let took = if self.running.step_started > 0 { now - self.running.step_started } else { 0 };
         if let Some(state) = self.steps.get_mut(step) {
             state.failures = state.failures.saturating_add(1);
-            state.not_before = now + schedule::backoff(naptime, state.failures, schedule::dice(now));
+            let wait = schedule::backoff(naptime, state.failures, schedule::dice(now));
+            state.not_before = now + wait.max(schedule::rest_of_failed(took));
         }
     }
 

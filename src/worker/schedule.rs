@@ -10,6 +10,8 @@ pub const LONGEST_BACKOFF: i64 = 10 * MINUTE;
 const LONGEST_REST: i64 = 60 * MINUTE;
 /// A step that reads whole tables rests this many times as long as it took.
 const REST_FACTOR: i64 = 100;
+/// One that fails rests so many times as long as it took.
+const FAILED_REST_FACTOR: i64 = 10;
 
 /// Whether a moment has come, that was set at most `longest` ahead. One that lies further ahead was set
 /// before somebody put the clock back.
@@ -28,6 +30,12 @@ pub fn backoff(naptime: i64, failures: u32, dice: f64) -> i64 {
     let doubled = naptime.max(MILLISECOND).saturating_mul(1 << failures.min(30));
     let wait = doubled.min(LONGEST_BACKOFF);
     wait + (wait as f64 * 0.1 * dice.clamp(0.0, 1.0)) as i64
+}
+
+/// How long a step that took so long and failed is left alone at least: one that hangs must not have its place again
+/// as soon as it has lost it.
+pub fn rest_of_failed(took: i64) -> i64 {
+    took.max(0).saturating_mul(FAILED_REST_FACTOR).min(LONGEST_BACKOFF)
 }
 
 /// Whether a run is long overdue, by the last one, the moment that the next tick is set for, and how long a
@@ -71,6 +79,14 @@ mod tests {
         assert_eq!(rest(0), 0);
         assert_eq!(rest(-5), 0);
         assert_eq!(rest(i64::MAX), LONGEST_REST);
+    }
+
+    #[test]
+    fn a_step_that_fails_rests_ten_times_as_long_as_it_took_up_to_ten_minutes() {
+        assert_eq!(rest_of_failed(SECOND), 10 * SECOND);
+        assert_eq!(rest_of_failed(MINUTE), LONGEST_BACKOFF);
+        assert_eq!(rest_of_failed(i64::MAX), LONGEST_BACKOFF);
+        assert_eq!(rest_of_failed(-5), 0);
     }
 
     #[test]
