@@ -10,8 +10,6 @@ pub const LONGEST_BACKOFF: i64 = 10 * MINUTE;
 const LONGEST_REST: i64 = 60 * MINUTE;
 /// A step that reads whole tables rests this many times as long as it took.
 const REST_FACTOR: i64 = 100;
-/// One that fails rests so many times as long as it took.
-const FAILED_REST_FACTOR: i64 = 10;
 
 /// Whether a moment has come, that was set at most `longest` ahead. One that lies further ahead was set
 /// before somebody put the clock back.
@@ -35,7 +33,7 @@ pub fn backoff(naptime: i64, failures: u32, dice: f64) -> i64 {
 /// How long a step that took so long and failed is left alone at least: one that hangs must not have its place again
 /// as soon as it has lost it.
 pub fn rest_of_failed(took: i64) -> i64 {
-    took.max(0).saturating_mul(FAILED_REST_FACTOR).min(LONGEST_BACKOFF)
+    if took < MINUTE { 0 } else { LONGEST_BACKOFF }
 }
 
 /// Whether a run is long overdue, by the last one, the moment that the next tick is set for, and how long a
@@ -82,11 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_fails_rests_ten_times_as_long_as_it_took_up_to_ten_minutes() {
-        assert_eq!(rest_of_failed(SECOND), 10 * SECOND);
+    fn a_step_that_fails_after_a_minute_rests_for_ten() {
+        assert_eq!(rest_of_failed(-SECOND), 0);
+        assert_eq!(rest_of_failed(MINUTE - 1), 0);
         assert_eq!(rest_of_failed(MINUTE), LONGEST_BACKOFF);
-        assert_eq!(rest_of_failed(i64::MAX), LONGEST_BACKOFF);
-        assert_eq!(rest_of_failed(-5), 0);
     }
 
     #[test]
