@@ -5,4 +5,4 @@ FROM @extschema@.cache_content_policies WHERE content_type = '*'
 UNION ALL
 SELECT 'no maintenance step failed lately', count(*) = 0, count(*) || ' failed in 24 hours',
        CASE WHEN count(*) > 0 THEN 'Look at cache_maintenance_log.' END
-FROM @extschema@.cache_maintenance_runs WHERE status = 'failed' AND run_at > clock_timestamp() - interval '24 hours'
+FROM @extschema@.cache_maintenance_runs WHERE status = 'failed' AND run_at > statement_timestamp() - interval '24 hours'

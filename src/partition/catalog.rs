@@ -42,7 +42,7 @@ pub fn relation_name(relation: pg_sys::Oid) -> String {
 
 /// Runs `f` with a relation locked, so that it stays what it is meanwhile: the server shows no definition, as of an
 /// index, when a table goes while it looks. `None` when it is gone.
-pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce() -> T) -> Option<T> {
+pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce(pg_sys::Relation) -> T) -> Option<T> {
     const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // SAFETY: what is not NULL is open until it is closed; an error closes it.
     unsafe {
@@ -50,7 +50,7 @@ pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce() -> T) -> Option
         if open.is_null() {
             return None;
         }
-        let result = f();
+        let result = f(open);
         pg_sys::relation_close(open, LOCK);
         Some(result)
     }

@@ -5,13 +5,15 @@
 
 use crate::compat;
 use crate::home::{self, CACHE, Home};
-use crate::partition::catalog::{partitions_of, while_it_stays};
-use crate::setting_scope::with_setting;
+use crate::partition::catalog::{function_name, partitions_of, while_it_stays};
 use crate::spi::{self, Access};
-use pgrx::pg_sys;
+use pgrx::{PgList, pg_sys};
 use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// The columns of a partition that a lookup reads, by number.
 #[derive(Clone, Copy)]
@@ -179,63 +181,124 @@ impl Entries {
 /// The partitions that are these tables, in the same order. `None` unless each is an ordinary table with a valid
 /// entry index and the columns of the cache, and nothing of the whole lies elsewhere.
 fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option<Vec<Partition>> {
-    // A partition that is being detached is there for some snapshots only. One that takes what fits nowhere
-    // else has no place among months. The shards of a distributed table are elsewhere.
-    const IS_PLAIN: &str = "\
-        SELECT FROM pg_partitioned_table t WHERE t.partrelid = $1 AND t.partdefid = 0 \
-            AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = t.partrelid AND i.inhdetachpending)";
-    const MAY_BE_DISTRIBUTED: &str = "SELECT WHERE to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AND $1 <> 0";
-    const IS_DISTRIBUTED: &str = "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::regclass";
-    // Of the index: on the two columns in the order of their types, complete, and ready for any snapshot.
-    const OF_PARTITION: &str = "\
-        SELECT x.indexrelid, a.content_type, a.cache_key, a.content, a.expires_at, a.token_cost, a.created_at \
-        FROM pg_class c, pg_index x, \
-             LATERAL (SELECT min(attnum) FILTER (WHERE attname = 'user_id' AND atttypid = 'uuid'::regtype), \
-                             min(attnum) FILTER (WHERE attname = 'content_type' AND atttypid = 'text'::regtype), \
-                             min(attnum) FILTER (WHERE attname = 'cache_key' AND atttypid = 'text'::regtype), \
-                             min(attnum) FILTER (WHERE attname = 'content' AND atttypid = 'jsonb'::regtype), \
-                             min(attnum) FILTER (WHERE attname = 'expires_at' AND atttypid = 'timestamptz'::regtype), \
-                             min(attnum) FILTER (WHERE attname = 'token_cost' AND atttypid = 'numeric'::regtype), \
-                             min(attnum) FILTER (WHERE attname = 'created_at' AND atttypid = 'timestamptz'::regtype) \
-                      FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) \
-                 a (user_id, content_type, cache_key, content, expires_at, token_cost, created_at) \
-        WHERE c.oid = $1 AND c.relkind = 'r' AND x.indrelid = c.oid \
-          AND x.indisunique AND x.indisvalid AND NOT x.indcheckxmin AND x.indpred IS NULL AND x.indnkeyatts = 2 \
-          AND x.indkey::text = a.user_id || ' 0' \
-          AND replace(pg_get_indexdef(x.indexrelid, 2, false), '\"', '') LIKE '%cache_entry_digest(content_type, cache_key)' \
-          AND EXISTS (SELECT FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid \
-                      WHERE d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid \
-                        AND d.refclassid = 'pg_proc'::regclass AND p.proname = 'cache_entry_digest' AND p.pronamespace = $2) \
-          AND NOT EXISTS (SELECT FROM unnest(x.indclass) o JOIN pg_opclass k ON k.oid = o \
-                          WHERE k.opcintype <> 'uuid'::regtype OR NOT k.opcdefault) \
-          AND EXISTS (SELECT FROM pg_class i JOIN pg_am m ON m.oid = i.relam WHERE i.oid = x.indexrelid AND m.amname = 'btree') \
-        ORDER BY x.indexrelid";
-    with_setting(c"search_path", "pg_catalog, pg_temp", || {
-        let exists = |sql| spi::run(Access::ReadLatest, sql, &[table.into()], |rows| rows.count() > 0);
-        if !exists(IS_PLAIN) || (exists(MAY_BE_DISTRIBUTED) && exists(IS_DISTRIBUTED)) {
+    if !is_whole(table) || is_distributed(table) {
+        return None;
+    }
+    tables
+        .iter()
+        .map(|&partition| while_it_stays(partition, |relation| of_partition(home, relation)).flatten())
+        .collect()
+}
+
+/// Whether the partitions with bounds are all there is. One that is being detached is there for some snapshots
+/// only; one that takes what fits nowhere else has no place among months.
+fn is_whole(table: pg_sys::Oid) -> bool {
+    while_it_stays(table, |relation| {
+        // SAFETY: the relation is open while its partition descriptor, which lives as long, is read.
+        unsafe {
+            let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
+            let bounds = (*descriptor).boundinfo;
+            !(*descriptor).detached_exist && (bounds.is_null() || (*bounds).default_index < 0)
+        }
+    })
+    .unwrap_or(false)
+}
+
+/// Whether the rows of a table are in shards elsewhere.
+fn is_distributed(table: pg_sys::Oid) -> bool {
+    const IS_DISTRIBUTED: &str =
+        "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::pg_catalog.regclass";
+    // SAFETY: a lookup in a system cache.
+    let distributes = unsafe {
+        pg_sys::get_relname_relid(c"pg_dist_partition".as_ptr(), pg_sys::PG_CATALOG_NAMESPACE.into())
+            != pg_sys::InvalidOid
+    };
+    distributes && spi::run(Access::ReadLatest, IS_DISTRIBUTED, &[table.into()], |rows| rows.count() > 0)
+}
+
+fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
+    // SAFETY: the relation is open and locked, so that its indexes stay.
+    unsafe {
+        if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION {
             return None;
         }
-        tables
-            .iter()
-            .map(|&partition| {
-                let args = [partition.into(), home.namespace.into()];
-                let read = || {
-                    spi::run(Access::ReadLatest, OF_PARTITION, &args, |rows| {
-                        let number = |column| if rows.count() > 0 { rows.get::<i16>(0, column) } else { None };
-                        let columns = Columns {
-                            content_type: number(2)?,
-                            cache_key: number(3)?,
-                            content: number(4)?,
-                            expires_at: number(5)?,
-                            token_cost: number(6)?,
-                            created_at: number(7)?,
-                            last: (2..=7).filter_map(number).max()?,
-                        };
-                        Some(Partition { table: partition, index: rows.get(0, 1)?, columns })
-                    })
-                };
-                while_it_stays(partition, read).flatten()
+        let column = |name: &CStr, of_type| {
+            let number = pg_sys::SPI_fnumber((*table).rd_att, name.as_ptr());
+            let is_there = number > 0 && pg_sys::SPI_gettypeid((*table).rd_att, number) == of_type;
+            is_there.then_some(number as i16)
+        };
+        let user_id = column(c"user_id", pg_sys::UUIDOID)?;
+        let mut columns = Columns {
+            content_type: column(c"content_type", pg_sys::TEXTOID)?,
+            cache_key: column(c"cache_key", pg_sys::TEXTOID)?,
+            content: column(c"content", pg_sys::JSONBOID)?,
+            expires_at: column(c"expires_at", pg_sys::TIMESTAMPTZOID)?,
+            token_cost: column(c"token_cost", pg_sys::NUMERICOID)?,
+            created_at: column(c"created_at", pg_sys::TIMESTAMPTZOID)?,
+            last: 0,
+        };
+        let Columns { content_type, cache_key, content, expires_at, token_cost, created_at, .. } = columns;
+        columns.last = content_type.max(cache_key).max(content).max(expires_at).max(token_cost).max(created_at);
+        let indexes = PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(table));
+        let index = indexes.iter_oid().find(|&index| {
+            let index = pg_sys::index_open(index, LOCK);
+            let serves = is_entry_index(home, index, user_id, &columns);
+            pg_sys::index_close(index, LOCK);
+            serves
+        })?;
+        Some(Partition { table: (*table).rd_id, index, columns })
+    }
+}
+
+/// Whether an index is unique on the user and the digest of the entry, in the order of their types, complete, and
+/// ready for any snapshot.
+///
+/// # Safety
+/// The index is open.
+unsafe fn is_entry_index(home: &Home, index: pg_sys::Relation, user_id: i16, columns: &Columns) -> bool {
+    // SAFETY: an open index has its row of pg_index, and arrays with an element for each of its columns.
+    unsafe {
+        let definition = &*(*index).rd_index;
+        let fits = definition.indisunique
+            && definition.indisvalid
+            && !definition.indcheckxmin
+            && definition.indnkeyatts == 2
+            && definition.indkey.values.as_slice(2) == [user_id, 0]
+            && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+            && pg_sys::RelationGetIndexPredicate(index).is_null();
+        if !fits {
+            return false;
+        }
+        let of_uuid = pg_sys::get_opclass_family(pg_sys::GetDefaultOpClass(pg_sys::UUIDOID, pg_sys::BTREE_AM_OID));
+        if (0..2).any(|key| *(*index).rd_opfamily.add(key) != of_uuid) {
+            return false;
+        }
+        let expressions = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
+        expressions.get_ptr(0).is_some_and(|expression| is_digest(home, expression, columns))
+    }
+}
+
+/// Whether an expression of an index is the digest of its entry.
+///
+/// # Safety
+/// The expression is a whole one.
+unsafe fn is_digest(home: &Home, expression: *mut pg_sys::Node, columns: &Columns) -> bool {
+    // SAFETY: what a node is, its tag says. A function that an index uses exists.
+    unsafe {
+        if (*expression).type_ != pg_sys::NodeTag::T_FuncExpr {
+            return false;
+        }
+        let call = expression.cast::<pg_sys::FuncExpr>();
+        let arguments = PgList::<pg_sys::Node>::from_pg((*call).args);
+        let is_column = |place, column| {
+            arguments.get_ptr(place).is_some_and(|argument| {
+                (*argument).type_ == pg_sys::NodeTag::T_Var && (*argument.cast::<pg_sys::Var>()).varattno == column
             })
-            .collect()
-    })
+        };
+        arguments.len() == 2
+            && is_column(0, columns.content_type)
+            && is_column(1, columns.cache_key)
+            && pg_sys::get_func_namespace((*call).funcid) == home.namespace
+            && function_name((*call).funcid) == "cache_entry_digest"
+    }
 }

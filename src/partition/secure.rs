@@ -29,7 +29,7 @@ pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
 /// anything. What it has is left alone: each of the statements would lock it.
 pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
     let owner = owner::owner_of(home.table(parent));
-    let read = || {
+    let read = |_| {
         spi::run(
             Access::ReadLatest,
             "SELECT c.relowner = $2, c.relrowsecurity, EXISTS ( \
