@@ -237,6 +237,90 @@ def test_privileges_are_those_of_a_select(both, database):
         assert refused() == ["42501"] * 2
 
 
+def test_row_security_is_that_of_a_select(both, database):
+    with temporary_roles(database.cluster, "tenant", "member"), contextlib.ExitStack() as stack:
+        session = both.direct
+        session.execute("ALTER ROLE tenant LOGIN; ALTER ROLE member LOGIN; SELECT cache_grant_tenant('tenant'), cache_grant_tenant('member')")
+        insert(session, "k", "1")
+        insert(session, "k", "2", user=BOB, ago=1)
+        # So that its plans can be counted.
+        session.execute("GRANT SELECT ON pg_backend_memory_contexts TO tenant; GRANT EXECUTE ON FUNCTION pg_get_backend_memory_contexts() TO tenant")
+        own = "tenant_isolation_cache_access"
+        tenants = Both(database, stack, "tenant", f"SET infinite_pages_cache.user_id = '{ALICE}'")
+
+        def seen():
+            return tenants.lookup("k"), tenants.lookup("k", BOB)
+
+        assert seen() == (1, None)
+        assert plans(tenants.direct) == 0 and plans(tenants.planned) == 2
+        # Another user, one of claims, nobody, and Alice again.
+        for setting, value, sees in [("infinite_pages_cache.user_id", BOB, (None, 2)), ("request.jwt.claims", f'{{"sub": "{ALICE}"}}', (1, None)),
+                                     ("request.jwt.claims", "{}", (None, None)), ("request.jwt.claims", "", (None, 2)),
+                                     ("infinite_pages_cache.user_id", "", (None, None)), ("infinite_pages_cache.user_id", ALICE, (1, None))]:
+            for one in tenants.each():
+                one.execute("SELECT set_config(%s, %s, false)", (setting, value))
+            assert seen() == sees, (setting, value)
+        assert plans(tenants.direct) == 0
+        # What other policies add, and take away.
+        for policy, sees in [("AS PERMISSIVE FOR SELECT TO member USING (true)", (1, None)), ("FOR DELETE USING (true)", (1, None)),
+                             ("FOR SELECT TO tenant USING (true)", (1, 2)), ("FOR ALL USING (created_at < now() - interval '1 hour')", (1, 2)),
+                             ("USING (false)", (1, None)), ("AS RESTRICTIVE FOR SELECT USING (priority_tier = 1)", (None, None)),
+                             ("AS RESTRICTIVE FOR SELECT USING (true)", (1, None)), ("AS RESTRICTIVE FOR UPDATE USING (false)", (1, None)),
+                             ("AS RESTRICTIVE TO member USING (false)", (1, None)),
+                             (f"USING (user_id <> cache_current_user_id() AND user_id = '{BOB}')", (1, 2)),
+                             ("USING (story_id = cache_current_user_id())", (1, None))]:
+            session.execute(f"CREATE POLICY another ON {TABLE} {policy}")
+            assert seen() == sees, policy
+            session.execute(f"DROP POLICY another ON {TABLE}")
+            assert seen() == (1, None)
+        session.execute(f"ALTER POLICY {own} ON {TABLE} USING (user_id = '{BOB}')")
+        assert seen() == (None, 2)
+        session.execute(f"ALTER POLICY {own} ON {TABLE} USING (cache_current_user_id() = user_id)")
+        assert seen() == (1, None)
+        # Not the extension's own function.
+        session.execute(f"""CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO PUBLIC;
+            CREATE FUNCTION other.cache_current_user_id() RETURNS uuid LANGUAGE sql STABLE AS $$ SELECT '{BOB}'::uuid $$;
+            ALTER POLICY {own} ON {TABLE} USING (user_id = other.cache_current_user_id())""")
+        assert seen() == (None, 2)
+        session.execute(f"ALTER POLICY {own} ON {TABLE} TO member USING (user_id = cache_current_user_id())")
+        assert seen() == (None, None)
+        session.execute(f"ALTER POLICY {own} ON {TABLE} TO PUBLIC")
+        assert seen() == (1, None)
+        # With a role come its policies.
+        session.execute("GRANT pg_read_all_data TO tenant")
+        assert seen() == (1, 2)
+        session.execute("REVOKE pg_read_all_data FROM tenant")
+        assert seen() == (1, None)
+        # Without row security there is nothing that it hides; with none to be had, an error.
+        session.execute(f"ALTER TABLE {TABLE} DISABLE ROW LEVEL SECURITY")
+        assert seen() == (1, 2)
+        session.execute(f"ALTER TABLE {TABLE} ENABLE ROW LEVEL SECURITY")
+        assert seen() == (1, None)
+        for one in tenants.each():
+            one.execute("SET row_security = off")
+            assert state(lambda one=one: one.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))) == "42501"
+            one.execute("RESET row_security")
+        assert seen() == (1, None)
+        session.execute(f"DROP POLICY {own} ON {TABLE}")
+        assert seen() == (None, None)
+
+
+def test_one_session_of_many_roles(both, database):
+    """What a role sees is not kept for the next."""
+    with temporary_roles(database.cluster, "tenant", "service"), contextlib.ExitStack() as stack:
+        session = both.direct
+        session.execute("SELECT cache_grant_tenant('tenant'), cache_grant_service('service')")
+        insert(session, "k", "1")
+        insert(session, "k", "2", user=BOB)
+        pooled = Both(database, stack)
+        for role, user, sees in [("tenant", ALICE, (1, None)), ("service", ALICE, (1, 2)), ("tenant", BOB, (None, 2)), ("none", "", (1, 2)),
+                                 ("tenant", "", (None, None))] * 2:
+            for one in pooled.each():
+                one.execute(f"SET ROLE {role}")
+                one.execute("SELECT set_config('infinite_pages_cache.user_id', %s, false)", (user,))
+            assert (pooled.lookup("k"), pooled.lookup("k", BOB)) == sees
+
+
 def test_rights_that_come_with_the_database_go_with_it(both, database):
     with temporary_roles(database.cluster, "reader"), contextlib.ExitStack() as stack:
         session = both.direct

@@ -10,9 +10,11 @@ use crate::compat;
 use crate::home::Home;
 use crate::jsonb::RawJsonb;
 use crate::partition::entry_index::{Columns, Entries, Partition};
+use crate::partition::sight::Sight;
 use crate::statistics::tokens::Tokens;
+use crate::tenant;
 use pgrx::datum::FromDatum;
-use pgrx::pg_sys;
+use pgrx::{Uuid, pg_sys};
 use std::rc::Rc;
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -62,12 +64,17 @@ fn walk(mut look: impl FnMut(&Scan) -> bool) -> bool {
     let mut wants_more = true;
     loop {
         let Some((entries, table)) = open() else { return false };
-        let partitions = entries.partitions().unwrap_or_default();
+        let Some((partitions, sight)) = entries.partitions(&Home::current()) else {
+            // SAFETY: the relation is open.
+            unsafe { pg_sys::relation_close(table, KEEP_LOCK) };
+            return false;
+        };
+        let only = (sight == Sight::OneUser).then(tenant::cache_current_user_id);
         let unchanged = partitions.iter().all(|partition| {
             if !wants_more {
                 return true;
             }
-            let Some(scan) = Scan::begin(&entries, partition) else { return false };
+            let Some(scan) = Scan::begin(&entries, partition, only) else { return false };
             wants_more = look(&scan);
             scan.end();
             true
@@ -85,7 +92,7 @@ fn open() -> Option<(Rc<Entries>, pg_sys::Relation)> {
     loop {
         pgrx::check_for_interrupts!();
         let entries = Entries::current(&Home::current());
-        entries.partitions()?;
+        entries.partitions(&Home::current())?;
         // SAFETY: the relation is checked before it is used; with the lock comes the news of changes.
         unsafe {
             let table = pg_sys::try_relation_open(entries.table, LOCK);
@@ -102,6 +109,8 @@ fn open() -> Option<(Rc<Entries>, pg_sys::Relation)> {
 /// A scan of the index of one partition.
 struct Scan<'a> {
     partition: &'a Partition,
+    /// The user that the session acts for, if it may see that one's entries only.
+    only: Option<Option<Uuid>>,
     table: pg_sys::Relation,
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
@@ -110,7 +119,7 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     /// `None` when the partition is not what it was known to be.
-    fn begin(entries: &Entries, partition: &'a Partition) -> Option<Self> {
+    fn begin(entries: &Entries, partition: &'a Partition, only: Option<Option<Uuid>>) -> Option<Self> {
         // SAFETY: the relations are open until the scan ends, and so is the snapshot of the caller's statement.
         // Once the table is locked and known to be unchanged its index cannot go. What is open when something
         // raises is closed with the transaction or subtransaction.
@@ -126,13 +135,16 @@ impl<'a> Scan<'a> {
             let index = pg_sys::index_open(partition.index, LOCK);
             let scan = compat::begin_index_scan(table, index, pg_sys::GetActiveSnapshot(), 2);
             let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
-            Some(Self { partition, table, index, scan, slot })
+            Some(Self { partition, only, table, index, scan, slot })
         }
     }
 
-    /// What `read` makes of the row of an entry, if the partition has one.
+    /// What `read` makes of the row of an entry, if the partition has one that the session may see.
     fn find<T>(&self, address: &Address, read: impl FnOnce(&Row) -> T) -> Option<T> {
-        let equal_to = |column, value: &pgrx::Uuid| {
+        if self.only.is_some_and(|user| user != Some(address.user_id)) {
+            return None;
+        }
+        let equal_to = |column, value: &Uuid| {
             let mut key = pg_sys::ScanKeyData::default();
             // SAFETY: the key is written by the call; the value lives as long as the search.
             unsafe {

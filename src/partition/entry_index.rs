@@ -3,9 +3,9 @@
 
 #![allow(unsafe_code)]
 
-use crate::compat;
 use crate::home::{self, CACHE, Home};
 use crate::partition::catalog::{function_name, partitions_of, while_it_stays};
+use crate::partition::sight::Sight;
 use crate::spi::{self, Access};
 use pgrx::{PgList, pg_sys};
 use std::cell::{Cell, RefCell};
@@ -41,11 +41,10 @@ pub struct Entries {
     pub table: pg_sys::Oid,
     /// The newest first; `None` when a statement has to find the way.
     partitions: Option<Vec<Partition>>,
-    schema: pg_sys::Oid,
     home_generation: u64,
     generation: u64,
-    /// Whether a role may read the table, all of it, and which role that was last asked of.
-    allowed: Cell<(pg_sys::Oid, bool)>,
+    /// What a role may read, and which role that was last asked of.
+    sight: Cell<(pg_sys::Oid, Sight)>,
 }
 
 /// Rises with each change that outdates what is known.
@@ -136,45 +135,41 @@ impl Entries {
         let entries = Rc::new(Entries {
             table,
             partitions,
-            schema: home.namespace,
             home_generation: home.generation,
             generation,
-            allowed: Cell::new((pg_sys::InvalidOid, false)),
+            sight: Cell::new((pg_sys::InvalidOid, Sight::Unknown)),
         });
         ENTRIES.set(Some(Rc::clone(&entries)));
         entries
     }
 
-    /// The partitions, the newest first, for a lookup that goes to their indexes by itself. `None` when a
-    /// statement has to find the way: row security applies to the caller, or there is an error to be raised,
-    /// or somebody checks permissions in a way of their own, or wants no index scans.
-    pub fn partitions(&self) -> Option<&[Partition]> {
+    /// The partitions, the newest first, and what may be read of them, for a lookup that goes to their indexes by
+    /// itself. `None` when a statement has to find the way: row security is more than the extension's own, or there
+    /// is an error to be raised, or somebody checks permissions in a way of their own, or wants no index scans.
+    pub fn partitions(&self, home: &Home) -> Option<(&[Partition], Sight)> {
         // SAFETY: reads variables of this backend.
         let (wanted, hook) = unsafe { (pg_sys::enable_indexscan, pg_sys::ExecutorCheckPerms_hook) };
         if !wanted || hook.is_some() {
             return None;
         }
         let partitions = self.partitions.as_ref()?;
-        self.may_read_all().then_some(partitions)
+        let sight = self.sight(home);
+        // SAFETY: reads a variable of this backend. With row security off what it hides is an error.
+        let hides = unsafe { !pg_sys::row_security };
+        let must_ask = sight == Sight::Unknown || (sight == Sight::OneUser && hides);
+        (!must_ask).then_some((partitions, sight))
     }
 
-    /// Whether the current user may read the table, and row security does not apply.
-    fn may_read_all(&self) -> bool {
-        const ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
+    fn sight(&self, home: &Home) -> Sight {
         // SAFETY: reads a variable of this backend.
-        let user = unsafe { pg_sys::GetUserId() };
-        let (asked_of, allowed) = self.allowed.get();
-        if asked_of == user {
-            return allowed;
+        let role = unsafe { pg_sys::GetUserId() };
+        let (asked_of, sight) = self.sight.get();
+        if asked_of == role {
+            return sight;
         }
-        // SAFETY: lookups in the system caches, for a table and a schema that exist.
-        let allowed = unsafe {
-            pg_sys::check_enable_rls(self.table, pg_sys::InvalidOid, true) != ENABLED
-                && pg_sys::pg_class_aclcheck(self.table, user, compat::SELECT) == pg_sys::AclResult::ACLCHECK_OK
-                && compat::may_use_schema(self.schema, user)
-        };
-        self.allowed.set((user, allowed));
-        allowed
+        let sight = Sight::of(home, self.table, role);
+        self.sight.set((role, sight));
+        sight
     }
 }
 

@@ -6,3 +6,4 @@ pub mod entry_index;
 pub mod month;
 pub mod retire;
 pub mod secure;
+pub mod sight;

@@ -1,0 +1,124 @@
+//! Which entries a role may read, as row security would decide it for a statement.
+
+#![allow(unsafe_code)]
+
+use crate::compat;
+use crate::home::Home;
+use crate::partition::catalog::{function_name, while_it_stays};
+use pgrx::datum::FromDatum;
+use pgrx::{PgList, pg_sys};
+
+/// What a role may read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Every entry.
+    All,
+    /// The entries of the user that the session acts for.
+    OneUser,
+    /// What only a statement can tell, or nothing, which is an error for it to raise.
+    Unknown,
+}
+
+impl Sight {
+    /// What a role may read of the table of the cache.
+    pub fn of(home: &Home, table: pg_sys::Oid, role: pg_sys::Oid) -> Self {
+        const ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
+        // SAFETY: lookups in the system caches, for a table and a schema that exist.
+        let (may_read, restricted) = unsafe {
+            (
+                pg_sys::pg_class_aclcheck(table, role, compat::SELECT) == pg_sys::AclResult::ACLCHECK_OK
+                    && compat::may_use_schema(home.namespace, role),
+                pg_sys::check_enable_rls(table, role, true) == ENABLED,
+            )
+        };
+        match (may_read, restricted) {
+            (false, _) => Self::Unknown,
+            (true, false) => Self::All,
+            (true, true) => {
+                while_it_stays(table, |table| Self::by_policies(home, table, role)).unwrap_or(Self::Unknown)
+            }
+        }
+    }
+
+    /// What the policies of a table let a role read: each that permits adds to it. One that restricts, and any that
+    /// is not an extension's own, has to be evaluated.
+    fn by_policies(home: &Home, table: pg_sys::Relation, role: pg_sys::Oid) -> Self {
+        // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and
+        // its roles are an array of oid without NULLs.
+        unsafe {
+            let described = (*table).rd_rsdesc;
+            let hooks = [pg_sys::row_security_policy_hook_permissive, pg_sys::row_security_policy_hook_restrictive];
+            if described.is_null() || hooks.iter().any(Option::is_some) {
+                return Self::Unknown;
+            }
+            let user_id = pg_sys::SPI_fnumber((*table).rd_att, c"user_id".as_ptr());
+            let mut sights = Vec::new();
+            for policy in PgList::<pg_sys::RowSecurityPolicy>::from_pg((*described).policies).iter_ptr() {
+                let roles = pg_sys::Datum::from((*policy).roles);
+                let roles = Vec::<pg_sys::Oid>::from_datum(roles, false).unwrap_or_default();
+                let is_for_reading = [b'*', b'r'].contains(&((*policy).polcmd as u8));
+                let is_for_role =
+                    |&other: &pg_sys::Oid| other == pg_sys::InvalidOid || pg_sys::has_privs_of_role(role, other);
+                if !is_for_reading || !roles.iter().any(is_for_role) {
+                    continue;
+                }
+                let qual = (*policy).qual.cast::<pg_sys::Node>();
+                sights.push(if !(*policy).permissive || qual.is_null() {
+                    Self::Unknown
+                } else if is_true(qual) {
+                    Self::All
+                } else if is_of_session(home, qual, user_id) {
+                    Self::OneUser
+                } else {
+                    Self::Unknown
+                });
+            }
+            [Self::Unknown, Self::All, Self::OneUser]
+                .into_iter()
+                .find(|sight| sights.contains(sight))
+                .unwrap_or(Self::Unknown)
+        }
+    }
+}
+
+/// Whether an expression is the constant true.
+///
+/// # Safety
+/// The expression is a whole one.
+unsafe fn is_true(expression: *mut pg_sys::Node) -> bool {
+    // SAFETY: what a node is, its tag says.
+    unsafe {
+        let constant = expression.cast::<pg_sys::Const>();
+        (*expression).type_ == pg_sys::NodeTag::T_Const
+            && (*constant).consttype == pg_sys::BOOLOID
+            && !(*constant).constisnull
+            && (*constant).constvalue.value() != 0
+    }
+}
+
+/// Whether an expression is `user_id = cache_current_user_id()`.
+///
+/// # Safety
+/// The expression is a whole one.
+unsafe fn is_of_session(home: &Home, expression: *mut pg_sys::Node, user_id: i32) -> bool {
+    // SAFETY: what a node is, its tag says. Operators and functions that a policy uses exist.
+    unsafe {
+        if (*expression).type_ != pg_sys::NodeTag::T_OpExpr {
+            return false;
+        }
+        let comparison = expression.cast::<pg_sys::OpExpr>();
+        let sides = PgList::<pg_sys::Node>::from_pg((*comparison).args);
+        let (Some(left), Some(right)) = (sides.get_ptr(0), sides.get_ptr(1)) else { return false };
+        if pg_sys::get_opcode((*comparison).opno) != pg_sys::Oid::from(pg_sys::F_UUID_EQ)
+            || (*left).type_ != pg_sys::NodeTag::T_Var
+            || (*right).type_ != pg_sys::NodeTag::T_FuncExpr
+        {
+            return false;
+        }
+        let (column, call) = (left.cast::<pg_sys::Var>(), right.cast::<pg_sys::FuncExpr>());
+        i32::from((*column).varattno) == user_id
+            && (*call).args.is_null()
+            && pg_sys::get_func_namespace((*call).funcid) == home.namespace
+            && function_name((*call).funcid) == "cache_current_user_id"
+    }
+}
