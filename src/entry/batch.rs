@@ -1,7 +1,7 @@
 //! cache_upsert_many(): many entries in one call, all or none.
 
 use super::values::{Values, checked_content};
-use super::writer::Writer;
+use super::writer::{Writer, versions};
 use super::{Address, lock};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
@@ -65,11 +65,12 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     let mut events = Vec::with_capacity(last.len());
     let mut stored: BTreeMap<&[u8], (u64, Tokens)> = BTreeMap::new();
     // In the order of users and digests, in which everybody locks rows.
-    for (key, index) in last {
+    let versions = versions(&last.values().map(|&index| &checked[index].0).collect::<Vec<_>>());
+    for ((key, index), versions) in last.into_iter().zip(versions) {
         pgrx::check_for_interrupts!();
         let (address, values) = &checked[index];
         let policy = policies.entry(address.content_type).or_insert_with(|| Policy::of(address.content_type));
-        let written = writer.write(address, values, policy);
+        let written = writer.write(address, versions, values, policy);
         ids.insert(key, written.id);
         let (number, cost) = stored.entry(address.content_type).or_default();
         *number += 1;

@@ -1,7 +1,7 @@
 //! cache_upsert(): one entry.
 
 use super::values::{Values, checked_content};
-use super::writer::Writer;
+use super::writer::{Writer, versions};
 use super::{Address, lock, or_raise};
 use crate::audit::{self, Event};
 use crate::clock::now;
@@ -56,7 +56,8 @@ fn cache_upsert(
     let policy = Policy::of(address.content_type);
     lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));
     let writer = Writer::begin();
-    let written = writer.write(&address, &values, &policy);
+    let versions = versions(&[&address]).remove(0);
+    let written = writer.write(&address, versions, &values, &policy);
     audit::record("upsert", &[Event::of(&address)]);
     let counted_at = call.place(address.content_type, true);
     call.stored(counted_at, 1, written.cost);

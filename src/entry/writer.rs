@@ -48,14 +48,13 @@ impl Writer {
         Self { now, month, parent }
     }
 
-    /// Stores one entry, whose key is locked. An older version in an earlier month
-    /// (or, after the clock was set back, a later one) is removed; the new one keeps its id and counts.
-    pub fn write(&self, address: &Address, values: &Values, policy: &Policy) -> Written {
+    /// Stores one entry, whose key is locked, and of which there are these versions. An older version in an earlier
+    /// month (or, after the clock was set back, a later one) is removed; the new one keeps its id and counts.
+    pub fn write(&self, address: &Address, mut versions: Vec<i64>, values: &Values, policy: &Policy) -> Written {
         // A client that inserts into the table directly takes no lock, and can come between the
         // statements below; then they are run again.
         const ATTEMPTS: usize = 10;
         for _ in 0..ATTEMPTS {
-            let versions = versions(address);
             let is_current = |moment: &&i64| (self.month.start()..self.month.end()).contains(*moment);
             let current = versions.iter().filter(is_current).count();
             let outdated = versions.len() - current;
@@ -68,6 +67,7 @@ impl Writer {
             if let Some(written) = written {
                 return written;
             }
+            versions = self::versions(&[address]).remove(0);
         }
         contended()
     }
@@ -217,9 +217,9 @@ struct Moved {
     access_frequency: Option<i32>,
 }
 
-/// When each version of an entry was made that is committed now, or written by this transaction.
-pub fn versions(address: &Address) -> Vec<i64> {
-    probe::versions(address).unwrap_or_else(|| {
+/// When each version of each entry was made that is committed now, or written by this transaction.
+pub fn versions(addresses: &[&Address]) -> Vec<Vec<i64>> {
+    let by_statement = |address: &&Address| {
         let sql = |schema: &str| {
             format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
         };
@@ -227,7 +227,8 @@ pub fn versions(address: &Address) -> Vec<i64> {
             let moment = |rows: &Rows, row| rows.get::<TimestampWithTimeZone>(row, 1).expect("it is NOT NULL").into();
             rows.map(moment)
         })
-    })
+    };
+    probe::versions(addresses).unwrap_or_else(|| addresses.iter().map(by_statement).collect())
 }
 
 fn optional_text(text: Option<&[u8]>) -> DatumWithOid<'static> {
