@@ -6,8 +6,9 @@ use super::{Address, lock};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
+use crate::kept;
 use crate::policy::Policy;
-use crate::spi::{self, Access};
+use crate::spi::Access;
 use crate::statistics::Call;
 use crate::statistics::counters::Latency;
 use crate::statistics::tokens::Tokens;
@@ -101,9 +102,10 @@ struct Raw {
 /// # Errors
 /// 22023 unless it is an array, 54000 when it is too long.
 fn unpack(entries: RawJsonb) -> Vec<Raw> {
-    let (kind, length) = spi::run(
+    let (kind, length) = kept::run(
         Access::Read,
-        "SELECT jsonb_typeof($1), CASE WHEN jsonb_typeof($1) = 'array' THEN jsonb_array_length($1) END",
+        "upsert many: length",
+        |_| "SELECT jsonb_typeof($1), CASE WHEN jsonb_typeof($1) = 'array' THEN jsonb_array_length($1) END".into(),
         &[entries.into()],
         |rows| (rows.get::<String>(0, 1).unwrap_or_default(), rows.get::<i32>(0, 2)),
     );
@@ -120,17 +122,19 @@ fn unpack(entries: RawJsonb) -> Vec<Raw> {
             .raise();
     }
     // A field that is JSON null is a field that is not given, but for content, where it is a value.
-    let texts: Vec<String> = FIELDS.iter().map(|field| format!("e.value ->> '{field}'")).collect();
-    let known = FIELDS.map(|field| format!("'{field}'")).join(", ");
-    let sql = format!(
-        "SELECT jsonb_typeof(e.value), \
-                CASE WHEN jsonb_typeof(e.value) = 'object' THEN \
-                    (SELECT min(k) FROM jsonb_object_keys(e.value) k WHERE k NOT IN ({known})) END, \
-                e.value -> 'content', nullif(e.value -> 'metadata', 'null'), nullif(e.value -> 'prompt_variables', 'null'), {} \
-         FROM jsonb_array_elements($1) WITH ORDINALITY AS e (value, n) ORDER BY e.n",
-        texts.join(", ")
-    );
-    spi::run(Access::Read, &sql, &[entries.into()], |rows| {
+    let sql = |_: &str| {
+        let texts: Vec<String> = FIELDS.iter().map(|field| format!("e.value ->> '{field}'")).collect();
+        let known = FIELDS.map(|field| format!("'{field}'")).join(", ");
+        format!(
+            "SELECT jsonb_typeof(e.value), \
+                    CASE WHEN jsonb_typeof(e.value) = 'object' THEN \
+                        (SELECT min(k) FROM jsonb_object_keys(e.value) k WHERE k NOT IN ({known})) END, \
+                    e.value -> 'content', nullif(e.value -> 'metadata', 'null'), nullif(e.value -> 'prompt_variables', 'null'), {} \
+             FROM jsonb_array_elements($1) WITH ORDINALITY AS e (value, n) ORDER BY e.n",
+            texts.join(", ")
+        )
+    };
+    kept::run(Access::Read, "upsert many: fields", sql, &[entries.into()], |rows| {
         rows.map(|rows, row| Raw {
             kind: rows.get(row, 1).unwrap_or_default(),
             unknown: rows.get(row, 2),
