@@ -30,7 +30,7 @@ def main():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all of them if none is given")
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of a large cache")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of what is compared")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of what is compared")
     parser.add_argument("--seconds", type=int, default=3, help="time of each run of pgbench")
     parser.add_argument("--copies", type=int, default=3, help="new servers for what can be done but once")
     parser.add_argument("--growth", type=int, default=10_000_000, help="entries of a cache that has grown")

@@ -23,7 +23,7 @@ def run(options):
     progress(f"load: {each:,} entries each time …")
     next_first = iter(range(10 * kind.entries, 10**12, each))
     with server.start(kind, {**months.SETTINGS, "infinite_pages_cache.audit": "off"}) as one:
-        months.warm(one)
+        months.warm(one, "plain")
         found = alternating(
             options.rounds,
             **{"plain, COPY": lambda: copied(one, kind, "plain", next(next_first), each),

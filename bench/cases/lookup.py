@@ -22,7 +22,6 @@ def run(options):
     kind = Months(options.entries)
     with server.start(kind, months.SETTINGS) as one:
         one.execute(EMPTY)
-        months.warm(one)
         tables = ["plain", *baselines.existing(one, [] if options.quick else ["partman"])]
         statements = {table: baselines.lookup(table, *ADDRESS) for table in tables}
         months.reachable(one, kind, [LOOKUP, *statements.values(), baselines.lookup("legacy", *ADDRESS)])
@@ -37,6 +36,7 @@ def one_key(options, one, kind, statements):
     # A number after the last entry's gives a key that nobody has, of a user who has others.
     missing = kind.script(f"random({2 * kind.entries}, {3 * kind.entries})", LOOKUP)
 
+    months.warm(one, "plain")
     progress("lookup: 2 clients …")
     clients = 2
     actions = {"empty function": lambda: ran(options, one, kind.script(every, empty), clients),
@@ -58,6 +58,7 @@ def one_key(options, one, kind, statements):
     actions = {"cache_lookup": lambda: hits(options, one, kind.script(every, LOOKUP), clients),
                "cache_lookup, miss": lambda: hits(options, one, missing, clients, miss=True),
                **{table: lambda sql=sql: ran(options, one, kind.script(every, sql), clients) for table, sql in statements.items()}}
+    months.warm(one, *statements)
     if redis_server.is_installed():
         with redis_server.start(kind.content(n) for n in range(1, kind.entries + 1)) as redis:
             check(redis, kind)
@@ -73,6 +74,7 @@ def one_key(options, one, kind, statements):
 
 
 def zipf(options, one, kind):
+    months.warm(one, "legacy")
     progress("lookup: Zipf …")
     chosen = f"random_zipfian(1, {kind.entries}, 1.2)"
     legacy = kind.script(chosen, baselines.counted_lookup(*ADDRESS))
@@ -100,6 +102,7 @@ def zipf(options, one, kind):
 
 
 def tenant(options, one, kind, plain):
+    months.warm(one, "plain")
     progress("lookup: row security …")
     # Each of the two has the same users in the same order.
     users = {sql: itertools.count(1) for sql in (LOOKUP, plain)}

@@ -24,7 +24,7 @@ def run(options):
     kind = Months(options.entries)
     progress("many …")
     with server.start(kind, months.SETTINGS) as one:
-        months.warm(one)
+        months.warm(one, "plain")
         requests = choose(kind)
         same(one, kind, requests)
         variables = {}

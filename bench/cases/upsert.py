@@ -21,8 +21,8 @@ def run(options):
     kind = Months(options.entries)
     contents = contents_of(kind)
     with server.start(kind, months.SETTINGS) as one:
-        months.warm(one)
         tables = baselines.existing(one, ["plain", "legacy"] if options.quick else ["plain", "legacy", "partman"])
+        months.warm(one, *tables)
         first, last = kind.place_of(0)
         chosen = {"new": f"random({10 * kind.entries}, {10**12})", "existing": f"random({first}, {last})"}
         stored = {}
