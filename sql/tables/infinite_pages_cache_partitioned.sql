@@ -34,7 +34,7 @@ CREATE INDEX infinite_pages_cache_partitioned_expires_at_idx
 -- Serves the search by metadata, as cache_search() and as clients write it: WHERE user_id = ... AND
 -- content_type = ... AND metadata @> ... ORDER BY reuse_score DESC, created_at DESC LIMIT n. Under row
 -- security no index can serve metadata @> ..., which is not leakproof, so this one leads to the rows of one
--- user and type, and the rest is filtered and sorted.
+-- user and type, and the rest is filtered and sorted. It also serves cache_invalidate_content_type().
 CREATE INDEX ON @extschema@.infinite_pages_cache_partitioned (user_id, content_type);
 
 -- Metadata stays in the row, so that a search in it does not visit the TOAST table.
