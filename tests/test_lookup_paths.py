@@ -282,6 +282,14 @@ def test_row_security_is_that_of_a_select(both, database):
             CREATE FUNCTION other.cache_current_user_id() RETURNS uuid LANGUAGE sql STABLE AS $$ SELECT '{BOB}'::uuid $$;
             ALTER POLICY {own} ON {TABLE} USING (user_id = other.cache_current_user_id())""")
         assert seen() == (None, 2)
+        # The extension's own, replaced.
+        session.execute(f"ALTER POLICY {own} ON {TABLE} USING (user_id = cache_current_user_id())")
+        assert seen() == (1, None)
+        definition = session.execute("SELECT pg_get_functiondef('cache_current_user_id'::regproc)").fetchone()[0]
+        session.execute(f"CREATE OR REPLACE FUNCTION cache_current_user_id() RETURNS uuid LANGUAGE sql STABLE AS $$ SELECT '{BOB}'::uuid $$")
+        assert seen() == (None, 2)
+        session.execute(definition)
+        assert seen() == (1, None)
         session.execute(f"ALTER POLICY {own} ON {TABLE} TO member USING (user_id = cache_current_user_id())")
         assert seen() == (None, None)
         session.execute(f"ALTER POLICY {own} ON {TABLE} TO PUBLIC")
@@ -296,13 +304,29 @@ def test_row_security_is_that_of_a_select(both, database):
         assert seen() == (1, 2)
         session.execute(f"ALTER TABLE {TABLE} ENABLE ROW LEVEL SECURITY")
         assert seen() == (1, None)
-        for one in tenants.each():
-            one.execute("SET row_security = off")
-            assert state(lambda one=one: one.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))) == "42501"
-            one.execute("RESET row_security")
+        for other_role in ("GRANT", "REVOKE"):
+            session.execute(f"{other_role} pg_read_all_data {'TO' if other_role == 'GRANT' else 'FROM'} tenant")
+            for one in tenants.each():
+                one.execute("SET row_security = off")
+                assert state(lambda one=one: one.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))) == "42501"
+                one.execute("RESET row_security")
         assert seen() == (1, None)
         session.execute(f"DROP POLICY {own} ON {TABLE}")
         assert seen() == (None, None)
+
+
+@pytest.mark.parametrize("definition", ["PARTITION BY LIST (user_id)", "PARTITION BY HASH (user_id)", "PARTITION BY RANGE (expires_at)", ""])
+def test_another_table_in_the_place_of_the_cache(both, definition):
+    """However it is made, a lookup finds what is in it."""
+    session = both.direct
+    assert both.lookup("k") is None
+    session.execute(f"ALTER TABLE {TABLE} RENAME TO away; CREATE TABLE {TABLE} (LIKE away INCLUDING DEFAULTS) {definition}")
+    bounds = {"L": [f"IN ('{ALICE}')", f"IN ('{BOB}')"], "H": ["WITH (MODULUS 2, REMAINDER 0)", "WITH (MODULUS 2, REMAINDER 1)"],
+              "R": ["FROM (MINVALUE) TO ('2020-01-01')", "FROM ('2020-01-01') TO (MAXVALUE)"]}
+    for number, bound in enumerate(bounds[definition.split()[2][0]] if definition else []):
+        session.execute(f"CREATE TABLE part_{number} PARTITION OF {TABLE} FOR VALUES {bound}")
+    insert(session, "k", "1")
+    assert both.lookup("k") == 1
 
 
 def test_one_session_of_many_roles(both, database):

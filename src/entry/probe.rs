@@ -143,6 +143,7 @@ impl<'a> Scan<'a> {
 
     /// What `read` makes of the row of an entry, if the partition has one that the session may see.
     fn find<T>(&self, address: &Address, read: impl FnOnce(&Row) -> T) -> Option<T> {
+        pgrx::check_for_interrupts!();
         if self.only.is_some_and(|user| user != Some(address.user_id)) {
             return None;
         }

@@ -82,18 +82,23 @@ pub fn function_name(function: pg_sys::Oid) -> String {
     unsafe { std::ffi::CStr::from_ptr(pg_sys::get_func_name(function)).to_string_lossy().into_owned() }
 }
 
-/// The partitions of a table partitioned by a range of one timestamp, oldest first. A DEFAULT
-/// partition, which holds no range, is left out.
+/// The partitions of a table partitioned by a range of one timestamp, oldest first; none of any other table. A
+/// DEFAULT partition, which holds no range, is left out.
 pub fn partitions_of(parent: pg_sys::Oid) -> Vec<Partition> {
     const DATUM_VALUE: i32 = pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE;
     // SAFETY: the relation is open while its partition descriptor, which lives as long, is read. Of a
     // range the entry i of `indexes` names the partition between the bounds i-1 and i, -1 a gap.
     unsafe {
         let relation = pg_sys::relation_open(parent, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
         let mut partitions = Vec::new();
-        if (*descriptor).nparts > 0 {
-            let bounds = (*descriptor).boundinfo;
+        let bounds = if (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
+            (*pg_sys::RelationGetPartitionDesc(relation, true)).boundinfo
+        } else {
+            std::ptr::null_mut()
+        };
+        // Only bounds of ranges have kinds.
+        if !bounds.is_null() && !(*bounds).kind.is_null() {
+            let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
             let bound = |index: usize| -> i64 {
                 match **(*bounds).kind.add(index) as i32 {
                     DATUM_VALUE => (**(*bounds).datums.add(index)).value() as i64,

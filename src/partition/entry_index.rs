@@ -6,6 +6,7 @@
 use crate::home::{self, CACHE, Home};
 use crate::partition::catalog::{function_name, partitions_of, while_it_stays};
 use crate::partition::sight::Sight;
+use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
 use pgrx::{PgList, pg_sys};
 use std::cell::{Cell, RefCell};
@@ -147,17 +148,19 @@ impl Entries {
     /// itself. `None` when a statement has to find the way: row security is more than the extension's own, or there
     /// is an error to be raised, or somebody checks permissions in a way of their own, or wants no index scans.
     pub fn partitions(&self, home: &Home) -> Option<(&[Partition], Sight)> {
-        // SAFETY: reads variables of this backend.
-        let (wanted, hook) = unsafe { (pg_sys::enable_indexscan, pg_sys::ExecutorCheckPerms_hook) };
-        if !wanted || hook.is_some() {
-            return None;
-        }
-        let partitions = self.partitions.as_ref()?;
+        // SAFETY: reads variables of this backend. With row_security off what policies hide is an error; a check of a
+        // foreign key ignores FORCE ROW LEVEL SECURITY.
+        let by_itself = unsafe {
+            pg_sys::enable_indexscan
+                && pg_sys::row_security
+                && !pg_sys::InNoForceRLSOperation()
+                && { pg_sys::ExecutorCheckPerms_hook }.is_none()
+                && { pg_sys::row_security_policy_hook_permissive }.is_none()
+                && { pg_sys::row_security_policy_hook_restrictive }.is_none()
+        };
+        let partitions = self.partitions.as_ref().filter(|_| by_itself)?;
         let sight = self.sight(home);
-        // SAFETY: reads a variable of this backend. With row security off what it hides is an error.
-        let hides = unsafe { !pg_sys::row_security };
-        let must_ask = sight == Sight::Unknown || (sight == Sight::OneUser && hides);
-        (!must_ask).then_some((partitions, sight))
+        (sight != Sight::Unknown).then_some((partitions, sight))
     }
 
     fn sight(&self, home: &Home) -> Sight {
@@ -188,15 +191,23 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
 /// Whether the partitions with bounds are all there is. One that is being detached is there for some snapshots
 /// only; one that takes what fits nowhere else has no place among months.
 fn is_whole(table: pg_sys::Oid) -> bool {
-    while_it_stays(table, |relation| {
-        // SAFETY: the relation is open while its partition descriptor, which lives as long, is read.
-        unsafe {
-            let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
-            let bounds = (*descriptor).boundinfo;
-            !(*descriptor).detached_exist && (bounds.is_null() || (*bounds).default_index < 0)
-        }
-    })
-    .unwrap_or(false)
+    const BY_CREATION: &str = "\
+        SELECT FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0] \
+        WHERE t.partrelid = $1 AND t.partstrat = 'r' AND t.partnatts = 1 AND a.attname = 'created_at' \
+          AND a.atttypid = 'pg_catalog.timestamptz'::pg_catalog.regtype";
+    let by_creation = with_setting(c"search_path", "pg_catalog, pg_temp", || {
+        spi::run(Access::ReadLatest, BY_CREATION, &[table.into()], |rows| rows.count() > 0)
+    });
+    by_creation
+        && while_it_stays(table, |relation| {
+            // SAFETY: the relation is open while its partition descriptor, which lives as long, is read.
+            unsafe {
+                let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
+                let bounds = (*descriptor).boundinfo;
+                !(*descriptor).detached_exist && (bounds.is_null() || (*bounds).default_index < 0)
+            }
+        })
+        .unwrap_or(false)
 }
 
 /// Whether the rows of a table are in shards elsewhere.
@@ -220,7 +231,9 @@ fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
         let column = |name: &CStr, of_type| {
             let number = pg_sys::SPI_fnumber((*table).rd_att, name.as_ptr());
             let is_there = number > 0 && pg_sys::SPI_gettypeid((*table).rd_att, number) == of_type;
-            is_there.then_some(number as i16)
+            // What is generated when it is read does not stand in the row.
+            let stands_in_row = || pg_sys::get_attgenerated((*table).rd_id, number as i16) as u8 != b'v';
+            (is_there && stands_in_row()).then_some(number as i16)
         };
         let user_id = column(c"user_id", pg_sys::UUIDOID)?;
         let mut columns = Columns {

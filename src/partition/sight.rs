@@ -4,7 +4,8 @@
 
 use crate::compat;
 use crate::home::Home;
-use crate::partition::catalog::{function_name, while_it_stays};
+use crate::partition::catalog::while_it_stays;
+use crate::tenant;
 use pgrx::datum::FromDatum;
 use pgrx::{PgList, pg_sys};
 
@@ -34,21 +35,18 @@ impl Sight {
         match (may_read, restricted) {
             (false, _) => Self::Unknown,
             (true, false) => Self::All,
-            (true, true) => {
-                while_it_stays(table, |table| Self::by_policies(home, table, role)).unwrap_or(Self::Unknown)
-            }
+            (true, true) => while_it_stays(table, |table| Self::by_policies(table, role)).unwrap_or(Self::Unknown),
         }
     }
 
     /// What the policies of a table let a role read: each that permits adds to it. One that restricts, and any that
     /// is not an extension's own, has to be evaluated.
-    fn by_policies(home: &Home, table: pg_sys::Relation, role: pg_sys::Oid) -> Self {
+    fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid) -> Self {
         // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and
         // its roles are an array of oid without NULLs.
         unsafe {
             let described = (*table).rd_rsdesc;
-            let hooks = [pg_sys::row_security_policy_hook_permissive, pg_sys::row_security_policy_hook_restrictive];
-            if described.is_null() || hooks.iter().any(Option::is_some) {
+            if described.is_null() {
                 return Self::Unknown;
             }
             let user_id = pg_sys::SPI_fnumber((*table).rd_att, c"user_id".as_ptr());
@@ -67,7 +65,7 @@ impl Sight {
                     Self::Unknown
                 } else if is_true(qual) {
                     Self::All
-                } else if is_of_session(home, qual, user_id) {
+                } else if is_of_session(qual, user_id) {
                     Self::OneUser
                 } else {
                     Self::Unknown
@@ -100,7 +98,7 @@ unsafe fn is_true(expression: *mut pg_sys::Node) -> bool {
 ///
 /// # Safety
 /// The expression is a whole one.
-unsafe fn is_of_session(home: &Home, expression: *mut pg_sys::Node, user_id: i32) -> bool {
+unsafe fn is_of_session(expression: *mut pg_sys::Node, user_id: i32) -> bool {
     // SAFETY: what a node is, its tag says. Operators and functions that a policy uses exist.
     unsafe {
         if (*expression).type_ != pg_sys::NodeTag::T_OpExpr {
@@ -116,9 +114,20 @@ unsafe fn is_of_session(home: &Home, expression: *mut pg_sys::Node, user_id: i32
             return false;
         }
         let (column, call) = (left.cast::<pg_sys::Var>(), right.cast::<pg_sys::FuncExpr>());
-        i32::from((*column).varattno) == user_id
-            && (*call).args.is_null()
-            && pg_sys::get_func_namespace((*call).funcid) == home.namespace
-            && function_name((*call).funcid) == "cache_current_user_id"
+        i32::from((*column).varattno) == user_id && (*call).args.is_null() && is_own((*call).funcid)
+    }
+}
+
+/// Whether a function is this library's own cache_current_user_id(), as it was installed: whatever its name is, it may
+/// have been replaced.
+///
+/// # Safety
+/// The function exists.
+unsafe fn is_own(function: pg_sys::Oid) -> bool {
+    // SAFETY: fills in the structure for a function that exists.
+    unsafe {
+        let mut called = pg_sys::FmgrInfo::default();
+        pg_sys::fmgr_info(function, &mut called);
+        called.fn_addr.is_some_and(|address| address as usize == tenant::cache_current_user_id_wrapper as *const () as usize)
     }
 }
