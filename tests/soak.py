@@ -6,10 +6,12 @@ fails on any error, any deadlock, and on memory or tables that grow without end.
     SOAK_SECONDS=60 python tests/soak.py     a short one
 """
 
+import itertools
 import json
 import os
 import random
 import re
+import statistics
 import sys
 import threading
 import time
@@ -136,12 +138,10 @@ SIZES = f"""
 
 
 def slope(points):
-    """Least squares: growth a minute of (seconds, value)."""
-    if len(points) < 2:
-        return 0.0
-    mean_x, mean_y = (sum(axis) / len(points) for axis in zip(*points))
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return 60 * sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+    """Growth a minute of (seconds, value): the median of the slopes between any two. Least squares would take for growth
+    what comes and goes, as a worker's memory in a tick that analyzes."""
+    slopes = [60 * (y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in itertools.combinations(points, 2)]
+    return statistics.median(slopes) if slopes else 0.0
 
 
 def percentile(values, share):
