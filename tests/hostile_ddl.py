@@ -208,9 +208,11 @@ class Indexer(Disruptor):
                 self.drop_index_concurrently, self.second_index, self.analyze, self.vacuum, self.vacuum_full, self.cluster, self.set_fillfactor)
 
     def index(self):
-        """The unique index of this month's entries: one of those it has."""
+        """The unique index of this month's entries: one of those it has. A dead one, which an interrupted REINDEX CONCURRENTLY has left,
+        stays behind when its table moves; made anew there, it would stop any later move in an assertion of the server."""
         rows = self.execute("SELECT c.relnamespace::regnamespace::text || '.' || quote_ident(c.relname) FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid "
-                            "WHERE x.indrelid = to_regclass(%s) AND x.indisunique AND x.indnatts = 2 AND x.indexprs IS NOT NULL", (self.this_month(),)).fetchall()
+                            "WHERE x.indrelid = to_regclass(%s) AND x.indisunique AND x.indnatts = 2 AND x.indexprs IS NOT NULL AND x.indislive "
+                            "AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = x.indrelid)", (self.this_month(),)).fetchall()
         return self.dice.choice(rows)[0] if rows else "public.none"
 
     def reindex(self):
