@@ -128,6 +128,8 @@ unsafe fn is_own(function: pg_sys::Oid) -> bool {
     unsafe {
         let mut called = pg_sys::FmgrInfo::default();
         pg_sys::fmgr_info(function, &mut called);
-        called.fn_addr.is_some_and(|address| address as usize == tenant::cache_current_user_id_wrapper as *const () as usize)
+        called
+            .fn_addr
+            .is_some_and(|address| address as usize == tenant::cache_current_user_id_wrapper as *const () as usize)
     }
 }
