@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::compat;
 use crate::error::Refusal;
 use crate::home::Home;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -87,6 +88,12 @@ pub fn check(home: &Home, table: &str, detail: &str, hint: &str) {
         .hint(hint)
         .raise();
     }
+}
+
+/// Whether the current user may read a table, or as much of it as row security shows.
+pub fn may_read(table: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the system caches, for a table that exists.
+    unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), compat::SELECT) == pg_sys::AclResult::ACLCHECK_OK }
 }
 
 /// Whether row security restricts the current user on a table.

@@ -91,14 +91,14 @@ pub fn partitions_of(parent: pg_sys::Oid) -> Vec<Partition> {
     unsafe {
         let relation = pg_sys::relation_open(parent, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let mut partitions = Vec::new();
-        let bounds = if (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
-            (*pg_sys::RelationGetPartitionDesc(relation, true)).boundinfo
+        let descriptor = if (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
+            pg_sys::RelationGetPartitionDesc(relation, true)
         } else {
             std::ptr::null_mut()
         };
-        // Only bounds of ranges have kinds.
-        if !bounds.is_null() && !(*bounds).kind.is_null() {
-            let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
+        // Without partitions there are no bounds; only those of ranges have kinds.
+        let bounds = descriptor.as_ref().map_or(std::ptr::null_mut(), |descriptor| descriptor.boundinfo);
+        if bounds.as_ref().is_some_and(|bounds| !bounds.kind.is_null()) {
             let bound = |index: usize| -> i64 {
                 match **(*bounds).kind.add(index) as i32 {
                     DATUM_VALUE => (**(*bounds).datums.add(index)).value() as i64,

@@ -170,7 +170,7 @@ impl Entries {
         if asked_of == role {
             return sight;
         }
-        let sight = Sight::of(home, self.table, role);
+        let sight = Sight::of_current_user(home, self.table);
         self.sight.set((role, sight));
         sight
     }
@@ -179,7 +179,8 @@ impl Entries {
 /// The partitions that are these tables, in the same order. `None` unless each is an ordinary table with a valid
 /// entry index and the columns of the cache, and nothing of the whole lies elsewhere.
 fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option<Vec<Partition>> {
-    if !is_whole(table) || is_distributed(table) {
+    // Lookups run with their caller's search_path, which must not choose the operators of the statements.
+    if !with_setting(c"search_path", "pg_catalog, pg_temp", || is_whole(table) && !is_distributed(table)) {
         return None;
     }
     tables
@@ -192,13 +193,10 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
 /// only; one that takes what fits nowhere else has no place among months.
 fn is_whole(table: pg_sys::Oid) -> bool {
     const BY_CREATION: &str = "\
-        SELECT FROM pg_catalog.pg_partitioned_table t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0] \
+        SELECT FROM pg_partitioned_table t JOIN pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0] \
         WHERE t.partrelid = $1 AND t.partstrat = 'r' AND t.partnatts = 1 AND a.attname = 'created_at' \
-          AND a.atttypid = 'pg_catalog.timestamptz'::pg_catalog.regtype";
-    let by_creation = with_setting(c"search_path", "pg_catalog, pg_temp", || {
-        spi::run(Access::ReadLatest, BY_CREATION, &[table.into()], |rows| rows.count() > 0)
-    });
-    by_creation
+          AND a.atttypid = 'timestamptz'::regtype";
+    spi::run(Access::ReadLatest, BY_CREATION, &[table.into()], |rows| rows.count() > 0)
         && while_it_stays(table, |relation| {
             // SAFETY: the relation is open while its partition descriptor, which lives as long, is read.
             unsafe {
@@ -212,8 +210,7 @@ fn is_whole(table: pg_sys::Oid) -> bool {
 
 /// Whether the rows of a table are in shards elsewhere.
 fn is_distributed(table: pg_sys::Oid) -> bool {
-    const IS_DISTRIBUTED: &str =
-        "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::pg_catalog.regclass";
+    const IS_DISTRIBUTED: &str = "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::regclass";
     // SAFETY: a lookup in a system cache.
     let distributes = unsafe {
         pg_sys::get_relname_relid(c"pg_dist_partition".as_ptr(), pg_sys::PG_CATALOG_NAMESPACE.into())

@@ -4,6 +4,7 @@
 
 use crate::compat;
 use crate::home::Home;
+use crate::owner;
 use crate::partition::catalog::while_it_stays;
 use crate::tenant;
 use pgrx::datum::FromDatum;
@@ -21,21 +22,16 @@ pub enum Sight {
 }
 
 impl Sight {
-    /// What a role may read of the table of the cache.
-    pub fn of(home: &Home, table: pg_sys::Oid, role: pg_sys::Oid) -> Self {
-        const ENABLED: i32 = pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
-        // SAFETY: lookups in the system caches, for a table and a schema that exist.
-        let (may_read, restricted) = unsafe {
-            (
-                pg_sys::pg_class_aclcheck(table, role, compat::SELECT) == pg_sys::AclResult::ACLCHECK_OK
-                    && compat::may_use_schema(home.namespace, role),
-                pg_sys::check_enable_rls(table, role, true) == ENABLED,
-            )
-        };
-        match (may_read, restricted) {
-            (false, _) => Self::Unknown,
-            (true, false) => Self::All,
-            (true, true) => while_it_stays(table, |table| Self::by_policies(table, role)).unwrap_or(Self::Unknown),
+    /// What the current user may read of the table of the cache.
+    pub fn of_current_user(home: &Home, table: pg_sys::Oid) -> Self {
+        // SAFETY: reads a variable of this backend.
+        let role = unsafe { pg_sys::GetUserId() };
+        if !owner::may_read(table) || !compat::may_use_schema(home.namespace, role) {
+            Self::Unknown
+        } else if !owner::is_restricted(table) {
+            Self::All
+        } else {
+            while_it_stays(table, |table| Self::by_policies(table, role)).unwrap_or(Self::Unknown)
         }
     }
 

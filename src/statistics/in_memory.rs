@@ -6,7 +6,6 @@ use super::counters::{self, Count, PLAIN};
 use super::hits::{self, Hits};
 use super::tokens::Tokens;
 use super::{drain, histogram};
-use crate::compat;
 use crate::home::{CACHE, Home, STATISTICS};
 use crate::materialize::materialize_values;
 use crate::{owner, tenant};
@@ -156,12 +155,8 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
 /// Whether the caller may see every user's statistics: whom row security does not restrict, or who may
 /// read the roll-up.
 pub fn sees_all(home: &Home) -> bool {
-    // SAFETY: lookups in the system caches, for a table that exists.
-    let may_read = |table: pg_sys::Oid| unsafe {
-        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), compat::SELECT) == pg_sys::AclResult::ACLCHECK_OK
-    };
     home.find_table(CACHE).is_some_and(|cache| !owner::is_restricted(cache))
-        || home.find_table(STATISTICS).is_some_and(may_read)
+        || home.find_table(STATISTICS).is_some_and(owner::may_read)
 }
 
 /// The latency in milliseconds that a share of the calls did not exceed; NULL when there were none.
