@@ -78,6 +78,15 @@ def test_set_up_repairs_what_is_missing(database):
     assert {row[:3] for row in found["columns"]} == {row[:3] for row in expected["columns"]}
 
 
+def test_an_index_of_something_else_is_no_entry_index(database):
+    table = name_of(0)
+    database.execute(f"DROP INDEX {table}_entry_idx")
+    for number, (columns, found) in enumerate([("cache_key, content_type", False), ("content_type, cache_key", True)]):
+        database.execute(f"CREATE UNIQUE INDEX index_{number} ON {table} (user_id, cache_entry_digest({columns}))")
+        assert ("each partition has its entry index" not in failed_checks(database)) == found
+        assert (database.value("SELECT count(*) FROM check_partition_health() WHERE NOT ok") == 0) == found
+
+
 @pytest.mark.parametrize("table", [CACHE, "cache_audit_log", "cache_content_policies", "cache_maintenance_runs", "cache_statistics_hourly",
                                    "cache_entry_summary", "cache_user_summary"])
 def test_a_missing_table_is_reported_and_made_again(database, table):

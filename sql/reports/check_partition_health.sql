@@ -13,11 +13,7 @@ finding AS (
     SELECT name, starts, 'the unique index of its entries is missing or invalid',
            'Run SELECT @extschema@.cache_setup();'
     FROM partition p
-    WHERE NOT EXISTS (
-        SELECT 1 FROM pg_index x
-        JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid AND d.refclassid = 'pg_proc'::regclass
-        JOIN pg_proc f ON f.oid = d.refobjid AND f.proname = 'cache_entry_digest'
-        WHERE x.indrelid = p.oid AND x.indisunique AND x.indisvalid AND x.indkey::text LIKE '% 0')
+    WHERE NOT EXISTS (SELECT FROM @entry_indexes@ i WHERE i.indrelid = p.oid)
     UNION ALL
     SELECT p.name, p.starts, 'granted to ' || string_agg(DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END, ', '),
            'REVOKE ALL ON @extschema@.' || quote_ident(p.name) || ' FROM ...; tenants go through the parent.'

@@ -10,11 +10,14 @@ use crate::spi::{self, Access};
 const COUNT_BY_TYPE: &str = include_str!("../../sql/reports/entries_by_type.sql");
 const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql");
 const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
+const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
-/// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@` and
-/// `@recent_statistics@`.
+/// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@`,
+/// `@recent_statistics@` and `@entry_indexes@`.
 pub fn with_sources(home: &Home, query: &str) -> String {
-    let mut query = query.replace("@recent_statistics@", &format!("({RECENT})"));
+    let mut query = query
+        .replace("@recent_statistics@", &format!("({RECENT})"))
+        .replace("@entry_indexes@", &format!("({ENTRY_INDEXES})"));
     for (name, table, count) in
         [("@entries_by_type@", BY_TYPE, COUNT_BY_TYPE), ("@entries_by_user@", BY_USER, COUNT_BY_USER)]
     {
