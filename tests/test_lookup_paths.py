@@ -139,7 +139,7 @@ def test_what_is_rolled_back_is_forgotten(both):
 
 
 @pytest.mark.parametrize("change", [
-    f"DROP INDEX {partition(0)}_entry_idx",
+    f"DROP INDEX {partition(0)}_user_id_cache_entry_digest_idx",
     f"CREATE TABLE rest PARTITION OF {TABLE} DEFAULT",
     f"CREATE TABLE sub PARTITION OF {TABLE} FOR VALUES FROM ('2001-01-01') TO ('2001-02-01') PARTITION BY RANGE (created_at)",
 ], ids=["without an index", "with a default partition", "with a partition that has some of its own"])
@@ -156,7 +156,7 @@ def test_an_index_made_anew_is_used(both):
     assert both.lookup("k") == 1
     both.direct.execute(f"REINDEX TABLE CONCURRENTLY {partition(0)}")
     assert both.lookup("k") == 1
-    both.direct.execute(f"DROP INDEX {partition(0)}_entry_idx")
+    both.direct.execute(f"DROP INDEX {partition(0)}_user_id_cache_entry_digest_idx")
     assert both.lookup("k") == 1
     assert plans(both.direct) == 2
     both.direct.execute("DISCARD ALL")
@@ -164,7 +164,7 @@ def test_an_index_made_anew_is_used(both):
     assert both.lookup("k") == 1
     both.direct.execute(f"REINDEX TABLE {TABLE}")
     both.direct.execute(f"VACUUM FULL {partition(0)}")
-    both.direct.execute(f"CLUSTER {partition(0)} USING {partition(0)}_entry_idx")
+    both.direct.execute(f"CLUSTER {partition(0)} USING {partition(0)}_user_id_cache_entry_digest_idx")
     assert both.lookup("k") == 1
     both.direct.execute(f"TRUNCATE {partition(0)}")
     assert both.lookup("k") is None

@@ -310,7 +310,7 @@ def test_plain_sql_is_planned_with_the_index(searcher, plan_cache_mode):
 
 def index_scans(connection):
     """By the transaction, of the two indexes of the full months."""
-    names = [f"{name_of(offset)}_{index}" for index in (INDEX, "entry_idx") for offset in (-1, 0)]
+    names = [f"{name_of(offset)}_{index}" for index in (INDEX, "user_id_cache_entry_digest_idx") for offset in (-1, 0)]
     return connection.execute("SELECT " + ", ".join(f"pg_stat_get_xact_numscans('{name}'::regclass)" for name in names)).fetchone()
 
 
@@ -338,14 +338,14 @@ def test_a_lookup_by_key_does_not_go_by_the_index_for_searches(database, plan_ca
                      "SELECT md5((n % 3000)::text)::uuid, 'type ' || n / 3000 % 30, n::text, '1' FROM generate_series(1, 40000) n")
     database.execute("ANALYZE; CREATE EXTENSION pageinspect")
     level = "SELECT level FROM bt_metap(%s)"
-    assert database.value(level, (f"{name_of(0)}_entry_idx",)) == database.value(level, (f"{name_of(0)}_{INDEX}",)) + 1
+    assert database.value(level, (f"{name_of(0)}_user_id_cache_entry_digest_idx",)) == database.value(level, (f"{name_of(0)}_{INDEX}",)) + 1
     with database.connect() as connection:
         connection.execute(f"SET plan_cache_mode = {plan_cache_mode}")
         connection.execute(f"""PREPARE lookup (uuid, text, text) AS SELECT content FROM {CACHE}
             WHERE user_id = $1 AND cache_entry_digest(content_type, cache_key) = cache_entry_digest($2, $3)
               AND content_type = $2 AND cache_key = $3 ORDER BY created_at DESC LIMIT 1""")
         [(plan,)] = connection.execute(f"EXPLAIN (FORMAT JSON) EXECUTE lookup ('{ALICE}', 'type 3', 'k')").fetchall()
-        assert {node["Index Name"] for node in nodes(plan[0]["Plan"]) if node.get("Relation Name") == name_of(0)} == {f"{name_of(0)}_entry_idx"}
+        assert {node["Index Name"] for node in nodes(plan[0]["Plan"]) if node.get("Relation Name") == name_of(0)} == {f"{name_of(0)}_user_id_cache_entry_digest_idx"}
 
 
 # ── the index ────────────────────────────────────────────────────────────────────────────────────

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from catalog import state
-from conftest import ALICE, BOB, Cluster, Database, sqlstate_of, temporary_roles, wait_until
+from conftest import ALICE, BOB, Cluster, Database, is_waiting, sqlstate_of, temporary_roles, wait_until
 from test_lookups import lookup, upsert
 from test_partitions import bounds, month, name_of
 
@@ -64,7 +65,7 @@ def test_set_up_repairs_what_is_missing(database):
         DROP POLICY tenant_isolation_cache_access ON {CACHE};
         ALTER TABLE {CACHE} DISABLE ROW LEVEL SECURITY;
         ALTER TABLE {name_of(0)} DISABLE ROW LEVEL SECURITY;
-        DROP INDEX {name_of(0)}_entry_idx;
+        DROP INDEX {name_of(0)}_user_id_cache_entry_digest_idx;
         DROP INDEX {CACHE}_user_id_content_type_idx;
         GRANT SELECT ON {name_of(0)} TO PUBLIC;
         ALTER TABLE {CACHE} DROP COLUMN token_cost""")
@@ -78,9 +79,35 @@ def test_set_up_repairs_what_is_missing(database):
     assert {row[:3] for row in found["columns"]} == {row[:3] for row in expected["columns"]}
 
 
+def entry_indexes(database):
+    """Of this month, and whether they are valid."""
+    return database.execute("SELECT indisvalid FROM pg_index WHERE indrelid = %s::regclass AND indisunique AND indexprs IS NOT NULL ORDER BY 1", (name_of(0),))
+
+
+def test_set_up_makes_an_entry_index_beside_an_invalid_one(database):
+    """As an interrupted statement leaves it, with the name that it has always had."""
+    database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", (f"{name_of(0)}_user_id_cache_entry_digest_idx",))
+    assert "each partition has its entry index" in failed_checks(database)
+    database.execute("SELECT cache_setup()")
+    assert entry_indexes(database) == [(False,), (True,)]
+    assert failed_checks(database) == ["all indexes are valid"]
+
+
+def test_two_who_set_up_make_one_entry_index(database):
+    database.execute(f"DROP INDEX {name_of(0)}_user_id_cache_entry_digest_idx")
+    with database.connect() as writer, ThreadPoolExecutor() as pool, database.connect() as first, database.connect() as second:
+        with writer.transaction():
+            upsert(writer, "1")
+            both = [pool.submit(session.execute, "SELECT cache_setup()") for session in (first, second)]
+            wait_until(lambda: is_waiting(database, first) and is_waiting(database, second))
+        for each in both:
+            each.result(60)
+    assert entry_indexes(database) == [(True,)]
+
+
 def test_an_index_of_something_else_is_no_entry_index(database):
     table = name_of(0)
-    database.execute(f"DROP INDEX {table}_entry_idx")
+    database.execute(f"DROP INDEX {table}_user_id_cache_entry_digest_idx")
     for number, (columns, found) in enumerate([("cache_key, content_type", False), ("content_type, cache_key", True)]):
         database.execute(f"CREATE UNIQUE INDEX index_{number} ON {table} (user_id, cache_entry_digest({columns}))")
         assert ("each partition has its entry index" not in failed_checks(database)) == found

@@ -2,7 +2,7 @@
 //! without a policy, no grants, and the unique index of its entries. A tenant then reaches its rows
 //! through the parent only.
 
-use super::catalog::{partitions_of, qualified_name, relation_name, while_it_stays};
+use super::catalog::{partitions_of, qualified_name, while_it_stays};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
 use crate::owner;
@@ -30,33 +30,24 @@ pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
 pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
     let owner = owner::owner_of(home.table(parent));
     let read = |_| {
+        let indexed = !index || parent != CACHE || has_entry_index(partition);
         spi::run(
             Access::ReadLatest,
-            "SELECT c.relowner = $2, c.relrowsecurity, EXISTS ( \
-             SELECT 1 FROM pg_index x WHERE x.indrelid = $1 AND x.indisunique AND x.indisvalid \
-             AND replace(pg_get_indexdef(x.indexrelid), '\"', '') LIKE '%cache_entry_digest(content_type, cache_key)%'), \
-             quote_ident(pg_get_userbyid($2)) \
-         FROM pg_class c WHERE c.oid = $1",
+            "SELECT c.relowner = $2, c.relrowsecurity, quote_ident(pg_get_userbyid($2)) FROM pg_class c WHERE c.oid = $1",
             &[partition.into(), owner.into()],
             |rows| {
                 let holds = |column| rows.get::<bool>(0, column).unwrap_or(false);
-                (holds(1), holds(2), holds(3), rows.get::<String>(0, 4).expect("a name"))
+                (holds(1), holds(2), indexed, rows.get::<String>(0, 3).expect("a name"))
             },
         )
     };
     let Some((right_owner, row_security, indexed, owner_name)) = while_it_stays(partition, read) else {
         return false; // somebody has dropped it meanwhile
     };
-    let indexed = indexed || !index || parent != CACHE;
     let name = qualified_name(partition);
     // The index first: it lets readers go on, which the other statements do not.
     if !indexed {
-        check_unique(&name);
-        spi::execute(&format!(
-            "CREATE UNIQUE INDEX {} ON {name} (user_id, {}.cache_entry_digest(content_type, cache_key))",
-            index_name(&relation_name(partition)),
-            home.schema
-        ));
+        add_entry_index(home, partition, &name);
     }
     if !right_owner {
         spi::execute(&format!("ALTER TABLE {name} OWNER TO {owner_name}"));
@@ -66,6 +57,27 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) ->
     }
     let granted = revoke(partition, "ALL");
     granted || !(right_owner && row_security && indexed)
+}
+
+fn has_entry_index(partition: pg_sys::Oid) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT 1 FROM pg_index x WHERE x.indrelid = $1 AND x.indisunique AND x.indisvalid \
+         AND replace(pg_get_indexdef(x.indexrelid), '\"', '') LIKE '%cache_entry_digest(content_type, cache_key)%')",
+        &[partition.into()],
+        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
+    )
+}
+
+/// The server chooses the name: an invalid index that an interrupted statement has left may have any.
+fn add_entry_index(home: &Home, partition: pg_sys::Oid, name: &str) {
+    // Two sessions may make indexes of one table at the same time, but only one holds this lock.
+    spi::execute(&format!("LOCK TABLE ONLY {name} IN SHARE ROW EXCLUSIVE MODE"));
+    if !has_entry_index(partition) {
+        check_unique(name);
+        let digest = format!("{}.cache_entry_digest(content_type, cache_key)", home.schema);
+        spi::execute(&format!("CREATE UNIQUE INDEX ON {name} (user_id, {digest})"));
+    }
 }
 
 /// # Errors
@@ -95,18 +107,6 @@ fn check_unique(partition: &str) {
     });
 }
 
-/// The name of a partition's entry index, quoted. The partition's own name may be of any length.
-fn index_name(partition: &str) -> String {
-    const LIMIT: usize = pg_sys::NAMEDATALEN as usize - 1;
-    const SUFFIX: &str = "_entry_idx";
-    let kept: String = partition
-        .char_indices()
-        .take_while(|(index, character)| index + character.len_utf8() <= LIMIT - SUFFIX.len())
-        .map(|(_, character)| character)
-        .collect();
-    format!("\"{}{SUFFIX}\"", kept.replace('"', "\"\""))
-}
-
 /// Revokes privileges on a table or view from everybody but its owner; default privileges may have
 /// granted some. Returns whether anybody had any.
 pub fn revoke(relation: pg_sys::Oid, privileges: &str) -> bool {
@@ -122,16 +122,4 @@ pub fn revoke(relation: pg_sys::Oid, privileges: &str) -> bool {
         spi::execute(&format!("REVOKE {privileges} ON {name} FROM {grantee}"));
     }
     !grantees.is_empty()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::index_name;
-
-    #[test]
-    fn index_names_fit_and_are_quoted() {
-        assert_eq!(index_name("infinite_pages_cache_2026_11"), "\"infinite_pages_cache_2026_11_entry_idx\"");
-        assert_eq!(index_name("a\"b"), "\"a\"\"b_entry_idx\"");
-        assert_eq!(index_name(&"é".repeat(60)).len(), 2 + 52 + 10);
-    }
 }
