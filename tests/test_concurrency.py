@@ -1,5 +1,6 @@
 """One live entry per key whoever writes at the same time (P3), and nobody waits long for maintenance (P7)."""
 
+import contextlib
 import json
 import random
 import threading
@@ -11,6 +12,8 @@ import pytest
 
 from conftest import ALICE, BOB, Database, is_waiting, sqlstate_of, together, wait_until
 from test_lookups import KEY, lookup, upsert
+from test_maintenance import add_month
+from test_partitions import month
 
 CACHE = "infinite_pages_cache_partitioned"
 CLIENTS = 16
@@ -272,6 +275,30 @@ def test_sessions_create_one_partition_together(database):
 
 
 # ── maintenance beside clients ───────────────────────────────────────────────────────────────────
+
+def test_a_session_that_looks_while_a_partition_is_attached_sees_it_afterwards(database):
+    """A backend of PostgreSQL can keep a list of partitions that it read just before one was attached. The more partitions there are, the
+    longer it reads."""
+    for ago in range(1, 40):
+        add_month(database, -ago)
+    for number in range(40):
+        moment, key, barrier = month(40 + number), (ALICE, "t", f"k{number}"), threading.Barrier(7)
+
+        def look(session, pause):
+            barrier.wait()
+            time.sleep(pause)
+            return lookup(session, key)
+
+        with contextlib.ExitStack() as stack:
+            # They know nothing of the catalog yet.
+            sessions = [stack.enter_context(database.connect()) for _ in range(6)]
+            together(lambda: (barrier.wait(), add_month(database, 40 + number)),
+                     *[lambda session=session, pause=pause: look(session, pause / 300) for pause, session in enumerate(sessions)])
+            database.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at) "
+                             "VALUES (%s, %s, %s, '1', %s, 'infinity')", (*key, moment))
+            assert [lookup(session, key) for session in sessions] == [1] * 6
+            assert [session.execute(f"SELECT count(*) FROM {CACHE} WHERE cache_key = %s", key[2:]).fetchone() for session in sessions] == [(1,)] * 6
+
 
 def add_expired(database, keys):
     with database.connect() as connection:

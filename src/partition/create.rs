@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::catalog::partitions_of;
+use super::catalog::{forget_partitions, partitions_of};
 use super::month::Month;
 use super::secure::secure;
 use crate::advisory::{self, Class};
@@ -142,8 +142,8 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
         "Run it as the owner. Any role can make the current month's partition with cache_create_current_partition().",
     );
     advisory::lock(Class::CreatePartition, table as u32);
-    // SAFETY: has this backend see what others committed while it waited.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
+    // Others may have made it while this backend waited.
+    forget_partitions(parent);
     if let Some(partition) = existing() {
         return (partition.name(), false);
     }

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::home::{self, CACHE, Home};
-use crate::partition::catalog::{function_name, partitions_of, while_it_stays};
+use crate::partition::catalog::{forget_partitions, function_name, partitions_of, while_it_stays};
 use crate::partition::sight::Sight;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
@@ -124,6 +124,7 @@ impl Entries {
         WATCHED.set(Watched::Unknown(Vec::new()));
         let generation = GENERATION.load(Relaxed);
         let table = home.table(CACHE);
+        forget_partitions(table);
         let tables: Vec<pg_sys::Oid> = partitions_of(table).iter().rev().map(|partition| partition.oid).collect();
         let partitions = partitions(home, table, &tables);
         // A change of an index is told as one of its table.
