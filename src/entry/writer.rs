@@ -54,11 +54,14 @@ impl Writer {
         // A client that inserts into the table directly takes no lock, and can come between the
         // statements below; then they are run again.
         const ATTEMPTS: usize = 10;
+        let mut moved = Moved::default();
         for _ in 0..ATTEMPTS {
             let is_current = |moment: &&i64| (self.month.start()..self.month.end()).contains(*moment);
             let current = versions.iter().filter(is_current).count();
             let outdated = versions.len() - current;
-            let moved = if outdated == 0 { None } else { self.remove(address, outdated) };
+            if outdated > 0 {
+                moved = self.remove(address, outdated).unwrap_or(moved);
+            }
             let written = if current == 0 {
                 self.insert(address, values, policy, moved)
             } else {
@@ -116,9 +119,8 @@ impl Writer {
         })
     }
 
-    fn insert(&self, address: &Address, values: &Values, policy: &Policy, moved: Option<Moved>) -> Option<Written> {
+    fn insert(&self, address: &Address, values: &Values, policy: &Policy, moved: Moved) -> Option<Written> {
         let mut args = self.args(address, values, policy);
-        let moved = moved.unwrap_or_default();
         args.extend([
             moved.id.into(),
             moved.hit_count.into(),
@@ -208,7 +210,7 @@ impl Writer {
 }
 
 /// What an entry keeps when its new version goes to another month.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Moved {
     id: Option<Uuid>,
     hit_count: Option<i64>,
