@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo psql demo-stop test soak hostile bench bench-quick lint install package clean packages tools prerequisites partman
+.PHONY: help demo psql demo-stop test soak hostile crash bench bench-quick lint install package clean packages tools prerequisites partman
 MAKEFLAGS += --no-print-directory
 
 # Looked up only when a recipe runs, since an earlier one may have to install it: the newest server
@@ -42,7 +42,7 @@ demo-stop: ## Stop the server of the demo
 
 # cargo pgrx test installs a test build of its own, so the install comes after it. It has no way to
 # start a server as root, nor to write to a system's directories as anybody else: --runas serves both.
-test soak hostile: PACKAGES += sudo python3-venv
+test soak hostile crash: PACKAGES += sudo python3-venv
 test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
 	@tests/cluster.sh stop $(DEMO)
 	echo '== Tests inside the server: about 2 minutes the first time, seconds after that'
@@ -72,6 +72,10 @@ soak: prerequisites target/venv/requirements.txt ## Half an hour of load, and of
 hostile: prerequisites target/venv/requirements.txt ## Ten minutes of cancellations and DDL under clients whose every answer is checked
 	@$(MAKE) install
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/hostile.py
+
+crash: prerequisites target/venv/requirements.txt ## Fifty crashes under load, and a disk that runs full: nothing acknowledged is lost
+	@$(MAKE) install
+	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/crash.py
 
 # A run of all cases is what docs/ shows.
 bench bench-quick: PACKAGES += python3-venv redis-server

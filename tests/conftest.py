@@ -5,6 +5,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,13 @@ class Cluster:
     def restart(self, mode="fast"):
         self.stop(mode)
         self.start()
+
+    def kill(self):
+        """Kills the postmaster; every other process has to notice, or the server cannot be started again."""
+        postmaster = (self.data / "postmaster.pid").read_text().split()[0]
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        os.kill(int(postmaster), signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10)
 
     def remove(self):
         """Fails when the server's log tells of a defect."""

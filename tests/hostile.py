@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import PG_CONFIG, Cluster, Database  # noqa: E402
-from hostile_clients import KEYS, OWNER, READER, TENANT, USERS, Client  # noqa: E402
+from hostile_clients import OWNER, READER, TENANT, Client, check_all  # noqa: E402
 from hostile_ddl import OF_ITSELF, Grantor, Indexer, Killer, Maintainer, Months, Mover, Reader, Rights  # noqa: E402
-from hostile_ledger import NEVER_MISSED, TYPES, Ledger  # noqa: E402
+from hostile_ledger import Ledger  # noqa: E402
 from server_log import defects  # noqa: E402
 from worker import CACHE, wait_until  # noqa: E402
 
@@ -112,16 +112,7 @@ def in_the_end(database, ledger):
             wait_until(lambda: connection.execute("SELECT last_success > %s FROM cache_maintenance_status", (seen,)).fetchone()[0], 60)
         problems += [f"verify: {row}" for row in connection.execute(
             "SELECT name, detail FROM verify_production_cache() WHERE NOT ok AND name <> 'no maintenance step failed lately'").fetchall()]
-        for way in ("on", "off"):
-            connection.execute(f"SET enable_indexscan = {way}")
-            for user in USERS:
-                for kind in TYPES:
-                    keys, began, clock = [f"k{number}" for number in range(KEYS)], time.monotonic(), time.time()
-                    for key, content in connection.execute("SELECT * FROM cache_lookup_many(%s, %s, %s)", (user, kind, keys)).fetchall():
-                        ledger.check((user, kind, key), content, began, clock)
-        rows = connection.execute(f"SELECT content_type, user_id, cache_key, count(*) FROM {CACHE} WHERE content_type = ANY (%s) "
-                                  "GROUP BY 1, 2, 3 HAVING count(*) > 1", (list(NEVER_MISSED),)).fetchall()
-        problems += [f"entries that stand twice: {row}" for row in rows]
+        problems += check_all(connection, ledger)
     return problems
 
 

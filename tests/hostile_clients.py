@@ -13,6 +13,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from hostile_ledger import ABORTED, COMMITTED, EXPIRING, INVALIDATED, MONTHS, NEVER_MISSED, PERMANENT, TOUCHED, TYPES, UNKNOWN
+from worker import CACHE
 
 USERS = [str(uuid.UUID(int=(number << 64) + 0x5eed, version=4)) for number in range(1, 9)]
 KEYS = 10
@@ -304,3 +305,18 @@ class Client(Actor):
             rows = self.execute(sql, key).fetchall()
             if any(row != (None,) for row in rows):
                 self.problems.append(f"{self.name}: {sql} of {key} gives {rows} to another")
+
+
+def check_all(connection, ledger):
+    """Checks every entry both ways while nobody writes; returns what stands twice."""
+    for way in ("on", "off"):
+        connection.execute(f"SET enable_indexscan = {way}")
+        for user in USERS:
+            for kind in TYPES:
+                keys, began, clock = [f"k{number}" for number in range(KEYS)], time.monotonic(), time.time()
+                for key, content in connection.execute("SELECT * FROM cache_lookup_many(%s, %s, %s)", (user, kind, keys)).fetchall():
+                    ledger.check((user, kind, key), content, began, clock)
+    connection.execute("RESET enable_indexscan")
+    rows = connection.execute(f"SELECT content_type, user_id, cache_key, count(*) FROM {CACHE} WHERE content_type = ANY (%s) "
+                              "GROUP BY 1, 2, 3 HAVING count(*) > 1", (list(NEVER_MISSED),)).fetchall()
+    return [f"entries that stand twice: {row}" for row in rows]

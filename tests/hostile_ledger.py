@@ -77,6 +77,15 @@ class Ledger:
             elif outcome == ABORTED and write.seen:
                 self.problems.append(f"what was rolled back was seen: write {write.number} of {write.key}")
 
+    def settle(self):
+        """Nobody writes: an invalidation of which nobody knows the end has happened by now, or never will."""
+        with self.lock:
+            for write in self.writes.values():
+                if write.is_nothing and write.outcome == UNKNOWN:
+                    write.outcome = ABORTED
+                    self.keys[write.key].nothing_pending -= 1
+                    self.keys[write.key].nothing_ended = time.monotonic()
+
     def check(self, key, content, began, began_clock, own=None):
         """Checks the answer to a lookup that began, or saw a snapshot that was taken, no earlier than a moment."""
         with self.lock:

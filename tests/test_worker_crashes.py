@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -80,15 +79,9 @@ def stop_at_once(database):
 
 
 def kill_postmaster(database):
-    """Every process of the server has to notice, or it cannot be started again."""
-    cluster = database.cluster
-    wait_for_step(cluster, database.name)
-    postmaster = (cluster.data / "postmaster.pid").read_text().split()[0]
-    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    assert len(children) > 5
-    os.kill(int(postmaster), signal.SIGKILL)
-    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10)
-    cluster.start()
+    wait_for_step(database.cluster, database.name)
+    database.cluster.kill()
+    database.cluster.start()
 
 
 @pytest.mark.parametrize("crash", [kill_worker, kill_launcher, kill_client, stop_at_once, kill_postmaster])
