@@ -43,8 +43,10 @@ demo-stop: ## Stop the server of the demo
 # cargo pgrx test installs a test build of its own, so the install comes after it. It has no way to
 # start a server as root, nor to write to a system's directories as anybody else: --runas serves both.
 test soak hostile crash: PACKAGES += sudo python3-venv
+test: PACKAGES += curl libevent-dev libc-ares-dev # of PgBouncer
 test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
 	@tests/cluster.sh stop $(DEMO)
+	tests/pgbouncer.sh target/tools
 	echo '== Tests inside the server: about 2 minutes the first time, seconds after that'
 	runas=()
 	if [ "$$(id -u)" = 0 ] || ! { $(writable); }; then

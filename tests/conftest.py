@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import pwd
 import shutil
@@ -41,6 +42,9 @@ def as_server_user(command):
 
 class Cluster:
     """A cluster of its own: initdb, start, stop, and the client programs of its version."""
+
+    # What clients of its databases connect to instead, if anything.
+    bouncer = None
 
     def __init__(self, settings=None, environment=None):
         settings = dict(settings or {})
@@ -179,7 +183,12 @@ class ClockCluster(Cluster):
 @pytest.fixture(scope="session")
 def cluster():
     cluster = Cluster()
+    if settings := os.environ.get("IPC_BOUNCER"):
+        from bouncer import Bouncer
+        cluster.bouncer = Bouncer(cluster, json.loads(settings))
     yield cluster
+    if cluster.bouncer:
+        cluster.bouncer.stop()
     cluster.remove()
 
 
@@ -228,7 +237,7 @@ class Database:
         return database
 
     def connect(self, user="postgres", **options):
-        return self.cluster.connect(self.name, user, **options)
+        return (self.cluster.bouncer or self.cluster).connect(self.name, user, **options)
 
     def execute(self, sql, parameters=None):
         """Runs statements on a connection of their own; returns the rows of the last one, if it has any."""

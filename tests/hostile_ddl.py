@@ -15,7 +15,7 @@ from worker import CACHE, LAUNCHER, WORKER
 
 # What PostgreSQL says of itself, to whoever makes tables and indexes anew: of indexes that an interrupted REINDEX has left; and of the part
 # out of line of a version of a row that nobody sees any more, which a vacuum of that part alone has removed. And STALE_TOAST_INDEX.
-OF_ITSELF = re.compile(r"indexer XX002 WARNING:  cannot reindex invalid index|indexer XX001 ERROR:  missing chunk number \d+ for toast value|"
+OF_ITSELF = re.compile(r"indexer XX002 WARNING:  cannot reindex invalid index|indexer XX001 ERROR:  (missing|unexpected) chunk number \d+ |"
                        rf"XX000 ERROR:  {STALE_TOAST_INDEX}")
 # PostgreSQL itself fails with "tuple concurrently updated" when two sessions rename, move, or change the rights of one object.
 one_object = threading.Lock()
