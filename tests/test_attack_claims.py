@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import ALICE, BOB
-from test_tenants import CACHE, acting, supabase  # noqa: F401 (a fixture)
+from test_tenants import CACHE, acting, supabase
 
 CASES = settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 FEWER = settings(CASES, max_examples=60)
@@ -59,7 +59,7 @@ any_claims = st.booleans().flatmap(lambda well: good if well else claims() | dam
 
 
 @pytest.fixture
-def two(supabase):  # noqa: F811
+def two(supabase):
     """An entry of Alice's beside that of Bob's, each with the user's id in it."""
     supabase.execute(f"DELETE FROM {CACHE}")
     with supabase.connect() as connection:

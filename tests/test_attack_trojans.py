@@ -8,8 +8,8 @@ import pytest
 
 from conftest import ALICE, BOB, sqlstate_of, temporary_roles
 from test_maintenance import add_audit_month
-from test_owner_rights import owned  # noqa: F401 (a fixture)
-from test_tenants import CACHE, acting, fill_for_alice, mallory, month, supabase  # noqa: F401 (fixtures)
+from test_owner_rights import owned
+from test_tenants import CACHE, acting, fill_for_alice, mallory, month, supabase
 from worker import expired
 
 ARCHIVE = "cache_audit_archive"
@@ -25,7 +25,7 @@ def tell_tale(connection, told):
 
 
 @pytest.mark.parametrize("call", ["cache_create_current_partition()", "create_monthly_cache_partition('2031-05-01')", "archive_audit_logs('60 days')"])
-def test_checks_of_an_owner_have_its_rights_when_a_partition_is_attached(owned, call):  # noqa: F811
+def test_checks_of_an_owner_have_its_rights_when_a_partition_is_attached(owned, call):
     """ATTACH PARTITION folds the constants of CHECK constraints, which runs functions in them; cache_create_current_partition() is
     SECURITY DEFINER, and its owner is a superuser."""
     told = []
@@ -43,7 +43,7 @@ def test_checks_of_an_owner_have_its_rights_when_a_partition_is_attached(owned, 
     assert set(told) == {"told as cache_owner"}
 
 
-def test_a_tenants_write_does_not_lend_the_owner_a_superusers_rights(owned):  # noqa: F811
+def test_a_tenants_write_does_not_lend_the_owner_a_superusers_rights(owned):
     """The same, by way of a tenant's first write of a month."""
     told = []
     with temporary_roles(owned.cluster, "tenant"), owned.connect() as connection:
@@ -60,7 +60,7 @@ def test_a_tenants_write_does_not_lend_the_owner_a_superusers_rights(owned):  # 
         assert set(told) == {"told as cache_owner", "told as tenant"}
 
 
-def test_where_a_partition_is_stored_is_not_a_tenants_choice(supabase):  # noqa: F811
+def test_where_a_partition_is_stored_is_not_a_tenants_choice(supabase):
     """A tenant's settings are in force while its first write of a month makes the partitions of everybody."""
     with supabase.connect() as connection:
         connection.execute("SET allow_in_place_tablespaces = on")
@@ -89,7 +89,7 @@ def test_where_a_partition_is_stored_is_not_a_tenants_choice(supabase):  # noqa:
                                      "DateStyle = 'SQL, DMY'", "IntervalStyle = sql_standard", "TimeZone = 'Pacific/Kiritimati'", "xmloption = document",
                                      "bytea_output = escape", "extra_float_digits = -15", "enable_partition_pruning = off",
                                      "constraint_exclusion = on", "client_encoding = LATIN1", "standard_conforming_strings = off"])
-def test_a_tenants_settings_do_not_change_what_a_new_partition_is(supabase, setting):  # noqa: F811
+def test_a_tenants_settings_do_not_change_what_a_new_partition_is(supabase, setting):
     def shape(connection):
         return connection.execute(
             "SELECT c.relname::text, pg_get_expr(c.relpartbound, c.oid), c.relrowsecurity, pg_get_userbyid(c.relowner)::text, c.relacl::text, "
@@ -115,7 +115,7 @@ def test_a_tenants_settings_do_not_change_what_a_new_partition_is(supabase, sett
 
 # ── search_path and pg_temp ──────────────────────────────────────────────────────────────────────
 
-def test_types_casts_and_closer_operators_in_the_path(supabase):  # noqa: F811
+def test_types_casts_and_closer_operators_in_the_path(supabase):
     """Operators that fit the operands better than PostgreSQL's own (numeric < integer), types of the names of its own, and casts: none
     is found by what the extension runs."""
     fill_for_alice(supabase)
@@ -154,7 +154,7 @@ def test_types_casts_and_closer_operators_in_the_path(supabase):  # noqa: F811
         assert told == []
 
 
-def test_a_temporary_schema_holds_nothing_that_is_called(supabase):  # noqa: F811
+def test_a_temporary_schema_holds_nothing_that_is_called(supabase):
     """Functions and operators there are found by a qualified name only, but types, tables and views stand before all others."""
     with supabase.connect() as connection:
         told = []
@@ -199,7 +199,7 @@ def plants(connection):
                          "CREATE SEQUENCE public.cache_audit_log_id_seq", f"CREATE TABLE public.{ARCHIVE} (user_id uuid, acting_user_id uuid)"]
 
 
-def test_nothing_planted_before_create_extension_becomes_part_of_it(mallory, database, empty_database):  # noqa: F811
+def test_nothing_planted_before_create_extension_becomes_part_of_it(mallory, database, empty_database):
     """Either CREATE EXTENSION refuses, and leaves nothing; or all that it has made is its own, and none of the plants is called."""
     with database.connect() as connection:
         statements = plants(connection)
@@ -238,7 +238,7 @@ def test_nothing_planted_before_create_extension_becomes_part_of_it(mallory, dat
 
 
 @pytest.fixture
-def planted(mallory, database):  # noqa: F811
+def planted(mallory, database):
     """An archive that is not the extension's: a table whose trigger tells what it is run as, with a partition."""
     add_audit_month(database, -5)
     database.execute("GRANT CREATE ON SCHEMA public TO mallory")
@@ -286,7 +286,7 @@ def test_a_planted_archive_is_not_taken_for_the_extensions_own(planted):
         assert database.value(f"SELECT relowner::regrole::text FROM pg_class WHERE relname = '{ARCHIVE}'") == "postgres"
 
 
-def test_the_archive_belongs_to_the_owner_of_the_log(owned):  # noqa: F811
+def test_the_archive_belongs_to_the_owner_of_the_log(owned):
     """Whoever archives, and then also cache_forget_user() knows it for its own."""
     add_audit_month(owned, -20)
     assert len(owned.execute("SELECT * FROM archive_audit_logs('60 days')")) == 1
@@ -298,7 +298,7 @@ def test_the_archive_belongs_to_the_owner_of_the_log(owned):  # noqa: F811
     assert expired(owned) == 0
 
 
-def test_a_planted_name_of_a_coming_month_is_refused(mallory, database):  # noqa: F811
+def test_a_planted_name_of_a_coming_month_is_refused(mallory, database):
     database.execute("GRANT CREATE ON SCHEMA public TO mallory")
     with database.connect(mallory) as connection:
         connection.execute("CREATE TABLE infinite_pages_cache_2031_05 (id uuid)")
