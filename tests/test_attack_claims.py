@@ -20,7 +20,8 @@ text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 users = st.sampled_from([ALICE, BOB])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text | users,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text | st.sampled_from(["sub", "SUB", "role", "aud"]), inner, max_size=4), max_leaves=12)
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text | st.sampled_from(["sub", "SUB", "role", "aud"]), inner, max_size=4),
+    max_leaves=12)
 
 
 @st.composite
@@ -28,7 +29,8 @@ def notations(draw):
     """A user's id as it can be written, well and badly."""
     user = draw(users)
     return draw(st.sampled_from([
-        user, user.upper(), user.replace("-", ""), "{%s}" % user, "{%s}" % user.replace("-", ""), "urn:uuid:" + user, f" {user}", f"{user} ", f"{user}\n",
+        user, user.upper(), user.replace("-", ""), "{%s}" % user, "{%s}" % user.replace("-", ""), "urn:uuid:" + user, f" {user}", f"{user} ",
+        f"{user}\n",
         user[:-1], user + "0", user[:4] + "-" + user[4:], user.replace("-", "", 1), "{" + user, user + "}", user.replace("-", "‐"),
         user.replace("0", "０"), user.replace("a", "а"), user.replace("-", "_"), "(%s)" % user, f"{user},{BOB}", f"'{user}'", f"{user}' OR true --",
         "0x" + user.replace("-", ""), str(uuid.UUID(user).int), user.replace("0", "O"), f"{user}\\", "\ufeff" + user, "null", ""]))
@@ -37,7 +39,8 @@ def notations(draw):
 @st.composite
 def claims(draw):
     """JSON that says who it is, or almost does."""
-    fields = draw(st.lists(st.tuples(st.sampled_from(["sub", "sub", "sub", "SUB", "Sub", "sub ", "user_id", "role", "sub\u200b"]), notations() | json_values),
+    fields = draw(st.lists(st.tuples(st.sampled_from(["sub", "sub", "sub", "SUB", "Sub", "sub ", "user_id", "role", "sub\u200b"]),
+                                     notations() | json_values),
                            min_size=1, max_size=4))
     # Written by hand, since a name may stand twice.
     parts = [f"{json.dumps(name, ensure_ascii=draw(st.booleans()))}: {json.dumps(value, ensure_ascii=draw(st.booleans()))}" for name, value in fields]
@@ -88,7 +91,8 @@ EVERY_WAY = """
            ARRAY(SELECT u FROM unnest(%(users)s::text[]) u, cache_lookup_many(u::uuid, 't', '{k}') m WHERE m.content IS NOT NULL ORDER BY 1),
            ARRAY(SELECT u FROM unnest(%(users)s::text[]) u, cache_search(u::uuid, 't', '{"m": 1}') ORDER BY 1),
            ARRAY(SELECT user_id::text FROM user_cache_analytics ORDER BY 1),
-           ARRAY(SELECT u FROM unnest(%(users)s::text[]) u WHERE (get_infinite_pages_analytics(u::uuid)->>'total_cache_entries')::integer > 0 ORDER BY 1),
+           ARRAY(SELECT u FROM unnest(%(users)s::text[]) u
+                 WHERE (get_infinite_pages_analytics(u::uuid)->>'total_cache_entries')::integer > 0 ORDER BY 1),
            ARRAY(SELECT u FROM unnest(%(users)s::text[]) u WHERE cache_touch(u::uuid, 't', 'k', '1 day') IS NOT NULL ORDER BY 1),
            ARRAY(SELECT u FROM unnest(%(users)s::text[]) u WHERE cache_invalidate(u::uuid, 't', 'k') > 0 ORDER BY 1)"""
 
@@ -130,7 +134,8 @@ def test_a_well_formed_subject_is_the_user(two):
     with two.connect() as connection:
 
         @CASES
-        @given(st.uuids() | users.map(uuid.UUID), st.dictionaries(text.filter(lambda name: name != "sub"), json_values, max_size=5), st.integers(0, 3),
+        @given(st.uuids() | users.map(uuid.UUID), st.dictionaries(text.filter(lambda name: name != "sub"), json_values, max_size=5),
+               st.integers(0, 3),
                st.booleans(), st.integers(0, 5))
         def check(user, others, notation, ascii_only, place):
             written = [str(user), str(user).upper(), user.hex, "{%s}" % user][notation]
@@ -184,7 +189,8 @@ def test_nothing_else_says_who_somebody_is(two):
 
         @FEWER
         @given(st.sampled_from(["request.jwt.claim.sub", "request.jwt.claims.sub", "request.jwt", "request.header.sub", "request.jwt.user_id",
-                                "infinite_pages.user_id", "app.user_id", "request.headers", "jwt.claims", "request.jwt.claim"]), notations() | claims())
+                                "infinite_pages.user_id", "app.user_id", "request.headers", "jwt.claims", "request.jwt.claim"]),
+                                notations() | claims())
         def check(name, value):
             with acting(connection, None, claims="", keep=False):
                 connection.execute("SELECT set_config(%s, %s, true)", (name, value))
@@ -220,7 +226,8 @@ def test_a_foreign_user_in_an_argument_changes_nothing(two):
             with pytest.raises(psycopg.errors.InsufficientPrivilege), acting(connection, BOB, keep=False):
                 connection.execute("SELECT cache_upsert(%(user)s, %(type)s, %(key)s, %(content)s)", {**names, "key": key or "k"})
             with pytest.raises(psycopg.errors.InsufficientPrivilege), acting(connection, BOB, keep=False):
-                connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content) VALUES (%(user)s, %(type)s, %(key)s, %(content)s)", names)
+                connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content) "
+                                   "VALUES (%(user)s, %(type)s, %(key)s, %(content)s)", names)
             with pytest.raises(psycopg.errors.InsufficientPrivilege), acting(connection, BOB, keep=False):
                 connection.execute(f"UPDATE {CACHE} SET user_id = %(user)s", names)
 

@@ -126,7 +126,8 @@ FOR_OWNERS = ["CREATE INDEX ON {name} ({column})", "ALTER TABLE {name} DISABLE R
               "CREATE STATISTICS work.s ON {column}, tableoid FROM {name}", "ALTER TABLE {name} OWNER TO {role}", "ALTER TABLE {name} RENAME TO x",
               "ALTER TABLE {name} REPLICA IDENTITY FULL"]
 BY_PRIVILEGE = {
-    "SELECT": ["SELECT * FROM {name}", "SELECT FROM {name}", "COPY (SELECT * FROM {name}) TO STDOUT", "TABLE {name} LIMIT 0", "EXPLAIN SELECT * FROM {name}",
+    "SELECT": ["SELECT * FROM {name}", "SELECT FROM {name}", "COPY (SELECT * FROM {name}) TO STDOUT", "TABLE {name} LIMIT 0",
+               "EXPLAIN SELECT * FROM {name}",
                "EXPLAIN (ANALYZE) SELECT * FROM {name}"],
     "INSERT": ["INSERT INTO {name} DEFAULT VALUES", "COPY {name} FROM STDIN"],
     "UPDATE": ["UPDATE {name} SET {column} = DEFAULT WHERE false"],
@@ -246,7 +247,8 @@ def test_the_owner_has_what_it_is_given_and_no_more(guarded):
                             f"cache_forget_user('{ALICE}')": None, "archive_audit_logs('1 day')": None, "drop_old_cache_partitions(1)": None,
                             "cleanup_expired_cache_entries_production()": None,
                             # The functions and views are not the owner's to grant.
-                            "cache_grant_tenant('authenticated')": "42501", "pg_read_file('PG_VERSION')": "42501", "pg_stat_reset()": "42501"}.items():
+                            "cache_grant_tenant('authenticated')": "42501", "pg_read_file('PG_VERSION')": "42501",
+                            "pg_stat_reset()": "42501"}.items():
             found = outcome(connection, f"SELECT * FROM {call}", None, "cache_owner")
             assert (call, found[0] if isinstance(found, tuple) else None) == (call, state), found
 
@@ -266,7 +268,8 @@ def test_nothing_else_belongs_to_the_extension(guarded):
         assert connection.execute(
             "SELECT r.ev_class::regclass::text, d.refobjid::regclass::text FROM pg_rewrite r "
             "JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass "
-            "WHERE r.ev_class IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace) AND d.refobjid <> r.ev_class").fetchall() == []
+            "WHERE r.ev_class IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace) AND d.refobjid <> r.ev_class"
+        ).fetchall() == []
         policies = connection.execute(
             "SELECT tablename::text, policyname::text, permissive, roles::text[], cmd, qual, with_check FROM pg_policies "
             "WHERE schemaname = 'public'").fetchall()

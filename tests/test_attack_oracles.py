@@ -1,6 +1,7 @@
 """What answers give away beside their rows: plans, errors, waiting, statistics, and what an earlier role has left in the session."""
 
 import json
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
@@ -35,8 +36,10 @@ def this_month(database):
 # ── plans ────────────────────────────────────────────────────────────────────────────────────────
 
 CALLS = ["cache_lookup('{user}', '{type}', '{key}')", "cache_get('{user}', '{type}', '{key}')", "cache_lookup_many('{user}', '{type}', '{{{key}}}')",
-         "cache_search('{user}', '{type}', '{{}}')", "cache_touch('{user}', '{type}', '{key}', '1 day')", "cache_invalidate('{user}', '{type}', '{key}')",
-         "cache_invalidate_content_type('{user}', '{type}')", "cache_invalidate_dependents('{user}', '{key}')", "get_infinite_pages_analytics('{user}')",
+         "cache_search('{user}', '{type}', '{{}}')", "cache_touch('{user}', '{type}', '{key}', '1 day')",
+         "cache_invalidate('{user}', '{type}', '{key}')",
+         "cache_invalidate_content_type('{user}', '{type}')", "cache_invalidate_dependents('{user}', '{key}')",
+         "get_infinite_pages_analytics('{user}')",
          "cache_pending_hits()", "user_cache_analytics"]
 
 
@@ -63,7 +66,8 @@ def leaky(connection):
         connection.execute(f"CREATE FUNCTION work.leak_{kind}({kind}, {kind}) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS "
                            "$$BEGIN RAISE NOTICE 'leaked %', $1; RETURN true; END$$")
         for operator, estimator in (("<<<", "scalarltsel"), ("===", "eqsel"), ("<>>", "scalargtsel"), ("~~~~", "matchingsel")):
-            connection.execute(f"CREATE OPERATOR work.{operator} (FUNCTION = work.leak_{kind}, LEFTARG = {kind}, RIGHTARG = {kind}, RESTRICT = {estimator})")
+            connection.execute(f"CREATE OPERATOR work.{operator} (FUNCTION = work.leak_{kind}, LEFTARG = {kind}, RIGHTARG = {kind}, "
+                               f"RESTRICT = {estimator})")
     connection.execute("RESET ROLE")
 
 
@@ -73,7 +77,8 @@ TEXTS = ["content_type", "cache_key", "foundation_dependency", "prompt_template"
 def probes():
     conditions = [f"{column} OPERATOR(work.{operator}) 'm'" for column in TEXTS for operator in ("<<<", "===", "<>>", "~~~~")]
     conditions += [f"metadata OPERATOR(work.{operator}) '1'" for operator in ("<<<", "===", "~~~~")]
-    conditions += ["lower(content_type) OPERATOR(work.===) 'm'", "content_type OPERATOR(work.===) 'm' AND foundation_dependency OPERATOR(work.===) 'm'"]
+    conditions += ["lower(content_type) OPERATOR(work.===) 'm'",
+                   "content_type OPERATOR(work.===) 'm' AND foundation_dependency OPERATOR(work.===) 'm'"]
     for condition in conditions:
         yield f"SELECT FROM {CACHE} WHERE {condition}"
     yield f"UPDATE {CACHE} SET metadata = '{{}}' WHERE content_type OPERATOR(work.===) 'm'"
@@ -106,7 +111,8 @@ def test_what_plans_do_tell(crowded):
     """Known, and said in SECURITY.md: whoever may EXPLAIN learns from PostgreSQL how many rows it expects. Not what is in them."""
     with crowded.connect() as connection:
         def estimate(user):
-            return json.loads(json.dumps(outcome(connection, f"EXPLAIN (FORMAT JSON) SELECT FROM {CACHE} WHERE user_id = '{user}'", BOB)[0][0]))[0]["Plan"]["Plan Rows"]
+            [(plan,)] = outcome(connection, f"EXPLAIN (FORMAT JSON) SELECT FROM {CACHE} WHERE user_id = '{user}'", BOB)
+            return plan[0]["Plan"]["Plan Rows"]
 
         assert estimate(ALICE) >= 300 > 10 > estimate("00000000-0000-4000-8000-00000000000f")
 
@@ -125,20 +131,23 @@ def whole_error(connection, statement, user):
 
 def test_an_error_is_the_same_to_the_last_field_whether_another_has_the_entry(crowded):
     entry, created_at = crowded.execute(f"SELECT id, created_at FROM {CACHE} WHERE user_id = %s AND cache_key = %s", (ALICE, f"{SECRET}-key-7"))[0]
+    insert = ("INSERT INTO {cache} (id, user_id, content_type, cache_key, content, created_at) "
+              "VALUES ('{id}', '{user}', '{type}', '{key}', '1', '{at}')")
     with crowded.connect() as connection:
         for text in ("SELECT cache_upsert('{user}', '{type}', '{key}', '1')",
                      """SELECT cache_upsert_many('[{{"user_id": "{user}", "content_type": "{type}", "cache_key": "{key}", "content": 1}}]')""",
                      "INSERT INTO {cache} (user_id, content_type, cache_key, content) VALUES ('{user}', '{type}', '{key}', '1')",
-                     "INSERT INTO {cache} (id, user_id, content_type, cache_key, content, created_at) VALUES ('{id}', '{user}', '{type}', '{key}', '1', '{at}')",
-                     "INSERT INTO {cache} (id, user_id, content_type, cache_key, content, created_at) VALUES ('{id}', '{user}', '{type}', '{key}', '1', '{at}') "
-                     "ON CONFLICT (id, user_id, created_at) DO UPDATE SET content = '2'",
+                     insert,
+                     insert + " ON CONFLICT (id, user_id, created_at) DO UPDATE SET content = '2'",
                      "UPDATE {cache} SET user_id = '{user}', content_type = '{type}', cache_key = '{key}' WHERE cache_key = 'bobs-key-1'",
                      "UPDATE {cache} SET id = '{id}', user_id = '{user}', created_at = '{at}' WHERE cache_key = 'bobs-key-1'"):
             # The statement's own text differs in nothing but what is looked for.
             there, absent = ({field: value and value.replace(kind, "TYPE").replace(key, "KEY").replace(str(id), "ID").replace(str(at), "AT")
-                              for field, value in whole_error(connection, text.format(cache=CACHE, user=ALICE, type=kind, key=key, id=id, at=at), BOB).items()}
+                              for field, value in whole_error(connection, text.format(cache=CACHE, user=ALICE, type=kind, key=key, id=id, at=at),
+                                                               BOB).items()}
                              for kind, key, id, at in ((f"{SECRET}-type", f"{SECRET}-key-7", entry, created_at),
-                                                       ("another-type", "another-key", "00000000-0000-4000-8000-00000000000e", "2026-01-01 00:00:00+00")))
+                                                       ("another-type", "another-key", "00000000-0000-4000-8000-00000000000e",
+                                                       "2026-01-01 00:00:00+00")))
             # A month of no partition is no secret.
             if "no partition" not in absent["message_primary"]:
                 assert there == absent
@@ -148,7 +157,8 @@ def test_an_error_is_the_same_to_the_last_field_whether_another_has_the_entry(cr
 def test_what_fails_on_a_row_fails_on_ones_own_only(crowded):
     """An expression that raises with the value it has been given, put before the policy in every way there is."""
     with crowded.connect() as connection:
-        for condition in ("(content #>> '{{}}')::integer = 1", "cache_key::integer = 1", "1 / (length(cache_key) - {length}) > 0", "(metadata->>'tag')::uuid IS NULL",
+        for condition in ("(content #>> '{{}}')::integer = 1", "cache_key::integer = 1", "1 / (length(cache_key) - {length}) > 0",
+                          "(metadata->>'tag')::uuid IS NULL",
                           "content_type::date > now()", "jsonb_object_keys(content) = ''", "cache_key LIKE '%\\'"):
             for statement in ("SELECT count(*) FROM {cache} WHERE {condition}", "SELECT count(*) FILTER (WHERE {condition}) FROM {cache}",
                               "UPDATE {cache} SET metadata = '{{}}' WHERE {condition}", "DELETE FROM {cache} WHERE {condition}",
@@ -166,7 +176,8 @@ def test_nobody_waits_for_another_tenants_writes(crowded):
     foreign = [f"SELECT {call.format(user=ALICE, type=f'{SECRET}-type', key=key)}" for call in CALLS if "(" in call] + [
         f"SELECT cache_upsert('{ALICE}', '{SECRET}-type', '{key}', '1')", f"SELECT cache_upsert('{ALICE}', 't', 'new', '1')",
         f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content) VALUES ('{ALICE}', 't', 'new', '1')",
-        f"INSERT INTO {CACHE} (id, user_id, content_type, cache_key, content, created_at) VALUES ('{entry}', '{ALICE}', 't', 'new', '1', '{created_at}')",
+        f"INSERT INTO {CACHE} (id, user_id, content_type, cache_key, content, created_at) "
+        f"VALUES ('{entry}', '{ALICE}', 't', 'new', '1', '{created_at}')",
         f"UPDATE {CACHE} SET metadata = '{{}}' WHERE user_id = '{ALICE}'", f"SELECT * FROM {CACHE} WHERE user_id = '{ALICE}' FOR UPDATE",
         # The same key of one's own.
         f"SELECT cache_upsert('{BOB}', '{SECRET}-type', '{key}', '1')", f"SELECT cache_upsert('{BOB}', 't', 'new', '1')"]
@@ -238,7 +249,8 @@ def test_hits_in_memory_are_shown_to_who_may_read_the_entries(supabase):
         connection.execute(f"ALTER ROLE bypass BYPASSRLS; ALTER ROLE reader BYPASSRLS; GRANT SELECT ON {CACHE} TO reader")
         with acting(connection, ALICE):
             connection.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,))
-        for role, user, count in (("authenticated", ALICE, 1), ("authenticated", BOB, 0), ("authenticated", None, 0), ("anon", ALICE, 0), ("anon", None, 0),
+        for role, user, count in (("authenticated", ALICE, 1), ("authenticated", BOB, 0), ("authenticated", None, 0), ("anon", ALICE, 0),
+                                  ("anon", None, 0),
                                   ("bypass", ALICE, 0), ("bypass", None, 0), ("reader", None, 1), ("service_role", None, 1)):
             for per in ("entry", "user", "content_type"):
                 assert (role, user, len(outcome(connection, f"SELECT * FROM cache_pending_hits('{per}')", user, role))) == (role, user, count)
@@ -272,9 +284,11 @@ def test_the_helpers_of_a_lookup_guard_nothing(supabase, way):
 STEADY = {"cache_get": "content", "cache_search": "content", "user_cache_analytics": "user_id, total_cache_entries",
           "get_infinite_pages_analytics": "get_infinite_pages_analytics->'total_cache_entries'"}
 PANEL = [f"SELECT count(*), min(user_id::text), max(user_id::text) FROM {CACHE}", "EXECUTE kept", "SELECT kept()", "FETCH ALL FROM kept_cursor",
-         *[f"SELECT {STEADY.get(call.split('(')[0], '*')} FROM {call.format(user=user, type='t', key='k')}" for call in CALLS if "pending" not in call for user in (ALICE, BOB)],
+         *[f"SELECT {STEADY.get(call.split('(')[0], '*')} FROM {call.format(user=user, type='t', key='k')}"
+           for call in CALLS if "pending" not in call for user in (ALICE, BOB)],
          f"SELECT cache_upsert('{ALICE}', 't', 'k', '3') IS NOT NULL", f"SELECT cache_upsert('{BOB}', 't', 'k', '3') IS NOT NULL",
-         "SELECT count(*) FROM cache_audit_log", "SELECT count(*) FROM cache_performance_metrics", "SELECT ttl FROM cache_content_policies WHERE content_type = '*'",
+         "SELECT count(*) FROM cache_audit_log", "SELECT count(*) FROM cache_performance_metrics",
+         "SELECT ttl FROM cache_content_policies WHERE content_type = '*'",
          f"SELECT count(*) FROM infinite_pages_cache_2031_05"]
 
 
@@ -293,7 +307,7 @@ def answer(connection, role, user, statement):
                 connection.execute(f"DECLARE kept_cursor CURSOR FOR SELECT user_id::text, cache_key FROM {CACHE} ORDER BY 1, 2")
             rows = connection.execute(statement).fetchall()
             # Views promise no order.
-            return sorted((tuple("a time" if hasattr(value, "utcoffset") or hasattr(value, "total_seconds") else value for value in row) for row in rows), key=repr)
+            return sorted((tuple("a time" if isinstance(value, (datetime, timedelta)) else value for value in row) for row in rows), key=repr)
     except psycopg.Error as error:
         return error.diag.sqlstate, error.diag.message_primary
 
@@ -315,7 +329,8 @@ def test_what_a_role_sees_does_not_depend_on_who_came_before(supabase):
 
     @settings(CASES, max_examples=15)
     @given(st.lists(st.tuples(st.sampled_from(who), st.lists(st.sampled_from(PANEL), min_size=1, max_size=6), st.sampled_from(["on", "off"]),
-                              st.sampled_from(["auto", "force_generic_plan"]), st.sampled_from([None, None, "ANALYZE", "partition"])), min_size=4, max_size=12))
+                              st.sampled_from(["auto", "force_generic_plan"]), st.sampled_from([None, None, "ANALYZE", "partition"])),
+                    min_size=4, max_size=12))
     def check(turns):
         with prepared(supabase) as connection:
             for (role, user), statements, way, mode, between in turns:
@@ -328,6 +343,7 @@ def test_what_a_role_sees_does_not_depend_on_who_came_before(supabase):
                     connection.execute("SELECT create_monthly_cache_partition('2033-01-01')")
                     connection.execute("DROP TABLE infinite_pages_cache_2033_01")
                 for statement in statements:
-                    assert (role, user, statement, answer(connection, role, user, statement)) == (role, user, statement, expected[role, user, statement])
+                    asked = role, user, statement
+                    assert (asked, answer(connection, *asked)) == (asked, expected[asked])
 
     check()
