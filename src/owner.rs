@@ -74,6 +74,12 @@ fn has_rights_of(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
+/// Whether a role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the system caches.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
 /// Checks that the current user owns one of the extension's tables, or has its owner's rights.
 ///
 /// # Errors

@@ -51,9 +51,11 @@ fn subject_of(claims: &[u8]) -> Option<Uuid> {
     parse_uuid(claims.get("sub")?.as_str()?)
 }
 
-/// Reads a UUID in the usual notation, with or without hyphens or braces.
+/// Reads a UUID in the usual notation, with or without hyphens or braces. One written as a URN is none, as for
+/// PostgreSQL.
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
-    uuid::Uuid::try_parse(text).ok().map(|id| Uuid::from_bytes(id.into_bytes()))
+    let is_urn = text.starts_with("urn:");
+    (!is_urn).then(|| uuid::Uuid::try_parse(text).ok()).flatten().map(|id| Uuid::from_bytes(id.into_bytes()))
 }
 
 #[cfg(test)]
@@ -83,6 +85,7 @@ mod tests {
             r#"{"sub":null}"#,
             r#"{"sub":""}"#,
             r#"{"sub":"alice"}"#,
+            r#"{"sub":"urn:uuid:a11ce000-0000-4000-8000-000000000001"}"#,
             r#"{"sub":["a11ce000-0000-4000-8000-000000000001"]}"#,
             r#"{"SUB":"a11ce000-0000-4000-8000-000000000001"}"#,
             r#"{"sub":"a11ce000-0000-4000-8000-000000000001"} x"#,

@@ -51,3 +51,10 @@ def test_every_setting_is_in_the_readme_with_its_default(database):
     for name, default in settings:
         cell = f" `{default}`" if default else ""
         assert f"| `{name}` |{cell} |" in README, name
+
+
+def test_every_test_that_security_md_names_exists():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)

@@ -1,7 +1,7 @@
 //! cache_upsert_many(): many entries in one call, all or none.
 
 use super::values::{Values, checked_content};
-use super::writer::{Writer, versions};
+use super::writer::{Writer, check_users, versions};
 use super::{Address, lock};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
@@ -59,6 +59,7 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     for (index, (address, _)) in checked.iter().enumerate() {
         last.insert((address.user_id, address.digest), index);
     }
+    check_users(last.keys().map(|(user, _)| user));
     lock::lock_keys(last.keys().map(|(user, digest)| (user, digest)));
     let writer = Writer::begin();
     let mut policies: HashMap<&[u8], Policy> = HashMap::new();

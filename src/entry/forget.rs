@@ -3,6 +3,7 @@
 use super::{checked_user, lock, or_raise};
 use crate::advisory::{self, Class};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Home};
+use crate::operate::archive::find_archive;
 use crate::owner;
 use crate::spi::{self, Access};
 use crate::statistics::at_commit::{Action, at_commit};
@@ -35,7 +36,7 @@ fn cache_forget_user(
     };
     let entries = delete(CACHE);
     let mut audit_rows = delete(AUDIT_LOG);
-    if home.find_table(AUDIT_ARCHIVE).is_some() {
+    if find_archive(&home).is_some() {
         audit_rows += delete(AUDIT_ARCHIVE);
     }
     // The owner's table, which nobody else may write.

@@ -1,7 +1,7 @@
 //! cache_upsert(): one entry.
 
 use super::values::{Values, checked_content};
-use super::writer::{Writer, versions};
+use super::writer::{Writer, check_users, versions};
 use super::{Address, lock, or_raise};
 use crate::audit::{self, Event};
 use crate::clock::now;
@@ -54,6 +54,7 @@ fn cache_upsert(
         return None;
     }
     let policy = Policy::of(address.content_type);
+    check_users(std::iter::once(&address.user_id));
     lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));
     let writer = Writer::begin();
     let versions = versions(&[&address]).remove(0);

@@ -9,6 +9,7 @@ use crate::home::{CACHE, Home};
 use crate::kept;
 use crate::partition::create;
 use crate::partition::month::Month;
+use crate::partition::sight::Sight;
 use crate::policy::Policy;
 use crate::spi::{self, Access, Rows};
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
@@ -196,17 +197,29 @@ impl Writer {
         }
         catch::translate(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, write, || {
             let acting = tenant::cache_current_user_id();
-            (acting != Some(address.user_id)).then(|| {
-                let acting = acting.map_or_else(|| "no user".to_string(), |user| format!("user {user}"));
-                Refusal::new(
-                    PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                    "an entry of another user cannot be written",
-                )
-                .detail(format!("The session acts for {acting}, the entry belongs to user {}.", address.user_id))
-                .hint("Set the claim sub in request.jwt.claims, or infinite_pages_cache.user_id, to the entry's user.")
-            })
+            (acting != Some(address.user_id)).then(|| not_own(acting, &address.user_id))
         })
     }
+}
+
+/// Refuses entries of another user before their keys are locked: a tenant that waits for another one's writers would
+/// learn of them. Where it is not sure that row security refuses them, that has the say.
+///
+/// # Errors
+/// 42501.
+pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
+    let acting = tenant::cache_current_user_id();
+    let foreign = users.into_iter().find(|user| acting != Some(**user));
+    if let Some(user) = foreign.filter(|_| Sight::is_of_own_writes(Home::current().table(CACHE))) {
+        not_own(acting, user).raise();
+    }
+}
+
+fn not_own(acting: Option<Uuid>, user_id: &Uuid) -> Refusal {
+    let acting = acting.map_or_else(|| "no user".to_string(), |user| format!("user {user}"));
+    Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "an entry of another user cannot be written")
+        .detail(format!("The session acts for {acting}, the entry belongs to user {user_id}."))
+        .hint("Set the claim sub in request.jwt.claims, or infinite_pages_cache.user_id, to the entry's user.")
 }
 
 /// What an entry keeps when its new version goes to another month.

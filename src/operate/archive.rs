@@ -40,18 +40,21 @@ fn archive_audit_logs(
     for partition in partitions_of(log).into_iter().filter(|partition| partition.to <= limit) {
         let name = partition.name();
         let moved = with_setting(c"lock_timeout", &timeout, || {
-            ensure_archive(&home);
-            let bounds = bounds_of(&partition);
-            let moved = qualified_name(partition.oid);
             secure(&home, AUDIT_LOG, partition.oid, true);
-            spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
-            spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));
-            spi::run(
-                Access::Write,
-                &format!("SELECT count(*), pg_total_relation_size($1::oid::regclass) FROM {moved}"),
-                &[partition.oid.into()],
-                |rows| (rows.get(0, 1).unwrap_or(0), rows.get(0, 2).unwrap_or(0)),
-            )
+            // ATTACH evaluates CHECK constraints, which are the owner's code.
+            owner::without_more_than_owner_of(log, || {
+                ensure_archive(&home);
+                let bounds = bounds_of(&partition);
+                let moved = qualified_name(partition.oid);
+                spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
+                spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));
+                spi::run(
+                    Access::Write,
+                    &format!("SELECT count(*), pg_total_relation_size($1::oid::regclass) FROM {moved}"),
+                    &[partition.oid.into()],
+                    |rows| (rows.get(0, 1).unwrap_or(0), rows.get(0, 2).unwrap_or(0)),
+                )
+            })
         });
         archived.push((name, moved.0, moved.1));
     }
@@ -73,8 +76,33 @@ fn bounds_of(partition: &Partition) -> String {
     format!("FOR VALUES FROM ({}) TO ({})", literal(partition.from), literal(partition.to))
 }
 
+/// The archive, if there is one.
+///
+/// # Errors
+/// 42501 when it belongs to a role that is neither the owner of the log nor a superuser: until the first month is
+/// archived the name is free, and whoever may create tables here could have taken it.
+pub fn find_archive(home: &Home) -> Option<pg_sys::Oid> {
+    let archive = home.find_table(AUDIT_ARCHIVE)?;
+    if !is_own(home, archive) {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("{}.{AUDIT_ARCHIVE} is not the archive of the audit log", home.schema),
+        )
+        .detail(format!("It belongs neither to the owner of {AUDIT_LOG} nor to a superuser."))
+        .hint("Drop or rename it, or give it to the owner of the log with ALTER TABLE … OWNER TO.")
+        .raise();
+    }
+    Some(archive)
+}
+
+/// Whether the archive is one that the extension has made, as far as its owner tells.
+pub fn is_own(home: &Home, archive: pg_sys::Oid) -> bool {
+    let owner = owner::owner_of(archive);
+    home.find_table(AUDIT_LOG).is_some_and(|log| owner == owner::owner_of(log)) || owner::is_superuser(owner)
+}
+
 fn ensure_archive(home: &Home) {
-    if home.find_table(AUDIT_ARCHIVE).is_some() {
+    if find_archive(home).is_some() {
         return;
     }
     let schema = &home.schema;

@@ -1,6 +1,7 @@
 //! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
 //! of every user; everything else is the owner's.
 
+use super::archive::find_archive;
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
@@ -154,7 +155,7 @@ fn grant_service_tables(home: &Home, role: &str) {
     spi::execute(&format!("GRANT SELECT ON {schema}.{BY_TYPE}, {schema}.{BY_USER} TO {role}"));
     add_to_policy(home, CACHE, role);
     grant_audit(home, AUDIT_LOG, role);
-    if home.find_table(AUDIT_ARCHIVE).is_some() {
+    if find_archive(home).is_some() {
         grant_audit(home, AUDIT_ARCHIVE, role);
     }
 }

@@ -1,7 +1,7 @@
 //! What an operator calls: set-up, grants, reports, archiving.
 
 mod analytics;
-mod archive;
+pub mod archive;
 mod grants;
 mod policies;
 pub mod report;

@@ -10,6 +10,7 @@ use crate::advisory::{self, Class};
 use crate::clock::{month_of, now};
 use crate::error::Refusal;
 use crate::home::{AUDIT_LOG, CACHE, Home};
+use crate::setting_scope::with_settings;
 use crate::spi;
 use crate::{owner, settings};
 use pgrx::datum::Timestamp;
@@ -87,7 +88,12 @@ fn show(timestamp: Timestamp) -> String {
 #[pg_extern(sql = false)]
 fn cache_create_current_partition() -> String {
     let month = month_of(now());
-    create(&Home::current(), Table::Cache, month).0
+    with_storage_of_database(|| create(&Home::current(), Table::Cache, month)).0
+}
+
+/// Runs `f` for a session that may be a tenant's: where a partition of everybody's is stored is not its choice.
+fn with_storage_of_database<T>(f: impl FnOnce() -> T) -> T {
+    with_settings(&[(c"default_tablespace", c""), (c"default_table_access_method", c"heap")], f)
 }
 
 /// A moment that the cache has a partition for: now. Creates the partition if need be.
@@ -110,7 +116,7 @@ pub fn ensure_current_audit(home: &Home, log: pg_sys::Oid) {
     const MARGIN: i64 = 60_000_000;
     for moment in [now, now + MARGIN] {
         if !partitions_of(log).iter().any(|partition| partition.holds(moment)) {
-            create(home, Table::AuditLog, month_of(moment));
+            with_storage_of_database(|| create(home, Table::AuditLog, month_of(moment)));
         }
     }
 }
@@ -157,7 +163,8 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
         .hint(format!("Rename it, or attach it: ALTER TABLE {}.{} ATTACH PARTITION …", home.schema, table.name()))
         .raise();
     }
-    build(home, table, month, &name);
+    // ATTACH evaluates CHECK constraints, which are the owner's code.
+    owner::without_more_than_owner_of(parent, || build(home, table, month, &name));
     (name, true)
 }
 

@@ -5,6 +5,7 @@
 use super::catalog::{partitions_of, qualified_name, while_it_stays};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
+use crate::operate::archive;
 use crate::owner;
 use crate::spi::{self, Access};
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -14,7 +15,9 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
     let mut secured = 0;
     for table in [CACHE, AUDIT_LOG, AUDIT_ARCHIVE] {
-        let partitions = home.find_table(table).map(partitions_of).unwrap_or_default();
+        // Whoever may create tables here may have made one of the archive's name.
+        let parent = home.find_table(table).filter(|parent| table != AUDIT_ARCHIVE || archive::is_own(home, *parent));
+        let partitions = parent.map(partitions_of).unwrap_or_default();
         for partition in partitions {
             if secure(home, table, partition.oid, indexes) {
                 secured += 1;

@@ -21,6 +21,15 @@ pub enum Sight {
     Unknown,
 }
 
+/// What a policy is asked for, by the letter of its command in the catalog.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Use {
+    Read = b'r',
+    Insert = b'a',
+    Update = b'w',
+}
+
 impl Sight {
     /// What the current user may read of the table of the cache.
     pub fn of_current_user(home: &Home, table: pg_sys::Oid) -> Self {
@@ -31,13 +40,24 @@ impl Sight {
         } else if !owner::is_restricted(table) {
             Self::All
         } else {
-            while_it_stays(table, |table| Self::by_policies(table, role)).unwrap_or(Self::Unknown)
+            while_it_stays(table, |table| Self::by_policies(table, role, Use::Read)).unwrap_or(Self::Unknown)
         }
     }
 
-    /// What the policies of a table let a role read: each that permits adds to it. One that restricts, and any that
-    /// is not an extension's own, has to be evaluated.
-    fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid) -> Self {
+    /// Whether row security is sure to keep the current user from writing entries of any but the user that the session
+    /// acts for.
+    pub fn is_of_own_writes(table: pg_sys::Oid) -> bool {
+        // SAFETY: reads a variable of this backend.
+        let role = unsafe { pg_sys::GetUserId() };
+        let allows_own_only = |table| {
+            [Use::Insert, Use::Update].into_iter().all(|way| Self::by_policies(table, role, way) == Self::OneUser)
+        };
+        owner::is_restricted(table) && while_it_stays(table, allows_own_only).unwrap_or(false)
+    }
+
+    /// What the policies of a table let a role use in a way: each that permits adds to it. One that restricts, and any
+    /// that is not an extension's own, has to be evaluated.
+    fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid, way: Use) -> Self {
         // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and
         // its roles are an array of oid without NULLs.
         unsafe {
@@ -50,13 +70,15 @@ impl Sight {
             for policy in PgList::<pg_sys::RowSecurityPolicy>::from_pg((*described).policies).iter_ptr() {
                 let roles = pg_sys::Datum::from((*policy).roles);
                 let roles = Vec::<pg_sys::Oid>::from_datum(roles, false).unwrap_or_default();
-                let is_for_reading = [b'*', b'r'].contains(&((*policy).polcmd as u8));
+                let is_for_this = [b'*', way as u8].contains(&((*policy).polcmd as u8));
                 let is_for_role =
                     |&other: &pg_sys::Oid| other == pg_sys::InvalidOid || pg_sys::has_privs_of_role(role, other);
-                if !is_for_reading || !roles.iter().any(is_for_role) {
+                if !is_for_this || !roles.iter().any(is_for_role) {
                     continue;
                 }
-                let qual = (*policy).qual.cast::<pg_sys::Node>();
+                let check = (*policy).with_check_qual;
+                let qual = if way == Use::Insert && !check.is_null() { check } else { (*policy).qual };
+                let qual = qual.cast::<pg_sys::Node>();
                 sights.push(if !(*policy).permissive || qual.is_null() {
                     Self::Unknown
                 } else if is_true(qual) {

@@ -120,11 +120,11 @@ impl Per {
 }
 
 /// The hits that no entry's row has yet. A caller that may not see every user's statistics gets those of
-/// its own user.
+/// its own user; one that may not read the table, where claims are nobody's proof, gets none.
 fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: the function is declared with this argument.
     let per = Per::read(unsafe { pgrx::pg_getarg(fcinfo, 0) });
-    let only = (!sees_all(&Home::current())).then(tenant::cache_current_user_id);
+    let only = (!sees_all(&Home::current())).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
     let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.user_id));
     let sums = per.sum(hits::pending().into_iter().filter(mine));
     // A datum for each content type, not for each entry.
@@ -152,10 +152,14 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     });
 }
 
-/// Whether the caller may see every user's statistics: whom row security does not restrict, or who may
-/// read the roll-up.
+fn may_read_entries() -> bool {
+    Home::current().find_table(CACHE).is_some_and(owner::may_read)
+}
+
+/// Whether the caller may see every user's statistics: who may read the entries, and is not restricted by row
+/// security, or who may read the roll-up.
 pub fn sees_all(home: &Home) -> bool {
-    home.find_table(CACHE).is_some_and(|cache| !owner::is_restricted(cache))
+    home.find_table(CACHE).is_some_and(|cache| owner::may_read(cache) && !owner::is_restricted(cache))
         || home.find_table(STATISTICS).is_some_and(owner::may_read)
 }
 
