@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::home::{self, CACHE, Home};
+use crate::kept;
 use crate::list;
 use crate::partition::catalog::{function_name, partitions_of, while_it_stays};
 use crate::partition::sight::Sight;
@@ -102,6 +103,7 @@ fn note_change(relation: pg_sys::Oid) {
 
 unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     GENERATION.fetch_add(1, Relaxed);
+    kept::note_change_of_roles();
 }
 
 impl Entries {
