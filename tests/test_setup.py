@@ -10,6 +10,7 @@ from catalog import state
 from conftest import ALICE, BOB, Cluster, Database, is_waiting, sqlstate_of, temporary_roles, wait_until
 from test_lookups import lookup, upsert
 from test_partitions import bounds, month, name_of
+from test_restore import dumped_as_script, same
 
 CACHE = "infinite_pages_cache_partitioned"
 EXTENSION = "CREATE EXTENSION infinite_pages_cache"
@@ -375,6 +376,18 @@ def test_names_of_roles_and_schemas_may_be_anything(empty_database, cluster):
         connection.execute("SELECT cache_run_maintenance()")
         assert connection.execute("SELECT * FROM verify_production_cache() WHERE NOT ok").fetchall() == []
         assert connection.execute("SELECT * FROM check_partition_health() WHERE NOT ok").fetchall() == []
+
+
+def test_roles_that_were_dropped_are_not_in_a_dump(cluster, tmp_path):
+    """The extension provided for them when it was created."""
+    with temporary_roles(cluster, "authenticated", "service_role"):
+        database = Database(cluster)
+        assert database.value("SELECT has_function_privilege('authenticated', 'cache_current_user_id()', 'EXECUTE')")
+    before, target = state(database), Database(cluster, extension=False)
+    dumped_as_script(database, target, tmp_path / "dump")
+    same(state(target), before)
+    for one in (database, target):
+        one.drop()
 
 
 def test_what_the_extension_says_is_ascii(database):
