@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from catalog import state
-from conftest import ALICE, BOB, Cluster, Database, is_waiting, sqlstate_of, temporary_roles, wait_until
+from conftest import ALICE, BOB, ROOT, Cluster, Database, is_waiting, sqlstate_of, temporary_roles, wait_until
 from test_lookups import lookup, upsert
 from test_partitions import bounds, month, name_of
 from test_restore import dumped_as_script, same
@@ -104,6 +104,24 @@ def test_two_who_set_up_make_one_entry_index(database):
         for each in both:
             each.result(60)
     assert entry_indexes(database) == [(True,)]
+
+
+@pytest.mark.parametrize("fixed", [140019, 150014, 160010, 170006, 180000])
+def test_a_release_that_lets_statistics_past_row_security_is_reported(database, fixed):
+    """Partition statistics obey row security since these releases (CVE-2025-8713). A server cannot be told to be another one,
+    so the check is run with other numbers; that it has the server's is seen below."""
+    check = (ROOT / "sql/reports/verify_production_cache.sql").read_text().split("UNION ALL")[-1].removesuffix(") checks\n")
+    assert "'the server has its minimum release'" in check
+
+    def check_of(number):
+        return database.execute(f"WITH version AS (SELECT {number} AS number) {check}")
+
+    [(name, ok, detail, hint)] = check_of(fixed)
+    assert (ok, detail, hint) == (True, database.value("SHOW server_version"), None)
+    assert database.execute("SELECT name, ok, detail, hint FROM verify_production_cache() WHERE name = %s", (name,)) == [(name, ok, detail, hint)]
+    if fixed < 180000:
+        [(_, ok, _, hint)] = check_of(fixed - 1)
+        assert not ok and "Update" in hint
 
 
 def test_an_index_of_something_else_is_no_entry_index(database):
