@@ -131,8 +131,12 @@ class Cluster:
         options.setdefault("check", True)
         environment = {**os.environ, "PGHOST": str(self.directory), "PGUSER": "postgres",
                        **options.pop("environment", {})}
-        return subprocess.run([str(self.bindir / program), *map(str, arguments)], env=environment, text=True,
-                              capture_output=True, **options)
+        try:
+            return subprocess.run([str(self.bindir / program), *map(str, arguments)], env=environment, text=True,
+                                  capture_output=True, **options)
+        except subprocess.CalledProcessError as error:
+            print(error.stderr, file=sys.stderr)
+            raise
 
 
 class Standby(Cluster):
