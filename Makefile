@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo psql demo-stop test test-all soak hostile bench bench-quick lint install package clean packages tools prerequisites partman
+.PHONY: help demo psql demo-stop test test-all test-restore soak hostile bench bench-quick lint install package clean packages tools prerequisites partman
 MAKEFLAGS += --no-print-directory
 
 # Looked up only when a recipe runs, since an earlier one may have to install it: the newest server
@@ -24,7 +24,7 @@ export PGRX_HOME := $(CURDIR)/target/pgrx
 export PG_CONFIG
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: prerequisites ## A day of a story application against a private server under target/demo
 	@tests/cluster.sh stop $(DEMO) # a running server would keep the library that it has loaded
@@ -61,17 +61,19 @@ test: lint target/venv/requirements.txt ## All checks: lint, tests inside the se
 	echo '== Tests by a real client, against servers of their own: some minutes'
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests -q -o cache_dir=target/pytest_cache
 
-# A version that cannot be had fails. 14 has no headers to build with; whatever it is not built for, it does not load.
+# A version that cannot be had is a failure. The 14 that tests/postgresql.sh fetches has no headers to build with.
 MAJORS ?= 15 16 17 18 14
-test-all: PACKAGES += python3-venv $(if $(shell command -v npm),,npm)
+make_for = prebuilt=(); pg_config=$$(tests/postgresql.sh "$$major") && \
+	case $$pg_config in */target/postgresql/14/*) prebuilt=(DOCS_RS=1 RUSTC_WRAPPER='$(CURDIR)/tests/prebuilt_bindings.sh') ;; esac && \
+	env "$${prebuilt[@]}" $(MAKE) PG_CONFIG="$$pg_config"
+test-all test-restore: PACKAGES += python3-venv $(if $(shell command -v npm),,npm)
 test-all: tools target/venv/requirements.txt ## The same for each PostgreSQL from 14 to 18, or those of MAJORS="16 17": some 15 minutes each
 	@rm -rf target/test-all
 	mkdir -p target/test-all
 	status=0
 	for major in $(MAJORS); do
-		log=target/test-all/pg$$major.log result=passed prebuilt=()
-		[ "$$major" != 14 ] || prebuilt=(DOCS_RS=1 RUSTC_WRAPPER='$(CURDIR)/tests/prebuilt_bindings.sh')
-		if ! { pg_config=$$(tests/postgresql.sh "$$major") && env "$${prebuilt[@]}" $(MAKE) test PG_CONFIG="$$pg_config"; } 2>&1 | tee "$$log"; then
+		log=target/test-all/pg$$major.log result=passed
+		if ! { $(make_for) test; } 2>&1 | tee "$$log"; then
 			result=FAILED status=1
 		fi
 		{
@@ -82,6 +84,12 @@ test-all: tools target/venv/requirements.txt ## The same for each PostgreSQL fro
 	echo
 	cat target/test-all/summary
 	exit $$status
+
+test-restore: tools target/venv/requirements.txt ## Dumps of each of these versions, restored into it and the next: some 15 minutes
+	@for major in $(MAJORS); do
+		$(make_for) install
+	done
+	MAJORS='$(MAJORS)' PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests/restore_matrix.py -q -o cache_dir=target/pytest_cache
 
 soak: prerequisites target/venv/requirements.txt ## Half an hour of load, and of a session that blocks maintenance
 	@$(MAKE) install
