@@ -12,7 +12,7 @@ MAKEFLAGS += --no-print-directory
 # that can be built for (headers, or with DOCS_RS the bindings that pgrx brings) and run.
 PG_CONFIG ?= $(shell for found in $$(printf '%s\n' /usr/lib/postgresql/*/bin/pg_config | sort -rV) pg_config; do \
 	if $(call complete,$$found); then command -v $$found; break; fi; done)
-complete = { { [ -n "$$DOCS_RS" ] || [ -e "$$($(1) --includedir-server)/postgres.h" ]; } && [ -x "$$($(1) --bindir)/postgres" ]; } 2>/dev/null
+complete = { { [ -n "$${DOCS_RS:-}" ] || [ -e "$$($(1) --includedir-server)/postgres.h" ]; } && [ -x "$$($(1) --bindir)/postgres" ]; } 2>/dev/null
 MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 FEATURES = --no-default-features --features pg$(MAJOR)
 DEMO = target/demo/pg$(MAJOR)
