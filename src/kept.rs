@@ -41,7 +41,7 @@ pub fn run<T>(
 static ROLES: AtomicU64 = AtomicU64::new(0);
 
 /// Has plans made anew that were made before a change of roles: the policies in a plan are those that its role had
-/// then, and since PostgreSQL 16 the server keeps such a plan.
+/// then, and not every minor release of the server drops such a plan by itself.
 pub fn note_change_of_roles() {
     ROLES.fetch_add(1, Relaxed);
 }

@@ -63,11 +63,12 @@ class Servers:
 
         found = {part: [row for row in rows if not is_added(row[0])] if part != "rows" else rows for part, rows in found.items()}
         found["rows"] = {table: rows for table, rows in found["rows"].items() if not is_added(table) and table not in DERIVED}
-        # A privilege that PostgreSQL 17 brought, and that an owner has.
+        # PostgreSQL 17 brought a privilege, which an owner has, and identity columns in partitions, as their parent's.
         if self.old < 17 <= self.new:
+            found["columns"] = [(*row[:4], *row[5:]) for row in found["columns"]]
             found["table grants"] = [row for row in found["table grants"] if row[2] != "MAINTAIN"]
         if not self.same_compression:
-            found["columns"] = [(*row[:6], *row[7:]) for row in found["columns"]]
+            found["columns"] = [(*row[:-3], *row[-2:]) for row in found["columns"]]
         return found
 
 

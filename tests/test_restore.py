@@ -71,18 +71,18 @@ def target(cluster, source):
     database.drop()
 
 
-def dump(source, target, path, *options):
-    """Dumps a database, with the pg_dump of the cluster that it goes to."""
-    target.cluster.client("pg_dump", "-h", source.cluster.directory, "-d", source.name, "-f", path, *options)
+def dump(source, path, *options):
+    """Dumps a database with the pg_dump of its own version: it knows what a late minor release has in its catalogs."""
+    source.cluster.client("pg_dump", "-d", source.name, "-f", path, *options)
 
 
 def dumped_as_script(source, target, path, *options):
-    dump(source, target, path, *options)
+    dump(source, path, *options)
     target.cluster.client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.name, "-f", path)
 
 
 def dumped_as_archive(source, target, path, form, *runs):
-    dump(source, target, path, *form.split())
+    dump(source, path, *form.split())
     for options in runs:
         target.cluster.client("pg_restore", "--exit-on-error", "-d", target.name, *options.split(), path)
 
