@@ -5,14 +5,14 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo psql demo-stop test soak hostile crash bench bench-quick lint install package clean packages tools prerequisites partman
+.PHONY: help demo psql demo-stop test test-all test-restore soak hostile crash bench bench-quick lint install package clean packages tools prerequisites partman
 MAKEFLAGS += --no-print-directory
 
 # Looked up only when a recipe runs, since an earlier one may have to install it: the newest server
-# that can be built for (headers) and run.
+# that can be built for (headers, or with DOCS_RS the bindings that pgrx brings) and run.
 PG_CONFIG ?= $(shell for found in $$(printf '%s\n' /usr/lib/postgresql/*/bin/pg_config | sort -rV) pg_config; do \
 	if $(call complete,$$found); then command -v $$found; break; fi; done)
-complete = { [ -e "$$($(1) --includedir-server)/postgres.h" ] && [ -x "$$($(1) --bindir)/postgres" ]; } 2>/dev/null
+complete = { { [ -n "$${DOCS_RS:-}" ] || [ -e "$$($(1) --includedir-server)/postgres.h" ]; } && [ -x "$$($(1) --bindir)/postgres" ]; } 2>/dev/null
 MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 FEATURES = --no-default-features --features pg$(MAJOR)
 DEMO = target/demo/pg$(MAJOR)
@@ -24,7 +24,7 @@ export PGRX_HOME := $(CURDIR)/target/pgrx
 export PG_CONFIG
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: prerequisites ## A day of a story application against a private server under target/demo
 	@tests/cluster.sh stop $(DEMO) # a running server would keep the library that it has loaded
@@ -62,6 +62,36 @@ test: lint target/venv/requirements.txt ## All checks: lint, tests inside the se
 	$(MAKE) install
 	echo '== Tests by a real client, against servers of their own: some minutes'
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests -q -o cache_dir=target/pytest_cache
+
+# A version that cannot be had is a failure. The 14 that tests/postgresql.sh fetches has no headers to build with.
+MAJORS ?= 15 16 17 18 14
+make_for = prebuilt=(); pg_config=$$(tests/postgresql.sh "$$major") && \
+	case $$pg_config in */target/postgresql/14/*) prebuilt=(DOCS_RS=1 RUSTC_WRAPPER='$(CURDIR)/tests/prebuilt_bindings.sh') ;; esac && \
+	env "$${prebuilt[@]}" $(MAKE) PG_CONFIG="$$pg_config"
+test-all test-restore: PACKAGES += python3-venv $(if $(shell command -v npm),,npm)
+test-all: tools target/venv/requirements.txt ## The same for each PostgreSQL from 14 to 18, or those of MAJORS="16 17": some 15 minutes each
+	@rm -rf target/test-all
+	mkdir -p target/test-all
+	status=0
+	for major in $(MAJORS); do
+		log=target/test-all/pg$$major.log result=passed
+		if ! { $(make_for) test; } 2>&1 | tee "$$log"; then
+			result=FAILED status=1
+		fi
+		{
+			echo "== PostgreSQL $$major: $$result"
+			grep -aE '^(test result: |FAILED |ERROR |postgresql.sh: |error(\[|:)|[0-9]+ (passed|failed|error))' "$$log" || true
+		} >>target/test-all/summary
+	done
+	echo
+	cat target/test-all/summary
+	exit $$status
+
+test-restore: tools target/venv/requirements.txt ## Dumps of each of these versions, restored into it and the next: some 15 minutes
+	@for major in $(MAJORS); do
+		$(make_for) install
+	done
+	MAJORS='$(MAJORS)' PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests/restore_matrix.py -q -o cache_dir=target/pytest_cache
 
 soak: prerequisites target/venv/requirements.txt ## Half an hour of load, and of a session that blocks maintenance
 	@$(MAKE) install

@@ -1,4 +1,4 @@
-//! Statements whose plan the backend keeps, until the extension's schema or functions change.
+//! Statements whose plan the backend keeps, until the extension's schema or functions, or roles change.
 
 #![allow(unsafe_code)]
 
@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Runs a statement of which the backend keeps the plan, under `name`, until the extension changes.
 /// `sql` gets the quoted schema of the extension.
@@ -36,9 +37,20 @@ pub fn run<T>(
     })
 }
 
+/// Rises with each change of roles and of their members.
+static ROLES: AtomicU64 = AtomicU64::new(0);
+
+/// Has plans made anew that were made before a change of roles: the policies in a plan are those that its role had
+/// then, and not every minor release of the server drops such a plan by itself.
+pub fn note_change_of_roles() {
+    ROLES.fetch_add(1, Relaxed);
+}
+
+/// What a plan was made for: the generations of [`Home`] and of roles.
+type Generation = (u64, u64);
+
 thread_local! {
-    /// Kept plans by name, each with the generation of [`Home`] that its text was made for.
-    static PLANS: RefCell<HashMap<&'static str, (u64, pg_sys::SPIPlanPtr)>> = RefCell::new(HashMap::new());
+    static PLANS: RefCell<HashMap<&'static str, (Generation, pg_sys::SPIPlanPtr)>> = RefCell::new(HashMap::new());
     static OUTDATED: RefCell<Vec<pg_sys::SPIPlanPtr>> = const { RefCell::new(Vec::new()) };
     static EXECUTING: Cell<u32> = const { Cell::new(0) };
 }
@@ -49,8 +61,10 @@ fn kept_plan(
     sql: impl FnOnce(&str) -> String,
     types: &mut [pg_sys::Oid],
 ) -> pg_sys::SPIPlanPtr {
+    // Read first: a change that comes while the plan is made outdates it.
+    let current = (home.generation, ROLES.load(Relaxed));
     match PLANS.with_borrow(|plans| plans.get(name).copied()) {
-        Some((generation, plan)) if generation == home.generation => return plan,
+        Some((generation, plan)) if generation == current => return plan,
         Some((_, outdated)) => {
             PLANS.with_borrow_mut(|plans| plans.remove(name));
             OUTDATED.with_borrow_mut(|plans| plans.push(outdated));
@@ -72,7 +86,7 @@ fn kept_plan(
         pg_sys::SPI_keepplan(plan);
         plan
     };
-    PLANS.with_borrow_mut(|plans| plans.insert(name, (home.generation, plan)));
+    PLANS.with_borrow_mut(|plans| plans.insert(name, (current, plan)));
     plan
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod home;
 mod jsonb;
 mod kept;
+mod list;
 mod maintenance;
 mod materialize;
 mod operate;

@@ -16,7 +16,9 @@ QUERIES = {
         SELECT c.relname, pg_get_indexdef(x.indexrelid), x.indisvalid
         FROM ours c JOIN pg_index x ON x.indrelid = c.oid""",
     "constraints": """
-        SELECT c.relname, n.conname, pg_get_constraintdef(n.oid) FROM ours c JOIN pg_constraint n ON n.conrelid = c.oid""",
+        SELECT c.relname, n.conname, pg_get_constraintdef(n.oid) FROM ours c JOIN pg_constraint n ON n.conrelid = c.oid
+        WHERE n.contype <> 'n' -- PostgreSQL 18 has one for each column that is NOT NULL, which stands above
+        """,
     "policies": """
         SELECT c.relname, p.polname, p.polcmd::text, p.polpermissive,
                ARRAY(SELECT CASE r WHEN 0 THEN 'public' ELSE pg_get_userbyid(r) END FROM unnest(p.polroles) r ORDER BY 1),

@@ -20,8 +20,14 @@ import pytest
 from server_log import defects
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def bindir_of(pg_config):
+    return Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
+
+
 PG_CONFIG = os.environ.get("PG_CONFIG", "/usr/lib/postgresql/15/bin/pg_config")
-BINDIR = Path(subprocess.check_output([PG_CONFIG, "--bindir"], text=True).strip())
+BINDIR = bindir_of(PG_CONFIG)
 
 # Clusters live in memory where there is plenty: creating a database takes a third of the time.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 << 30 else None
@@ -46,8 +52,9 @@ class Cluster:
     # What clients of its databases connect to instead, if anything.
     bouncer = None
 
-    def __init__(self, settings=None, environment=None):
+    def __init__(self, settings=None, environment=None, bindir=BINDIR):
         settings = dict(settings or {})
+        self.bindir = bindir
         if "infinite_pages_cache.naptime" not in settings:
             # The worker runs, and leaves the tables alone: no tick comes between what a test does and sees.
             settings.setdefault("infinite_pages_cache.skip_steps", ", ".join(STEPS))
@@ -73,7 +80,7 @@ class Cluster:
                        check=True, stdout=subprocess.DEVNULL)
 
     def run_server(self, program, *arguments, environment=None):
-        subprocess.run(as_server_user([str(BINDIR / program), *map(str, arguments)]), check=True, cwd="/",
+        subprocess.run(as_server_user([str(self.bindir / program), *map(str, arguments)]), check=True, cwd="/",
                        env=environment or self.environment, stdout=subprocess.DEVNULL)
 
     def start(self):
@@ -136,8 +143,12 @@ class Cluster:
         options.setdefault("check", True)
         environment = {**os.environ, "PGHOST": str(self.directory), "PGUSER": "postgres",
                        **options.pop("environment", {})}
-        return subprocess.run([str(BINDIR / program), *map(str, arguments)], env=environment, text=True,
-                              capture_output=True, **options)
+        try:
+            return subprocess.run([str(self.bindir / program), *map(str, arguments)], env=environment, text=True,
+                                  capture_output=True, **options)
+        except subprocess.CalledProcessError as error:
+            print(error.stderr, file=sys.stderr)
+            raise
 
 
 class Standby(Cluster):
@@ -160,12 +171,12 @@ class ClockCluster(Cluster):
     """A cluster whose clock the test sets, by tests/clock.c. (libfaketime hangs now and then in signal handlers, and
     shows the true time to background workers of PostgreSQL 15 and older.)"""
 
-    def __init__(self, settings=None):
+    def __init__(self, settings=None, bindir=BINDIR):
         self.clock = Path(tempfile.mkdtemp(prefix="ipc-clock-"))
         self.clock.chmod(0o755)
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", self.clock / "clock.so", ROOT / "tests/clock.c"], check=True)
         (self.clock / "offset").write_bytes(bytes(8))
-        super().__init__(settings, {"LD_PRELOAD": str(self.clock / "clock.so"), "CLOCK_FILE": str(self.clock / "offset")})
+        super().__init__(settings, {"LD_PRELOAD": str(self.clock / "clock.so"), "CLOCK_FILE": str(self.clock / "offset")}, bindir)
 
     def set_clock(self, moment):
         """From now on the server's clock runs from this moment."""

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from catalog import state
-from conftest import ALICE, BOB, Cluster, Database, is_waiting, sqlstate_of, temporary_roles, wait_until
+from conftest import ALICE, BOB, ROOT, Cluster, Database, is_waiting, sqlstate_of, temporary_roles, wait_until
 from test_lookups import lookup, upsert
 from test_partitions import bounds, month, name_of
+from test_restore import dumped_as_script, same
 
 CACHE = "infinite_pages_cache_partitioned"
 EXTENSION = "CREATE EXTENSION infinite_pages_cache"
@@ -103,6 +104,24 @@ def test_two_who_set_up_make_one_entry_index(database):
         for each in both:
             each.result(60)
     assert entry_indexes(database) == [(True,)]
+
+
+@pytest.mark.parametrize("fixed", [140019, 150014, 160010, 170006, 180000])
+def test_a_release_that_lets_statistics_past_row_security_is_reported(database, fixed):
+    """Partition statistics obey row security since these releases (CVE-2025-8713). A server cannot be told to be another one,
+    so the check is run with other numbers; that it has the server's is seen below."""
+    check = (ROOT / "sql/reports/verify_production_cache.sql").read_text().split("UNION ALL")[-1].removesuffix(") checks\n")
+    assert "'the server has its minimum release'" in check
+
+    def check_of(number):
+        return database.execute(f"WITH version AS (SELECT {number} AS number) {check}")
+
+    [(name, ok, detail, hint)] = check_of(fixed)
+    assert (ok, detail, hint) == (True, database.value("SHOW server_version"), None)
+    assert database.execute("SELECT name, ok, detail, hint FROM verify_production_cache() WHERE name = %s", (name,)) == [(name, ok, detail, hint)]
+    if fixed < 180000:
+        [(_, ok, _, hint)] = check_of(fixed - 1)
+        assert not ok and "Update" in hint
 
 
 def test_an_index_of_something_else_is_no_entry_index(database):
@@ -375,6 +394,18 @@ def test_names_of_roles_and_schemas_may_be_anything(empty_database, cluster):
         connection.execute("SELECT cache_run_maintenance()")
         assert connection.execute("SELECT * FROM verify_production_cache() WHERE NOT ok").fetchall() == []
         assert connection.execute("SELECT * FROM check_partition_health() WHERE NOT ok").fetchall() == []
+
+
+def test_roles_that_were_dropped_are_not_in_a_dump(cluster, tmp_path):
+    """The extension provided for them when it was created."""
+    with temporary_roles(cluster, "authenticated", "service_role"):
+        database = Database(cluster)
+        assert database.value("SELECT has_function_privilege('authenticated', 'cache_current_user_id()', 'EXECUTE')")
+    before, target = state(database), Database(cluster, extension=False)
+    dumped_as_script(database, target, tmp_path / "dump")
+    same(state(target), before)
+    for one in (database, target):
+        one.drop()
 
 
 def test_what_the_extension_says_is_ascii(database):

@@ -451,19 +451,24 @@ def test_a_hit_writes_nothing(client):
         client.lookup(STORY, 10, sql)
     with client.database.connect() as watcher:
         rows_before = rows_of(client.database, "xmin::text || ctid::text || hit_count")
-        position = watcher.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
-        for sql in (ONE, GET, MANY):
-            client.lookup(STORY, 200, sql)
-            with connection.transaction():
-                client.lookup(STORY, 10, sql)
-                assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
-        assert watcher.execute("SELECT pg_current_wal_insert_lsn()").fetchone() == position
+        # Once after something was written, in the first round perhaps, the background writer notes which transactions run.
+        for rounds in (1, 2):
+            position = watcher.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+            for sql in (ONE, GET, MANY):
+                client.lookup(STORY, 200, sql)
+                with connection.transaction():
+                    client.lookup(STORY, 10, sql)
+                    assert connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+            if watcher.execute("SELECT pg_current_wal_insert_lsn()").fetchone() == position:
+                break
+        else:
+            pytest.fail("lookups wrote WAL")
         assert rows_of(client.database, "xmin::text || ctid::text || hit_count") == rows_before
         backend = connection.info.backend_pid
         connection.close()
         wait_until(lambda: watcher.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", (backend,)).fetchone() == (0,))
         assert watcher.execute(updated).fetchone() == (1, 0, 0)
-    assert counters(client.database, "hits") == client.tally.counters("hits") == {"story_foundation": {"hits": 660}}
+    assert counters(client.database, "hits") == client.tally.counters("hits") == {"story_foundation": {"hits": 30 + rounds * 630}}
 
 
 def test_pending_hits_are_summed_up_by_user_and_by_type(client):

@@ -13,34 +13,40 @@ from worker import WORKER, add_entries, is_served, processes, settings, status, 
 ENTRIES = 20_000
 
 
+def fill_for_years(database):
+    """A cache in use in which nothing expires while it is restored."""
+    fill(database, "public")
+    database.execute("""
+        DELETE FROM infinite_pages_cache_partitioned WHERE expires_at < 'infinity';
+        SELECT cache_upsert('b0b00000-0000-4000-8000-000000000002', 'tone', 'kept for a day', '2', ttl => '3 years')""")
+
+
+def lasting_state(database):
+    """All but the log that the worker writes."""
+    found = state(database)
+    del found["rows"]["cache_maintenance_runs"]
+    return found
+
+
 class Dumped:
     """A cache in use, its dumps, and what a restored one must be equal to."""
 
     def __init__(self, cluster, directory):
         self.cluster = cluster
         self.database = Database(cluster)
-        fill(self.database, "public")
+        fill_for_years(self.database)
         self.database.execute(f"""
-            DELETE FROM infinite_pages_cache_partitioned WHERE expires_at < 'infinity';
             INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, cache_key, content, created_at, expires_at)
             SELECT ('00000000-0000-4000-8000-' || lpad((n % 100)::text, 12, '0'))::uuid, 'restored', 'restored ' || n, to_jsonb(repeat(md5(n::text), 10)),
                    c.relname_month + interval '10 days', 'infinity'
             FROM generate_series(1, {ENTRIES}) n,
                  LATERAL (SELECT (ARRAY['2025-12-01', '2026-02-01', '2026-03-01', date_trunc('month', now(), 'UTC')::text])[n % 4 + 1]::timestamptz
                           AS relname_month) c;
-            SELECT cache_upsert('b0b00000-0000-4000-8000-000000000002', 'tone', 'kept for a day', '2', ttl => '3 years');
             ANALYZE""")
-        self.state = self.of(self.database)
+        self.state = lasting_state(self.database)
         self.archive, self.script = directory / "archive", directory / "script"
         cluster.client("pg_dump", "-d", self.database.name, "-Fc", "-f", self.archive)
         cluster.client("pg_dump", "-d", self.database.name, "-f", self.script)
-
-    @staticmethod
-    def of(database):
-        """All but the log that the worker writes."""
-        found = state(database)
-        del found["rows"]["cache_maintenance_runs"]
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def test_a_restore_beside_the_worker_loses_nothing(dumped, way):
     target = Database(dumped.cluster, extension=False)
     WAYS[way](dumped, target)
     wait_until(lambda: status(target)["last_run"] is not None)
-    same(Dumped.of(target), dumped.state)
+    same(lasting_state(target), dumped.state)
     is_served(target)
     assert status(target)["consecutive_failures"] == 0 and status(target)["last_error"] is None
     with settings(dumped.cluster, naptime="1h"):
@@ -90,7 +96,7 @@ def test_a_restore_that_replaces_a_served_database(dumped):
     """pg_restore --create --clean drops the database, with the worker in it every 100 ms, and makes it anew."""
     for _ in range(2):
         dumped.cluster.client("pg_restore", "--exit-on-error", "--create", "--clean", "--if-exists", "-j4", "-d", "postgres", dumped.archive)
-        same(Dumped.of(dumped.database), dumped.state)
+        same(lasting_state(dumped.database), dumped.state)
         is_served(dumped.database)
 
 
@@ -100,7 +106,7 @@ def test_a_dump_beside_the_worker(dumped, tmp_path):
     source, target = Database(dumped.cluster), Database(dumped.cluster, extension=False)
     add_entries(source, 20_000, "infinity", prefix="live")
     for number in range(3):
-        add_entries(source, 10_000)
+        add_entries(source, 10_000, prefix=f"{number} ")
         for offset in (-5, -4, -3):
             add_month(source, offset)
         dumped.cluster.client("pg_dump", "-d", source.name, "-Fd", "-j4", "-f", tmp_path / f"dump{number}")

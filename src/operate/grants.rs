@@ -96,23 +96,13 @@ fn quoted_role(role: &str) -> Option<String> {
 
 /// Grants all to the roles of Supabase and PostgREST that exist.
 pub fn grant_to_known_roles(home: &Home) {
-    grant_members_to_known_roles(home);
     if let Some(role) = quoted_role(KNOWN_TENANT) {
+        grant_tenant_members(home, &role);
         grant_tenant_tables(home, &role);
     }
     if let Some(role) = quoted_role(KNOWN_SERVICE) {
-        grant_service_tables(home, &role);
-    }
-}
-
-/// Grants them the functions and views. These belong to the extension, so a dump leaves these grants to
-/// CREATE EXTENSION; those on the tables are in the dump.
-pub fn grant_members_to_known_roles(home: &Home) {
-    if let Some(role) = quoted_role(KNOWN_TENANT) {
-        grant_tenant_members(home, &role);
-    }
-    if let Some(role) = quoted_role(KNOWN_SERVICE) {
         grant_service_members(home, &role);
+        grant_service_tables(home, &role);
     }
 }
 

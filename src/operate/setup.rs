@@ -38,9 +38,8 @@ fn cache_setup() {
     worker::announce_at_commit();
     if creating_extension() {
         grants::reset_members(&home);
-        // A restore sets row_security off. It brings the tables itself, after this statement.
+        // A restore sets row_security off. It brings the tables itself, after this statement, and all grants.
         if !row_security() {
-            grants::grant_members_to_known_roles(&home);
             return;
         }
     }
@@ -61,8 +60,10 @@ fn cache_setup() {
         }
     }
     secure::secure_all(&home, true, || ());
-    grants::grant_to_known_roles(&home);
-    grants::renew_members(&home);
+    as_if_created(|| {
+        grants::grant_to_known_roles(&home);
+        grants::renew_members(&home);
+    });
     if creating_extension() {
         release_tables();
         if !counters::are_on() {
@@ -98,6 +99,18 @@ fn check_encoding() {
         .detail(format!("The encoding of this one is {name}."))
         .hint("Create a database with ENCODING 'UTF8' TEMPLATE template0.")
         .raise();
+    }
+}
+
+/// Grants as after CREATE EXTENSION, so that a dump has the grants, and DROP ROLE leaves nothing of them. What is granted
+/// while an extension is created stays in pg_init_privs: a dump would revoke it, by number, from a role that is no more.
+fn as_if_created(grant: impl FnOnce()) {
+    // SAFETY: a variable of this backend; after an error CREATE EXTENSION itself sets it.
+    unsafe {
+        let creating = pg_sys::creating_extension;
+        pg_sys::creating_extension = false;
+        grant();
+        pg_sys::creating_extension = creating;
     }
 }
 

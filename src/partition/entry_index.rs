@@ -4,11 +4,13 @@
 #![allow(unsafe_code)]
 
 use crate::home::{self, CACHE, Home};
+use crate::kept;
+use crate::list;
 use crate::partition::catalog::{forget_partitions, function_name, partitions_of, while_it_stays};
 use crate::partition::sight::Sight;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
-use pgrx::{PgList, pg_sys};
+use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -101,6 +103,7 @@ fn note_change(relation: pg_sys::Oid) {
 
 unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     GENERATION.fetch_add(1, Relaxed);
+    kept::note_change_of_roles();
 }
 
 impl Entries {
@@ -245,8 +248,7 @@ fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
         };
         let Columns { content_type, cache_key, content, expires_at, token_cost, created_at, .. } = columns;
         columns.last = content_type.max(cache_key).max(content).max(expires_at).max(token_cost).max(created_at);
-        let indexes = PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(table));
-        let index = indexes.iter_oid().find(|&index| {
+        let index = list::oids(pg_sys::RelationGetIndexList(table)).find(|&index| {
             let index = pg_sys::index_open(index, LOCK);
             let serves = is_entry_index(home, index, user_id, &columns);
             pg_sys::index_close(index, LOCK);
@@ -279,8 +281,8 @@ unsafe fn is_entry_index(home: &Home, index: pg_sys::Relation, user_id: i16, col
         if (0..2).any(|key| *(*index).rd_opfamily.add(key) != of_uuid) {
             return false;
         }
-        let expressions = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
-        expressions.get_ptr(0).is_some_and(|expression| is_digest(home, expression, columns))
+        let mut expressions = list::pointers(pg_sys::RelationGetIndexExpressions(index));
+        expressions.next().is_some_and(|expression| is_digest(home, expression, columns))
     }
 }
 
@@ -295,9 +297,9 @@ unsafe fn is_digest(home: &Home, expression: *mut pg_sys::Node, columns: &Column
             return false;
         }
         let call = expression.cast::<pg_sys::FuncExpr>();
-        let arguments = PgList::<pg_sys::Node>::from_pg((*call).args);
+        let arguments = list::pointers::<pg_sys::Node>((*call).args);
         let is_column = |place, column| {
-            arguments.get_ptr(place).is_some_and(|argument| {
+            arguments.clone().nth(place).is_some_and(|argument| {
                 (*argument).type_ == pg_sys::NodeTag::T_Var && (*argument.cast::<pg_sys::Var>()).varattno == column
             })
         };

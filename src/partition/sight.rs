@@ -4,11 +4,12 @@
 
 use crate::compat;
 use crate::home::Home;
+use crate::list;
 use crate::owner;
 use crate::partition::catalog::while_it_stays;
 use crate::tenant;
 use pgrx::datum::FromDatum;
-use pgrx::{PgList, pg_sys};
+use pgrx::pg_sys;
 
 /// What a role may read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Sight {
             }
             let user_id = pg_sys::SPI_fnumber((*table).rd_att, c"user_id".as_ptr());
             let mut sights = Vec::new();
-            for policy in PgList::<pg_sys::RowSecurityPolicy>::from_pg((*described).policies).iter_ptr() {
+            for policy in list::pointers::<pg_sys::RowSecurityPolicy>((*described).policies) {
                 let roles = pg_sys::Datum::from((*policy).roles);
                 let roles = Vec::<pg_sys::Oid>::from_datum(roles, false).unwrap_or_default();
                 let is_for_this = [b'*', way as u8].contains(&((*policy).polcmd as u8));
@@ -123,8 +124,8 @@ unsafe fn is_of_session(expression: *mut pg_sys::Node, user_id: i32) -> bool {
             return false;
         }
         let comparison = expression.cast::<pg_sys::OpExpr>();
-        let sides = PgList::<pg_sys::Node>::from_pg((*comparison).args);
-        let (Some(left), Some(right)) = (sides.get_ptr(0), sides.get_ptr(1)) else { return false };
+        let mut sides = list::pointers::<pg_sys::Node>((*comparison).args);
+        let (Some(left), Some(right)) = (sides.next(), sides.next()) else { return false };
         if pg_sys::get_opcode((*comparison).opno) != pg_sys::Oid::from(pg_sys::F_UUID_EQ)
             || (*left).type_ != pg_sys::NodeTag::T_Var
             || (*right).type_ != pg_sys::NodeTag::T_FuncExpr

@@ -52,9 +52,10 @@ fn list(is_wanted: impl Fn(&pg_sys::FormData_pg_database) -> bool) -> DatabaseLi
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, lock);
-        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+        let (no_index, newest) = (pg_sys::InvalidOid, std::ptr::null_mut());
+        let scan = pg_sys::systable_beginscan(relation, no_index, false, newest, 0, std::ptr::null_mut());
         loop {
-            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
             }
@@ -63,7 +64,7 @@ fn list(is_wanted: impl Fn(&pg_sys::FormData_pg_database) -> bool) -> DatabaseLi
                 found.push(database.oid.to_u32());
             }
         }
-        pg_sys::table_endscan(scan);
+        pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, lock);
     }
     DatabaseList::new(found)
