@@ -1,6 +1,6 @@
 //! Retirement of partitions: a month in which nothing is live any more goes in one DROP.
 
-use super::catalog::{Partition, partitions_of, qualified_name};
+use super::catalog::{Partition, forget_partitions, partitions_of, qualified_name};
 use super::create::Table;
 use super::month::Month;
 use crate::catch;
@@ -87,7 +87,9 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
         } else {
             let locked = parent_locked.get_or_insert_with(|| lock_parent(home, table, wait));
             let outcome = match locked {
-                Ok(()) => drop_unless_busy(home, table, &partition, include_live),
+                // Somebody has dropped it, or detached it, to keep it.
+                Ok(partitions) if !partitions.contains(&partition.oid) => continue,
+                Ok(_) => drop_unless_busy(home, table, &partition, include_live),
                 Err(message) => Err(message.clone()),
             };
             match outcome {
@@ -111,13 +113,16 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
 /// Locks a table, so that its partitions can be dropped. Whoever comes meanwhile queues behind this
 /// wait, which is why it is bounded; nobody new can lock a partition once it is over. Who waits for a
 /// row that this transaction has deleted may be the one it waits for: then it looks for the deadlock
-/// first, and gives up, before the other one looks.
-fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<(), String> {
+/// first, and gives up, before the other one looks. Returns the partitions that the locked table has.
+fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<Vec<pg_sys::Oid>, String> {
     catch::attempt(|| {
         let sql = format!("LOCK TABLE ONLY {}.{} IN ACCESS EXCLUSIVE MODE", home.schema, table.name());
         with_setting(c"lock_timeout", &format!("{wait}ms"), || {
             with_setting(c"deadlock_timeout", "1ms", || spi::execute(&sql));
         });
+        let parent = home.table(table.name());
+        forget_partitions(parent);
+        partitions_of(parent).iter().map(|partition| partition.oid).collect()
     })
 }
 
