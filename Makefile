@@ -85,11 +85,11 @@ test-all: tools target/venv/requirements.txt ## The same for each PostgreSQL fro
 	cat target/test-all/summary
 	exit $$status
 
-test-restore: tools target/venv/requirements.txt ## Dumps of each of these versions, restored into it and the next: some 15 minutes
+test-restore: tools target/venv/requirements.txt ## Dumps of each of these versions, restored into it and the next, and pg_upgrade: some 15 minutes
 	@for major in $(MAJORS); do
 		$(make_for) install
 	done
-	MAJORS='$(MAJORS)' PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests/restore_matrix.py -q -o cache_dir=target/pytest_cache
+	MAJORS='$(MAJORS)' PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests/restore_matrix.py tests/upgrade_matrix.py -q -o cache_dir=target/pytest_cache
 
 soak: prerequisites target/venv/requirements.txt ## Half an hour of load, and of a session that blocks maintenance
 	@$(MAKE) install
