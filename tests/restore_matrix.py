@@ -136,7 +136,8 @@ def test_a_restore_loses_nothing(servers, source, target, tmp_path, way):
         SELECT count(*) FROM pg_index parent JOIN pg_class p ON p.oid = parent.indrelid AND p.relkind = 'p' JOIN pg_inherits i ON i.inhparent = p.oid
         WHERE NOT EXISTS (SELECT FROM pg_inherits x JOIN pg_index child ON child.indexrelid = x.inhrelid
                           WHERE x.inhparent = parent.indexrelid AND child.indrelid = i.inhrelid)""") == 0
-    assert target.value("SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'r' AND NOT c.relrowsecurity") == 0
+    assert target.value("SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
+                        "WHERE c.relkind = 'r' AND NOT c.relrowsecurity") == 0
     with ExitStack() as stack:
         stack.enter_context(settings(servers.target, naptime="1h"))
         # What follows runs maintenance by hand, which a tick would skip.
