@@ -28,8 +28,10 @@ def upgrade(old, new, *options):
 @pytest.mark.parametrize("options", [(), ("--link",)], ids=["copy", "link"])
 @pytest.mark.parametrize("library", ["infinite_pages_cache", ""], ids=["preloaded", "not preloaded"])
 @pytest.mark.parametrize("majors", [pair for pair in PAIRS if set(pair) <= set(MAJORS)], ids=lambda pair: "from {} to {}".format(*pair))
-def test_an_upgrade_keeps_everything(majors, library, options):
+def test_an_upgrade_keeps_everything(request, majors, library, options):
     old, new = (Cluster({"shared_preload_libraries": library}, bindir=bindir(major)) for major in majors)
+    for cluster in (old, new):
+        request.addfinalizer(cluster.remove)
     old.execute("; ".join(f"CREATE ROLE {role}" for role in ROLES))
     database = Database(old)
     fill_for_years(database)
@@ -54,5 +56,3 @@ def test_an_upgrade_keeps_everything(majors, library, options):
         # The old cluster is as it was.
         old.start()
         same(state(database), before)
-    for cluster in (old, new):
-        cluster.remove()
