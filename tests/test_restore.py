@@ -71,18 +71,23 @@ def target(cluster, source):
     database.drop()
 
 
-def dump(source, path, *options):
-    """Dumps a database with the pg_dump of its own version: it knows what a late minor release has in its catalogs."""
-    source.cluster.client("pg_dump", "-d", source.name, "-f", path, *options)
+def dump(source, target, path, *options):
+    """Dumps a database with the older pg_dump of the two clusters: pg_restore reads no archive of a newer one, and an early minor
+    release of a newer one does not know what a late one of an older has in its catalogs."""
+    def version(cluster):
+        return int(cluster.client("pg_dump", "--version").stdout.split()[2].split(".")[0])
+
+    by = min(source.cluster, target.cluster, key=version)
+    by.client("pg_dump", "-h", source.cluster.directory, "-d", source.name, "-f", path, *options)
 
 
 def dumped_as_script(source, target, path, *options):
-    dump(source, path, *options)
+    dump(source, target, path, *options)
     target.cluster.client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.name, "-f", path)
 
 
 def dumped_as_archive(source, target, path, form, *runs):
-    dump(source, path, *form.split())
+    dump(source, target, path, *form.split())
     for options in runs:
         target.cluster.client("pg_restore", "--exit-on-error", "-d", target.name, *options.split(), path)
 
