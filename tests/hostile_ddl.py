@@ -331,15 +331,15 @@ class Reader(Actor):
         key = (self.dice.choice(USERS), PERMANENT, f"k{self.dice.randrange(KEYS)}")
         began, clock = time.monotonic(), time.time()
         before = (self.rights.changing, self.rights.since)
-        content, failure = None, None
+        content, failure, error = None, None, None
         try:
             [(content,)] = self.execute("SELECT read_for_hostile(%s, %s, %s)", key)
         except Failed as caught:
-            failure = str(caught)
+            failure, error = str(caught), caught.__cause__
         after, value = (self.rights.changing, self.rights.since), self.rights.value
         if before == after and not after[0]:
             if value is True and failure == "42501":
-                self.problems.append(f"{self.name}: refused {began - after[1]:.3f} s after everything was given")
+                self.problems.append(f"{self.name}: refused {began - after[1]:.3f} s after everything was given: {error}".replace("\n", " | "))
             elif value is True and failure is None:
                 self.ledger.check(key, content, began, clock)
                 self.done["lookups with all rights"] += 1
