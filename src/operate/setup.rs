@@ -44,6 +44,9 @@ fn cache_setup() {
             return;
         }
     }
+    if in_script() && !creating {
+        grants::correct_first_privileges(&home, |f| as_if_created(f));
+    }
     as_if_created(|| set_up(&home));
     if creating && !counters::are_on() {
         say_what_is_missing();
@@ -115,16 +118,22 @@ fn as_if_created(f: impl FnOnce()) {
     }
 }
 
-/// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then the functions are older than
-/// the transaction, and have privileges that an operator may have given.
-fn creating_extension(home: &Home) -> bool {
+/// Whether a script of the extension runs.
+fn in_script() -> bool {
     // SAFETY: reads a variable of this backend.
-    if !unsafe { pg_sys::creating_extension } {
+    unsafe { pg_sys::creating_extension }
+}
+
+/// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then what the extension has
+/// made is older than the transaction, and has privileges that an operator may have given. Nothing alters a cast.
+fn creating_extension(home: &Home) -> bool {
+    if !in_script() {
         return false;
     }
     let transaction = spi::run(
         Access::ReadLatest,
-        "SELECT xmin::text::bigint FROM pg_proc WHERE pronamespace = $1 AND proname = 'cache_setup'",
+        "SELECT c.xmin::text::bigint FROM pg_cast c JOIN pg_type t ON t.oid = c.casttarget \
+         WHERE t.typnamespace = $1 AND t.typname = 'cache_ttl'",
         &[home.namespace.into()],
         |rows| rows.get::<i64>(0, 1).expect("a transaction id"),
     );
