@@ -130,11 +130,11 @@ lint: prerequisites ## Formatting and clippy
 install: prerequisites ## Build the extension and install it into the server of PG_CONFIG (or under DESTDIR)
 	@echo '== Building for PostgreSQL $(MAJOR) and installing: about 3 minutes the first time, seconds after that'
 	if [ -n '$(DESTDIR)' ]; then
-		cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir '$(DESTDIR)'
+		$(call build,'$(DESTDIR)')
 	else
 		# Not `cargo pgrx install`: it overwrites the library in place, under the feet of a running server.
 		rm -rf target/staging
-		cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir target/staging
+		$(call build,target/staging)
 		as_root=
 		$(writable) || as_root='$(as_root)'
 		$$as_root cp -R --remove-destination target/staging/. /
@@ -143,7 +143,7 @@ install: prerequisites ## Build the extension and install it into the server of 
 package: prerequisites ## Build a tree of files to pack, under target/package
 	@echo '== Building for PostgreSQL $(MAJOR): about 3 minutes the first time, seconds after that'
 	rm -rf target/package/pg$(MAJOR)
-	cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir target/package/pg$(MAJOR)
+	$(call build,target/package/pg$(MAJOR))
 	find target/package/pg$(MAJOR) -type f
 
 clean: ## Stop the demo and remove everything under target
@@ -154,6 +154,9 @@ clean: ## Stop the demo and remove everything under target
 
 # ── what the targets above need ──────────────────────────────────────────────────────────────────
 
+# cargo-pgrx takes the update scripts and leaves the scripts of released versions behind.
+build = cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir $(1) && \
+	cp sql/infinite_pages_cache--*.sql $(1)"$$($(PG_CONFIG) --sharedir)/extension/"
 writable = [ -w "$$($(PG_CONFIG) --pkglibdir)" ] && [ -w "$$($(PG_CONFIG) --sharedir)/extension" ]
 as_root = $(if $(filter 0,$(shell id -u)),,sudo)
 

@@ -225,13 +225,21 @@ CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
 COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
     'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
 
-CREATE FUNCTION @extschema@.cache_pending_hits(per text DEFAULT 'entry')
+CREATE FUNCTION @extschema@.cache_pending_hits()
     RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, hits bigint, tokens_saved numeric,
                    last_accessed timestamptz)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_pending_hits';
-COMMENT ON FUNCTION @extschema@.cache_pending_hits(text) IS
-    'Hits that are counted in shared memory and not yet in their entry''s row, per entry, user or content_type; a tenant''s own only';
+COMMENT ON FUNCTION @extschema@.cache_pending_hits() IS
+    'Hits that are counted in shared memory and not yet in their entry''s row; a tenant''s own only';
+
+CREATE FUNCTION @extschema@.cache_pending_hits_by(per text)
+    RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, hits bigint, tokens_saved numeric,
+                   last_accessed timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_pending_hits';
+COMMENT ON FUNCTION @extschema@.cache_pending_hits_by(text) IS
+    'Hits that are counted in shared memory and not yet in their entry''s row, summed up per user or content_type, or per entry; a tenant''s own only';
 
 CREATE FUNCTION @extschema@.cache_latency_ms(buckets double precision[], share double precision) RETURNS numeric
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_latency_ms_wrapper';

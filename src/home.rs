@@ -112,6 +112,17 @@ impl Home {
         (oid != pg_sys::InvalidOid).then_some(oid)
     }
 
+    /// Whether the extension has a function: its SQL may be of an older version than its library.
+    pub fn has_function(&self, name: &str) -> bool {
+        spi::run(
+            Access::ReadLatest,
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace OPERATOR(pg_catalog.=) $1 \
+             AND p.proname OPERATOR(pg_catalog.=) $2::pg_catalog.name)",
+            &[self.namespace.into(), name.into()],
+            |rows| rows.get(0, 1).unwrap_or(false),
+        )
+    }
+
     /// The OID of one of the extension's tables.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ QUERIES = {
         SELECT c.relname, pg_get_indexdef(x.indexrelid), x.indisvalid
         FROM ours c JOIN pg_index x ON x.indrelid = c.oid""",
     "constraints": """
-        SELECT c.relname, n.conname, pg_get_constraintdef(n.oid) FROM ours c JOIN pg_constraint n ON n.conrelid = c.oid
+        SELECT c.relname, n.conname, pg_get_constraintdef(n.oid), n.conislocal, n.coninhcount FROM ours c JOIN pg_constraint n ON n.conrelid = c.oid
         WHERE n.contype <> 'n' -- PostgreSQL 18 has one for each column that is NOT NULL, which stands above
         """,
     "policies": """
@@ -34,7 +34,8 @@ QUERIES = {
         FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
         WHERE p.pronamespace = {schema}::regnamespace""",
     "functions": """
-        SELECT p.oid::regprocedure::text, p.provolatile::text, p.prosecdef, p.proleakproof, p.proconfig,
+        SELECT p.oid::regprocedure::text, p.provolatile::text, p.prosecdef, p.proleakproof, p.proconfig, p.procost, p.prorows,
+               p.proparallel::text, p.proisstrict, p.prosrc, p.probin, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
                obj_description(p.oid, 'pg_proc') FROM pg_proc p WHERE p.pronamespace = {schema}::regnamespace""",
     "schema grants": """
         SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END, a.privilege_type

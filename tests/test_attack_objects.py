@@ -45,7 +45,7 @@ WITH_CALLERS_RIGHTS = {
     "cache_invalidate_content_type(uuid,text)", "cache_invalidate_where(uuid,jsonb)", "cache_invalidate_dependents(uuid,text)",
     "get_infinite_pages_analytics(uuid)", "user_cache_analytics()"}
 # It reads shared memory, where no right on a table is asked for: only what is the caller's own is shown.
-OWN_ONLY = {"cache_pending_hits(text)"}
+OWN_ONLY = {"cache_pending_hits()", "cache_pending_hits_by(text)"}
 TENANT = {"cache_create_current_partition()"}
 SERVICE_AND_WATCHER = {"verify_production_cache()", "check_partition_health()", "cache_statistics(boolean)"} | {
     f"{view}()" for view, roles in VIEWS.items() if "authenticated" not in roles}

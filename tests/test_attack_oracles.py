@@ -253,7 +253,7 @@ def test_hits_in_memory_are_shown_to_who_may_read_the_entries(supabase):
                                   ("anon", None, 0),
                                   ("bypass", ALICE, 0), ("bypass", None, 0), ("reader", None, 1), ("service_role", None, 1)):
             for per in ("entry", "user", "content_type"):
-                assert (role, user, len(outcome(connection, f"SELECT * FROM cache_pending_hits('{per}')", user, role))) == (role, user, count)
+                assert (role, user, len(outcome(connection, f"SELECT * FROM cache_pending_hits_by('{per}')", user, role))) == (role, user, count)
 
 
 @pytest.mark.parametrize("way", ["on", "off"])

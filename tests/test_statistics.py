@@ -477,12 +477,12 @@ def test_pending_hits_are_summed_up_by_user_and_by_type(client):
         client.upsert(key, 10 ** number)
         client.lookup(key, number + 1)
     rows = client.connection.execute
-    assert sorted(rows("SELECT user_id::text, content_type, entry_digest IS NULL, hits, tokens_saved FROM cache_pending_hits('user')").fetchall()) == sorted([
+    assert sorted(rows("SELECT user_id::text, content_type, entry_digest IS NULL, hits, tokens_saved FROM cache_pending_hits_by('user')").fetchall()) == sorted([
         (ALICE, None, True, 1 + 2 + 3, 1 + 20 + 300), (BOB, None, True, 4, 4000)])
-    assert sorted(rows("SELECT user_id, content_type, entry_digest IS NULL, hits, tokens_saved FROM cache_pending_hits('content_type')").fetchall()) == [
+    assert sorted(rows("SELECT user_id, content_type, entry_digest IS NULL, hits, tokens_saved FROM cache_pending_hits_by('content_type')").fetchall()) == [
         (None, "themes", True, 3, 300), (None, "tone", True, 1 + 2 + 4, 1 + 20 + 4000)]
     for per in ("user", "content_type"):
         assert rows("SELECT max(last_accessed) FROM cache_pending_hits()").fetchone() == rows(
-            "SELECT max(last_accessed) FROM cache_pending_hits(%s)", (per,)).fetchone()
+            "SELECT max(last_accessed) FROM cache_pending_hits_by(%s)", (per,)).fetchone()
     for per, code in (("", "22023"), ("partition", "22023"), (None, "22004")):
-        assert sqlstate_of(lambda: rows("SELECT * FROM cache_pending_hits(%s)", (per,))).sqlstate == code
+        assert sqlstate_of(lambda: rows("SELECT * FROM cache_pending_hits_by(%s)", (per,))).sqlstate == code

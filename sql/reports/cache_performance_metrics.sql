@@ -7,7 +7,7 @@ WITH stored AS (
 ),
 pending AS (
     SELECT content_type, hits::numeric AS hits, tokens_saved, last_accessed
-    FROM @extschema@.cache_pending_hits('content_type')
+    FROM @pending_by_type@
 ),
 counted AS (
     SELECT content_type, hits, least(hits::numeric + misses, 9223372036854775807)::bigint AS lookups

@@ -1,6 +1,6 @@
 WITH pending AS (
     SELECT user_id, hits::numeric AS hits, tokens_saved, last_accessed
-    FROM @extschema@.cache_pending_hits('user')
+    FROM @pending_by_user@
 )
 SELECT user_id,
        u.entries,

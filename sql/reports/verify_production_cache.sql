@@ -25,6 +25,27 @@ SELECT * FROM (
            CASE WHEN NOT bool_and(oid IS NOT NULL) THEN 'Run SELECT @extschema@.cache_setup();' END AS hint
     FROM found
     UNION ALL
+    SELECT 'the SQL is that of the library', extversion = '@version@', 'SQL ' || extversion || ', library @version@',
+           CASE WHEN string_to_array(extversion, '.')::integer[] < string_to_array('@version@', '.')::integer[]
+                THEN 'ALTER EXTENSION infinite_pages_cache UPDATE;'
+                WHEN extversion <> '@version@' THEN 'Install version ' || extversion || ' of the library and restart the server.' END
+    FROM pg_extension WHERE extname = 'infinite_pages_cache'
+    UNION ALL
+    SELECT 'the tables are those of this version', count(*) = 0, coalesce(string_agg(what, ', '), 'they are'),
+           CASE WHEN count(*) > 0 THEN 'Run SELECT @extschema@.cache_setup(); what it cannot change it warns of.' END
+    FROM (SELECT 'cache_audit_log has no acting_user_id' FROM found WHERE name = 'cache_audit_log' AND oid IS NOT NULL
+              AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = oid AND attname = 'acting_user_id' AND NOT attisdropped)
+          UNION ALL
+          SELECT name || '.token_cost has no scale' FROM found JOIN pg_attribute ON attrelid = oid AND attname = 'token_cost' AND NOT attisdropped
+          WHERE name = 'infinite_pages_cache_partitioned' AND atttypid = 'numeric'::regtype AND atttypmod = -1
+          UNION ALL
+          SELECT name || ' has an old ' || conname FROM found JOIN pg_constraint c ON conrelid = found.oid AND conname LIKE '%token_cost_check'
+          WHERE strpos(pg_get_constraintdef(c.oid), '1000000000000000') > 0) o (what)
+    UNION ALL
+    SELECT 'constraints hold for all rows', count(*) = 0, coalesce(string_agg(c.conrelid::regclass || ' ' || pg_get_constraintdef(c.oid), ', '), 'they do'),
+           'Mend or delete the rows that break them, then ' || string_agg(format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', c.conrelid::regclass, c.conname), ' ')
+    FROM found JOIN pg_constraint c ON c.conrelid = found.oid AND NOT c.convalidated
+    UNION ALL
     SELECT 'the tables have one owner', count(DISTINCT relowner) <= 1,
            coalesce(string_agg(DISTINCT pg_get_userbyid(relowner)::text, ', '), 'no tables'),
            CASE WHEN count(DISTINCT relowner) > 1

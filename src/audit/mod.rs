@@ -14,6 +14,13 @@ use crate::{owner, tenant};
 use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys};
 
+/// Whether a log has the column that names whom a session acted for. One made by version 0.1.0 lacks it until cache_setup().
+#[allow(unsafe_code)]
+pub fn knows_who_acted(log: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the system cache by a NUL-terminated name.
+    unsafe { pg_sys::get_attnum(log, c"acting_user_id".as_ptr()) != 0 }
+}
+
 /// One audited change. Texts are bytes in the database's encoding.
 pub struct Event {
     pub user_id: Uuid,
@@ -46,6 +53,8 @@ pub fn record(action: &str, events: &[Event]) {
     // The role that acts, not the owner that writes the row.
     let (role, acting) = (current_role(), tenant::cache_current_user_id());
     let user_agent = tenant::setting(c"request.headers").and_then(user_agent_of);
+    let (plan, acting_column, acting_value) =
+        if knows_who_acted(log) { ("audit", ", acting_user_id", ", $7") } else { ("audit of 0.1.0", "", "") };
     owner::as_owner_of(log, || {
         create::ensure_current_audit(&home, log);
         for event in events {
@@ -60,12 +69,12 @@ pub fn record(action: &str, events: &[Event]) {
             ];
             kept::run(
                 Access::Write,
-                "audit",
+                plan,
                 |schema| {
                     format!(
                         "INSERT INTO {schema}.cache_audit_log \
-                             (user_id, cache_key, content_type, action, user_agent, ip_address, role, acting_user_id) \
-                         SELECT $1, $2, $3, $4, $5, inet_client_addr(), pg_get_userbyid($6), $7"
+                             (user_id, cache_key, content_type, action, user_agent, ip_address, role{acting_column}) \
+                         SELECT $1, $2, $3, $4, $5, inet_client_addr(), pg_get_userbyid($6){acting_value}"
                     )
                 },
                 &args,

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{current_role, ring, user_agent_of};
+use super::{current_role, knows_who_acted, ring, user_agent_of};
 use crate::clock;
 use crate::entry::Address;
 use crate::home::{AUDIT_LOG, Home};
@@ -142,10 +142,11 @@ fn insert(home: &Home, records: &[Record]) {
         records.iter().map(|record| record.role).collect::<Vec<_>>().into(),
         records.iter().map(|record| record.acting).collect::<Vec<_>>().into(),
     ];
+    let (acting_column, acting_value) = if knows_who_acted(log) { (", acting_user_id", ", c") } else { ("", "") };
     let sql = format!(
         "INSERT INTO {}.{AUDIT_LOG} \
-             (user_id, content_type, cache_key, user_agent, ip_address, \"timestamp\", success, role, acting_user_id, action) \
-         SELECT u, t, k, a, i::inet, m, s, pg_get_userbyid(r), c, 'lookup' \
+             (user_id, content_type, cache_key, user_agent, ip_address, \"timestamp\", success, role, action{acting_column}) \
+         SELECT u, t, k, a, i::inet, m, s, pg_get_userbyid(r), 'lookup'{acting_value} \
          FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (u, t, k, a, i, m, s, r, c)",
         home.schema
     );

@@ -2,6 +2,7 @@
 
 use super::{checked_user, lock, or_raise};
 use crate::advisory::{self, Class};
+use crate::audit::knows_who_acted;
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Home};
 use crate::operate::archive::find_archive;
 use crate::owner;
@@ -24,11 +25,9 @@ fn cache_forget_user(
     lock::lock_user(&user_id);
     advisory::lock(Class::Statistics, 0);
     let delete = |table: &str| {
-        let condition = if [AUDIT_LOG, AUDIT_ARCHIVE].contains(&table) {
-            "$1 IN (user_id, acting_user_id)"
-        } else {
-            "user_id = $1"
-        };
+        // No other table has the column.
+        let condition =
+            if knows_who_acted(home.table(table)) { "$1 IN (user_id, acting_user_id)" } else { "user_id = $1" };
         let sql = format!("DELETE FROM {}.{table} WHERE {condition}", home.schema);
         owner::without_more_than_owner_of(home.table(table), || {
             spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)

@@ -212,6 +212,30 @@ pub fn reset_members(home: &Home) {
     on_views(home, TENANT_VIEWS, WATCHER);
 }
 
+/// What roles were granted by 0.1.0 while it was created, it had among the first privileges of functions and views: a dump
+/// has none of that, and revokes it, by number, from a role that was dropped. Makes it grants like any others.
+pub fn correct_first_privileges(home: &Home, as_if_created: impl Fn(&dyn Fn())) {
+    let outdated = spi::run(
+        Access::ReadLatest,
+        &include_str!("../../sql/first_privileges.sql").replace("@watcher@", WATCHER),
+        &[home.namespace.into()],
+        |rows| {
+            rows.map(|rows, row| {
+                let list = |column| rows.get::<Vec<String>>(row, column).expect("an array");
+                (rows.get::<String>(row, 1).expect("an object"), list(2), list(3), list(4))
+            })
+        },
+    );
+    for (object, revokes, first, grants) in outdated {
+        let set = |wanted: &[String]| revokes.iter().chain(wanted).for_each(|sql| spi::execute(sql));
+        // What leaves the extension has no first privileges any more; those that it joins with are the first again.
+        spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP {object}"));
+        as_if_created(&|| set(&first));
+        spi::execute(&format!("ALTER EXTENSION infinite_pages_cache ADD {object}"));
+        as_if_created(&|| set(&grants));
+    }
+}
+
 /// Grants the functions and views again to the roles that have rights on the tables: when the extension is
 /// created anew over them, those are all that is left of earlier grants.
 pub fn renew_members(home: &Home) {

@@ -6,4 +6,5 @@ mod grants;
 mod policies;
 pub mod report;
 mod setup;
+mod upgrade;
 mod verify;

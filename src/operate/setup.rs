@@ -5,11 +5,11 @@
 
 use super::grants;
 use super::policies::ensure_policies;
+use super::upgrade::upgrade;
 use crate::advisory::{self, Class};
 use crate::error::Refusal;
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
 use crate::owner;
-use crate::partition::catalog::qualified_name;
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
 use crate::spi::{self, Access};
@@ -36,40 +36,43 @@ fn cache_setup() {
     advisory::lock(Class::Setup, 0);
     let home = Home::current();
     worker::announce_at_commit();
-    if creating_extension() {
+    let creating = creating_extension(&home);
+    if creating {
         grants::reset_members(&home);
         // A restore sets row_security off. It brings the tables itself, after this statement, and all grants.
         if !row_security() {
             return;
         }
     }
+    if in_script() && !creating {
+        grants::correct_first_privileges(&home, |f| as_if_created(f));
+    }
+    as_if_created(|| set_up(&home));
+    if creating && !counters::are_on() {
+        say_what_is_missing();
+    }
+}
+
+fn set_up(home: &Home) {
     for (name, sql) in TABLES {
         match home.find_table(name) {
-            None => create_table(&home, name, sql),
-            Some(table) => adopt_table(&home, name, table, sql),
+            None => create_table(home, name, sql),
+            Some(table) => adopt_table(home, name, table, sql),
         }
     }
     if let Some(archive) = home.find_table(AUDIT_ARCHIVE) {
-        check_origin(&home, AUDIT_ARCHIVE, archive);
-        add_missing_columns(&home, AUDIT_ARCHIVE, home.table(AUDIT_LOG));
+        check_origin(home, AUDIT_ARCHIVE, archive);
+        add_missing_columns(home, AUDIT_ARCHIVE, home.table(AUDIT_LOG));
     }
     for (name, table) in [(CACHE, Table::Cache), (AUDIT_LOG, Table::AuditLog)] {
-        ensure_policies(&home, name);
+        ensure_policies(home, name);
         for month in wanted_months() {
-            create(&home, table, month);
+            create(home, table, month);
         }
     }
-    secure::secure_all(&home, true, || ());
-    as_if_created(|| {
-        grants::grant_to_known_roles(&home);
-        grants::renew_members(&home);
-    });
-    if creating_extension() {
-        release_tables();
-        if !counters::are_on() {
-            say_what_is_missing();
-        }
-    }
+    secure::secure_all(home, true, || ());
+    grants::grant_to_known_roles(home);
+    grants::renew_members(home);
 }
 
 /// Without shared memory the cache works; who installs it should know what does not.
@@ -102,21 +105,41 @@ fn check_encoding() {
     }
 }
 
-/// Grants as after CREATE EXTENSION, so that a dump has the grants, and DROP ROLE leaves nothing of them. What is granted
-/// while an extension is created stays in pg_init_privs: a dump would revoke it, by number, from a role that is no more.
-fn as_if_created(grant: impl FnOnce()) {
+/// Creates and grants as after CREATE EXTENSION. Tables then are no members of the extension, so that a dump treats them as
+/// the user's own and DROP EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is
+/// granted by a script stays in pg_init_privs: a dump would revoke it, by number, from a role that is no more.
+fn as_if_created(f: impl FnOnce()) {
     // SAFETY: a variable of this backend; after an error CREATE EXTENSION itself sets it.
     unsafe {
-        let creating = pg_sys::creating_extension;
+        let in_script = pg_sys::creating_extension;
         pg_sys::creating_extension = false;
-        grant();
-        pg_sys::creating_extension = creating;
+        f();
+        pg_sys::creating_extension = in_script;
     }
 }
 
-fn creating_extension() -> bool {
+/// Whether a script of the extension runs.
+fn in_script() -> bool {
     // SAFETY: reads a variable of this backend.
     unsafe { pg_sys::creating_extension }
+}
+
+/// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then what the extension has
+/// made is older than the transaction, and has privileges that an operator may have given. Nothing alters a cast.
+fn creating_extension(home: &Home) -> bool {
+    if !in_script() {
+        return false;
+    }
+    let transaction = spi::run(
+        Access::ReadLatest,
+        "SELECT c.xmin::text::bigint FROM pg_cast c JOIN pg_type t ON t.oid = c.casttarget \
+         WHERE t.typnamespace = $1 AND t.typname = 'cache_ttl'",
+        &[home.namespace.into()],
+        |rows| rows.get::<i64>(0, 1).expect("a transaction id"),
+    );
+    let transaction = pg_sys::TransactionId::from(u32::try_from(transaction).expect("32 bits"));
+    // SAFETY: looks at the state of this backend's transaction.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(transaction) }
 }
 
 fn row_security() -> bool {
@@ -169,6 +192,7 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
     spi::execute(&sql.replace("@extschema@", &home.schema).replace(name, &template));
     let indexes = missing_indexes(home.table(&template), table);
     add_missing_columns(home, name, home.table(&template));
+    upgrade(home, name, table, home.table(&template));
     spi::execute(&format!("DROP TABLE {}.{template}", home.schema));
     for index in indexes {
         spi::execute(&format!("CREATE INDEX ON {}.{name} {index}", home.schema));
@@ -251,23 +275,5 @@ fn check_partitioning(home: &Home, name: &str, table: pg_sys::Oid) {
         .detail(format!("It must be partitioned by {wanted}; it is {found}."))
         .hint("Rename it, run cache_setup() again, and copy its rows.")
         .raise();
-    }
-}
-
-/// Takes the tables out of the extension that is being created, so that a dump treats them as the
-/// user's own and DROP EXTENSION leaves them.
-fn release_tables() {
-    let members = spi::run(
-        Access::ReadLatest,
-        "SELECT d.objid, c.relkind = 'S' FROM pg_depend d JOIN pg_class c ON c.oid = d.objid \
-         WHERE d.classid = 'pg_class'::regclass AND d.deptype = 'e' AND c.relkind IN ('r', 'p', 'S') \
-           AND d.refclassid = 'pg_extension'::regclass \
-           AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache')",
-        &[],
-        |rows| rows.map(|rows, row| (rows.get(row, 1).expect("an OID"), rows.get(row, 2).unwrap_or(false))),
-    );
-    for (member, is_sequence) in members {
-        let kind = if is_sequence { "SEQUENCE" } else { "TABLE" };
-        spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP {kind} {}", qualified_name(member)));
     }
 }

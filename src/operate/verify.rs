@@ -15,5 +15,5 @@ fn verify(fcinfo: pg_sys::FunctionCallInfo) {
         query.push_str(" UNION ALL ");
         query.push_str(include_str!("../../sql/reports/verify_production_cache_tables.sql"));
     }
-    run(fcinfo, &query);
+    run(fcinfo, &query.replace("@version@", env!("CARGO_PKG_VERSION")));
 }

@@ -96,7 +96,7 @@ impl Per {
                 };
                 crate::error::Refusal::new(code, "per must be entry, user or content_type")
                     .detail(format!("It is {}.", other.map_or_else(|| "NULL".into(), crate::error::shown)))
-                    .hint("Leave it out for a row for each entry.")
+                    .hint("Call cache_pending_hits() for a row for each entry.")
                     .raise()
             }
         }
@@ -122,8 +122,9 @@ impl Per {
 /// The hits that no entry's row has yet. A caller that may not see every user's statistics gets those of
 /// its own user; one that may not read the table, where claims are nobody's proof, gets none.
 fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
-    // SAFETY: the function is declared with this argument.
-    let per = Per::read(unsafe { pgrx::pg_getarg(fcinfo, 0) });
+    // Two SQL functions stand for this one: without an argument it is for each entry.
+    // SAFETY: the call's data are PostgreSQL's; an argument that there is, is a text.
+    let per = unsafe { if (*fcinfo).nargs == 0 { Per::Entry } else { Per::read(pgrx::pg_getarg(fcinfo, 0)) } };
     let only = (!sees_all(&Home::current())).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
     let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.user_id));
     let sums = per.sum(hits::pending().into_iter().filter(mine));

@@ -12,8 +12,8 @@ const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql"
 const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
 const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
-/// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@`,
-/// `@recent_statistics@` and `@entry_indexes@`.
+/// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
+/// `@pending_by_user@`, `@recent_statistics@` and `@entry_indexes@`.
 pub fn with_sources(home: &Home, query: &str) -> String {
     let mut query = query
         .replace("@recent_statistics@", &format!("({RECENT})"))
@@ -26,7 +26,23 @@ pub fn with_sources(home: &Home, query: &str) -> String {
             query = query.replace(name, &source);
         }
     }
+    for (name, per) in [("@pending_by_type@", "content_type"), ("@pending_by_user@", "user_id")] {
+        if query.contains(name) {
+            query = query.replace(name, &pending(home, per));
+        }
+    }
     query
+}
+
+/// The pending hits summed up by a column. The SQL of version 0.1.0 has no function that does it.
+fn pending(home: &Home, per: &str) -> String {
+    if home.has_function("cache_pending_hits_by") {
+        return format!("@extschema@.cache_pending_hits_by('{}')", per.trim_end_matches("_id"));
+    }
+    format!(
+        "(SELECT {per}, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved, max(last_accessed) AS last_accessed \
+         FROM @extschema@.cache_pending_hits() GROUP BY {per}) pending_hits"
+    )
 }
 
 /// Whether a report reads a summary: of a large cache that has one, for a caller who may see it. A tenant's

@@ -1,0 +1,204 @@
+//! Tables of earlier versions, brought to the shape of this one. cache_setup() does it, and so serves ALTER EXTENSION
+//! UPDATE and a restored dump alike. Every row stays; a value that a new constraint refuses becomes the nearest one that
+//! it allows, and where there is none the constraint is for new rows only.
+
+use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, STATISTICS};
+use crate::owner;
+use crate::spi::{self, Access};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{PgLogLevel, function_name, pg_sys};
+
+/// The limit of token_cost in 0.1.0, as the catalog shows it. A table whose constraint has it was made by that version;
+/// one that existing clients have brought has no constraints of ours, and gets none.
+const OLD_LIMIT: &str = "1000000000000000";
+
+/// Columns whose comment has changed since 0.1.0, with what it was.
+const COMMENTS: [(&str, &str, Option<&str>); 5] = [
+    (CACHE, "token_cost", Some("What generating the answer cost, in the application's own unit")),
+    (STATISTICS, "content_type", Some("Empty for all types beyond infinite_pages_cache.max_tracked_content_types")),
+    (AUDIT_LOG, "user_id", None),
+    (AUDIT_LOG, "acting_user_id", None),
+    (AUDIT_LOG, "role", None),
+];
+
+/// Changes what a table has of an earlier version to what its template has.
+pub fn upgrade(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
+    if [CACHE, POLICIES].contains(&name) {
+        // Triggers that an UPDATE fires and constraints are the owner's code.
+        owner::without_more_than_owner_of(table, || upgrade_values(home, name, table, template));
+    }
+    if name == CACHE {
+        rename_entry_indexes(home, table);
+    }
+    for (_, column, old) in COMMENTS.into_iter().filter(|(of, ..)| *of == name) {
+        renew_comment(home, name, table, template, column, old);
+    }
+}
+
+fn upgrade_values(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
+    let outdated = outdated_constraints(table);
+    let retype = name == CACHE && has_untyped_cost(table);
+    let mut changes = Vec::new();
+    if retype || !outdated.is_empty() {
+        let mended = if name == CACHE && !outdated.is_empty() {
+            &["hit_count", "adaptation_count", "token_cost_saved", "access_frequency", "token_cost"][..]
+        } else {
+            &["token_cost"][..]
+        };
+        mend(home, name, mended);
+    }
+    if retype {
+        match dependents_of_cost(table) {
+            None => changes.push("ALTER COLUMN token_cost TYPE numeric(16,6)".to_string()),
+            Some(dependents) => warn(
+                format!("column token_cost of {name} keeps its type, numeric without a scale"),
+                format!("What depends on it: {dependents}."),
+                format!("Drop that, run SELECT {}.cache_setup(), and create it again.", home.schema),
+            ),
+        }
+    }
+    if !outdated.is_empty() {
+        changes.extend(outdated.iter().map(|constraint| format!("DROP CONSTRAINT {constraint}")));
+        let wanted = missing_checks(table, template);
+        let broken = broken_by_rows(home, name, &wanted);
+        for (expression, rows) in wanted.iter().zip(broken) {
+            let not_valid = if rows == 0 { "" } else { " NOT VALID" };
+            changes.push(format!("ADD CHECK ({expression}){not_valid}"));
+            if rows > 0 {
+                warn(
+                    format!("{rows} rows of {name} break a constraint of this version and stay as they are"),
+                    format!("It is CHECK ({expression}), and holds for new rows."),
+                    format!(
+                        "Mend or delete them; verify_production_cache() has the ALTER TABLE {}.{name} VALIDATE CONSTRAINT for after that.",
+                        home.schema
+                    ),
+                );
+            }
+        }
+    }
+    if !changes.is_empty() {
+        // One statement, so that the rows are written, and read, once.
+        spi::execute(&format!("ALTER TABLE {}.{name} {}", home.schema, changes.join(", ")));
+    }
+}
+
+/// The constraints of a table that this version has replaced, quoted.
+fn outdated_constraints(table: pg_sys::Oid) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(conname) FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conislocal \
+         AND conname LIKE '%token_cost_check' AND strpos(pg_get_constraintdef(oid), $2) > 0",
+        &[table.into(), OLD_LIMIT.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    )
+}
+
+fn has_untyped_cost(table: pg_sys::Oid) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1 AND attname = 'token_cost' AND NOT attisdropped \
+                        AND atttypid = 'numeric'::regtype AND atttypmod = -1)",
+        &[table.into()],
+        |rows| rows.get(0, 1).unwrap_or(false),
+    )
+}
+
+/// Brings numbers into the bounds of this version: counts to 0 at least, a cost to 10^9 at most.
+fn mend(home: &Home, name: &str, columns: &[&str]) {
+    let nearest: Vec<_> = columns
+        .iter()
+        .map(|column| match *column {
+            "token_cost" => ("token_cost", "least(greatest(token_cost, 0), 1e9)".to_string()),
+            count => (count, format!("greatest({count}, 0)")),
+        })
+        .collect();
+    // greatest() and least() pass over NULL.
+    let set: Vec<String> = nearest
+        .iter()
+        .map(|(column, value)| format!("{column} = CASE WHEN {column} IS NOT NULL THEN {value} END"))
+        .collect();
+    let differ: Vec<String> = nearest.iter().map(|(column, value)| format!("{column} <> {value}")).collect();
+    spi::execute(&format!("UPDATE {}.{name} SET {} WHERE {}", home.schema, set.join(", "), differ.join(" OR ")));
+}
+
+/// What keeps the type of token_cost from being changed; constraints, indexes and statistics do not.
+fn dependents_of_cost(table: pg_sys::Oid) -> Option<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT string_agg(DISTINCT CASE d.classid WHEN 'pg_rewrite'::regclass \
+                THEN (SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_rewrite r WHERE r.oid = d.objid) \
+                ELSE pg_describe_object(d.classid, d.objid, 0) END, ', ') \
+         FROM (SELECT $1 AS oid UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = $1) t \
+         JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = 'token_cost' \
+         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = a.attnum \
+         WHERE d.classid NOT IN ('pg_constraint'::regclass, 'pg_class'::regclass, 'pg_statistic_ext'::regclass)",
+        &[table.into()],
+        |rows| rows.get(0, 1),
+    )
+}
+
+/// The expressions of the CHECK constraints that a table lacks of its template's.
+fn missing_checks(table: pg_sys::Oid, template: pg_sys::Oid) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT pg_get_expr(w.conbin, w.conrelid) FROM pg_constraint w WHERE w.conrelid = $1 AND w.contype = 'c' \
+         AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = $2 AND c.contype = 'c' \
+                         AND pg_get_expr(c.conbin, c.conrelid) = pg_get_expr(w.conbin, w.conrelid)) \
+         ORDER BY w.conname",
+        &[template.into(), table.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("an expression")),
+    )
+}
+
+/// How many rows break each of some constraints.
+fn broken_by_rows(home: &Home, name: &str, checks: &[String]) -> Vec<i64> {
+    let counts: Vec<String> = checks.iter().map(|check| format!("count(*) FILTER (WHERE NOT ({check}))")).collect();
+    let sql = format!("SELECT {} FROM {}.{name}", counts.join(", "), home.schema);
+    spi::run(Access::ReadLatest, &sql, &[], |rows| {
+        (1..=checks.len()).map(|column| rows.get(0, column as i32).unwrap_or(0)).collect()
+    })
+}
+
+/// Gives the entry indexes that 0.1.0 has named the name that the server gives them, where that is free.
+fn rename_entry_indexes(home: &Home, table: pg_sys::Oid) {
+    let names = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(x.relname), quote_ident(new.name) \
+         FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid JOIN pg_index e ON e.indrelid = p.oid AND e.indisunique AND e.indexprs IS NOT NULL \
+         JOIN pg_class x ON x.oid = e.indexrelid AND x.relname = p.relname || '_entry_idx', \
+         LATERAL (SELECT p.relname || '_user_id_cache_entry_digest_idx' AS name) new \
+         WHERE i.inhparent = $1 AND x.relnamespace = $2 AND octet_length(new.name) < 64 \
+           AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = $2 AND c.relname = new.name) ORDER BY 1",
+        &[table.into(), home.namespace.into()],
+        |rows| {
+            rows.map(|rows, row| {
+                (rows.get::<String>(row, 1).expect("a name"), rows.get::<String>(row, 2).expect("a name"))
+            })
+        },
+    );
+    for (old, new) in names {
+        spi::execute(&format!("ALTER INDEX {}.{old} RENAME TO {new}", home.schema));
+    }
+}
+
+fn renew_comment(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::Oid, column: &str, old: Option<&str>) {
+    let renewed = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_literal(col_description($2, w.attnum)) FROM pg_attribute w, pg_attribute t \
+         WHERE w.attrelid = $2 AND w.attname = $3::name AND t.attrelid = $1 AND t.attname = $3::name \
+           AND col_description($1, t.attnum) IS NOT DISTINCT FROM $4",
+        &[table.into(), template.into(), column.into(), old.into()],
+        |rows| if rows.count() > 0 { rows.get::<String>(0, 1) } else { None },
+    );
+    if let Some(comment) = renewed {
+        spi::execute(&format!("COMMENT ON COLUMN {}.{name}.{column} IS {comment}", home.schema));
+    }
+}
+
+fn warn(message: String, detail: String, hint: String) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, function_name!())
+        .set_detail(detail)
+        .set_hint(hint)
+        .report(PgLogLevel::WARNING);
+}
