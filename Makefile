@@ -5,7 +5,7 @@ SHELL := bash
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo psql demo-stop test test-all test-restore soak hostile crash bench bench-quick lint install package clean packages tools prerequisites partman
+.PHONY: help demo psql demo-stop test test-all test-restore soak hostile crash fuzz load bench bench-quick lint install package clean packages tools prerequisites partman
 MAKEFLAGS += --no-print-directory
 
 # Looked up only when a recipe runs, since an earlier one may have to install it: the newest server
@@ -42,7 +42,8 @@ demo-stop: ## Stop the server of the demo
 
 # cargo pgrx test installs a test build of its own, so the install comes after it. It has no way to
 # start a server as root, nor to write to a system's directories as anybody else: --runas serves both.
-test soak hostile crash: PACKAGES += sudo python3-venv
+test soak hostile crash fuzz load: PACKAGES += sudo python3-venv
+fuzz: PACKAGES += sqlsmith
 test: PACKAGES += curl libevent-dev libc-ares-dev # of PgBouncer
 TESTS ?= tests
 test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
@@ -111,6 +112,16 @@ hostile: prerequisites target/venv/requirements.txt ## Ten minutes of cancellati
 crash: prerequisites target/venv/requirements.txt ## Fifty crashes under load, and a disk that runs full: nothing acknowledged is lost
 	@$(MAKE) install
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/crash.py
+
+fuzz: prerequisites target/venv/requirements.txt ## An hour of generated statements, keys, batches and policies: no crash, no internal error
+	@$(MAKE) install
+	export PYTHONDONTWRITEBYTECODE=1
+	GENERATED_CASES=2000 target/venv/bin/python -m pytest -q tests/test_generated_input.py -o cache_dir=target/pytest_cache
+	target/venv/bin/python tests/fuzz.py
+
+load: prerequisites target/venv/requirements.txt ## A quarter of an hour of 200 connections on a million entries, beside a lock that maintenance waits for
+	@$(MAKE) install
+	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/load.py
 
 # A run of all cases is what docs/ shows.
 bench bench-quick: PACKAGES += python3-venv redis-server

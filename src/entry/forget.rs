@@ -3,6 +3,7 @@
 use super::{checked_user, lock, or_raise};
 use crate::advisory::{self, Class};
 use crate::audit::knows_who_acted;
+use crate::error::Refusal;
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Home};
 use crate::operate::archive::find_archive;
 use crate::owner;
@@ -30,7 +31,14 @@ fn cache_forget_user(
             if knows_who_acted(home.table(table)) { "$1 IN (user_id, acting_user_id)" } else { "user_id = $1" };
         let sql = format!("DELETE FROM {}.{table} WHERE {condition}", home.schema);
         owner::without_more_than_owner_of(home.table(table), || {
-            spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64)
+            let deleted = spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64);
+            if spi::uses_transaction_snapshot() {
+                let left = format!("SELECT 1 FROM {}.{table} WHERE {condition} LIMIT 1", home.schema);
+                if spi::run(Access::ReadLatest, &left, &[user_id.into()], |rows| rows.count() > 0) {
+                    hidden();
+                }
+            }
+            deleted
         })
     };
     let entries = delete(CACHE);
@@ -44,4 +52,16 @@ fn cache_forget_user(
     }
     at_commit(Action::ForgetUser(user_id));
     TableIterator::once((entries, audit_rows))
+}
+
+/// The transaction's snapshot does not show all that there is of the user: it cannot be deleted, and to commit would
+/// leave it.
+fn hidden() -> ! {
+    Refusal::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not erase the user because of concurrent changes",
+    )
+    .detail("Another transaction has written entries or audit rows of the user that this one cannot see.")
+    .hint("Try the transaction again.")
+    .raise()
 }

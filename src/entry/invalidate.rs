@@ -15,7 +15,7 @@ use pgrx::prelude::*;
 #[pg_extern(sql = false)]
 fn cache_invalidate(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: Option<&[u8]>) -> i64 {
     let address = or_raise(Address::new(user_id, content_type, cache_key));
-    remove("invalidate", matching, &address.args())
+    remove("invalidate", "lock to invalidate", matching, &address.args())
 }
 
 #[pg_extern(sql = false)]
@@ -23,7 +23,12 @@ fn cache_invalidate_content_type(user_id: Option<Uuid>, content_type: Option<&[u
     let user_id = or_raise(checked_user(user_id));
     let content_type = or_raise(checked_content_type(content_type));
     let args = [user_id.into(), spi::text(content_type)];
-    remove("invalidate_content_type", |_| "user_id = $1 AND content_type = $2".into(), &args)
+    remove(
+        "invalidate_content_type",
+        "lock to invalidate_content_type",
+        |_| "user_id = $1 AND content_type = $2".into(),
+        &args,
+    )
 }
 
 /// # Errors
@@ -44,7 +49,7 @@ fn cache_invalidate_where(user_id: Option<Uuid>, metadata: Option<RawJsonb>) -> 
         .raise();
     }
     let args = [user_id.into(), metadata.into()];
-    remove("invalidate_where", |_| "user_id = $1 AND metadata @> $2".into(), &args)
+    remove("invalidate_where", "lock to invalidate_where", |_| "user_id = $1 AND metadata @> $2".into(), &args)
 }
 
 #[pg_extern(sql = false)]
@@ -53,24 +58,39 @@ fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Opt
     let hint = "Pass the name that the entries were stored with as foundation_dependency.";
     let dependency = foundation_dependency.unwrap_or_else(|| missing("foundation_dependency").hint(hint).raise());
     let args = [user_id.into(), spi::text(dependency)];
-    remove("invalidate_dependents", |_| "user_id = $1 AND foundation_dependency = $2".into(), &args)
+    remove(
+        "invalidate_dependents",
+        "lock to invalidate_dependents",
+        |_| "user_id = $1 AND foundation_dependency = $2".into(),
+        &args,
+    )
 }
 
 /// Deletes the entries that meet a condition, and returns how many. They are locked first, in the order in
-/// which everybody locks rows. Row security decides which a tenant
+/// which everybody locks rows, and deleted by a statement of its own: its snapshot at READ COMMITTED shows what
+/// a writer has left that the first one waited for, in whichever month. Row security decides which a tenant
 /// can reach. It does so while the cache is switched off, too: what is outdated must not come back with it.
-fn remove(action: &'static str, condition: impl FnOnce(&str) -> String, args: &[DatumWithOid]) -> i64 {
+fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> String, args: &[DatumWithOid]) -> i64 {
+    kept::run(
+        Access::Write,
+        lock,
+        |schema| {
+            format!(
+                "SELECT FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
+                 ORDER BY user_id, {schema}.cache_entry_digest(content_type, cache_key), created_at FOR UPDATE",
+                condition(schema)
+            )
+        },
+        args,
+        |_| (),
+    );
     let events = kept::run(
         Access::Write,
         action,
         |schema| {
             format!(
-                "WITH locked AS ( \
-                     SELECT id, user_id, created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
-                     ORDER BY user_id, {schema}.cache_entry_digest(content_type, cache_key), created_at FOR UPDATE) \
-                 DELETE FROM {schema}.infinite_pages_cache_partitioned c USING locked l \
-                 WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at \
-                 RETURNING c.user_id, c.content_type::text, c.cache_key::text",
+                "DELETE FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
+                 RETURNING user_id, content_type::text, cache_key::text",
                 condition(schema)
             )
         },

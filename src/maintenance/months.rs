@@ -3,7 +3,7 @@
 use super::run::share_of_wait;
 use super::steps::Outcome;
 use super::turn::Turn;
-use crate::clock::{month_of, now};
+use crate::clock::now;
 use crate::home::{AUDIT_LOG, CACHE, Home};
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::Table;
@@ -30,7 +30,8 @@ pub fn trim_audit(home: &Home, turn: &dyn Turn) -> Outcome {
 
 /// The partitions that ended before the last so many months, the current one included; none for 0.
 fn older_than(home: &Home, table: &str, months: i32) -> Vec<Partition> {
-    let oldest_kept = month_of(now()).plus(1 - i64::from(months)).filter(|_| months > 0).map_or(i64::MIN, Month::start);
+    let oldest_kept = Month::of(now()).and_then(|this| this.plus(1 - i64::from(months)));
+    let oldest_kept = oldest_kept.filter(|_| months > 0).map_or(i64::MIN, Month::start);
     partitions_of(home.table(table)).into_iter().filter(|partition| partition.to <= oldest_kept).collect()
 }
 

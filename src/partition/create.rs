@@ -114,17 +114,18 @@ pub fn ensure_current_audit(home: &Home, log: pg_sys::Oid) {
     let now = now();
     // The row gets its timestamp a moment later, which near the end of a month may be the next month.
     const MARGIN: i64 = 60_000_000;
-    for moment in [now, now + MARGIN] {
+    let soon = Month::of(now + MARGIN).map(|_| now + MARGIN);
+    for moment in std::iter::once(now).chain(soon) {
         if !partitions_of(log).iter().any(|partition| partition.holds(moment)) {
             with_storage_of_database(|| create(home, Table::AuditLog, month_of(moment)));
         }
     }
 }
 
-/// The months that should have a partition: this one and the next `premake`.
+/// The months that should have a partition: this one and the next `premake`, as far as the calendar goes.
 pub fn wanted_months() -> impl Iterator<Item = Month> {
-    let this = month_of(now());
-    (0..=i64::from(settings::PREMAKE.get())).filter_map(move |ahead| this.plus(ahead))
+    let this = Month::of(now());
+    (0..=i64::from(settings::PREMAKE.get())).filter_map(move |ahead| this?.plus(ahead))
 }
 
 /// The partition that holds a month, by its name, and whether it had to be created.
