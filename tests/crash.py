@@ -95,8 +95,11 @@ class Crashes:
             with contextlib.suppress(AssertionError):
                 wait_for_step(self.cluster, self.database.name, step, timeout=2)
         crash = self.dice.choice(CRASHES)
-        if crash(self.database, self.dice):
-            self.done[crash.__name__] += 1
+        if not crash(self.database, self.dice):
+            # There is no such process at the moment.
+            crash = stop_at_once
+            crash(self.database, self.dice)
+        self.done[crash.__name__] += 1
         # The server takes note of it in a moment; clients go on after it, and then come to rest.
         time.sleep(self.dice.uniform(0.2, 0.7))
         self.cluster.wait_until_up()
@@ -160,7 +163,7 @@ def small_disk(directory, megabytes):
 
 def fill_disk(crashes):
     """This month's partition lies on a disk of its own, which runs full: what was acknowledged stays, everything else goes on, and with
-    room again writes do, too. Returns the entries written, and problems."""
+    room again writes do, too. Returns problems."""
     database, dice, problems, written = crashes.database, random.Random(1), [], {}
     partition = f"cache.{name_of(0)}"
     user = "5eed0000-0000-4000-8000-000000000005"
@@ -199,26 +202,37 @@ def fill_disk(crashes):
             connection.execute(f"ALTER TABLE {partition} SET TABLESPACE pg_default")
             connection.execute("DROP TABLESPACE small")
             problems += [f"{key} is lost on another disk" for key in missing(connection)]
-    return len(written), problems + crashes.database_problems()
+    print(f"a disk ran full with {len(written)} entries of 20 kB", flush=True)
+    return problems + crashes.database_problems()
+
+
+def crash_often(crashes):
+    """Returns problems."""
+    for number in range(1, ROUNDS + 1):
+        crashes.round(number)
+        print(f"round {number}: {sum(crashes.operations.values())} operations, {crashes.ledger.checked} answers checked, {crashes.ledger.hits} of them hits, "
+              f"{len(crashes.problems)} problems", flush=True)
+    print(*(f"{count:6} x {what}" for what, count in crashes.done.most_common()),
+          "clients did: " + ", ".join(f"{what} {count}" for what, count in sorted(crashes.operations.items())), sep="\n")
+    return crashes.problems
+
+
+def on_a_cluster(action):
+    """What the action, and the server's log, say is wrong."""
+    cluster = Cluster(SETTINGS)
+    try:
+        return action(Crashes(cluster)) + defects(cluster.log())
+    finally:
+        if "CRASH_LOG" in os.environ:
+            with open(os.environ["CRASH_LOG"], "a") as log:
+                log.write(cluster.log())
+        cluster.remove()
 
 
 def main():
-    cluster = Cluster(SETTINGS)
-    try:
-        crashes = Crashes(cluster)
-        for number in range(1, ROUNDS + 1):
-            crashes.round(number)
-            print(f"round {number}: {sum(crashes.done.values())} crashes, {sum(crashes.operations.values())} operations, {crashes.ledger.checked} answers "
-                  f"checked, {crashes.ledger.hits} of them hits, {len(crashes.problems)} problems", flush=True)
-        written, problems = fill_disk(crashes)
-        problems += crashes.problems + defects(cluster.log())
-        print(f"PostgreSQL of {PG_CONFIG}", *(f"{count:6} x {what}" for what, count in crashes.done.most_common()),
-              "clients did: " + ", ".join(f"{what} {count}" for what, count in sorted(crashes.operations.items())),
-              f"a disk ran full with {written} entries of 20 kB", f"{len(problems)} problems", *problems[:100], sep="\n")
-    finally:
-        if "CRASH_LOG" in os.environ:
-            Path(os.environ["CRASH_LOG"]).write_text(cluster.log())
-        cluster.remove()
+    print(f"PostgreSQL of {PG_CONFIG}")
+    problems = on_a_cluster(fill_disk) + on_a_cluster(crash_often)
+    print(f"{len(problems)} problems", *problems[:100], sep="\n")
     return 1 if problems else 0
 
 
