@@ -27,9 +27,20 @@ def cluster():
     cluster.remove()
 
 
+class Watched(Database):
+    """One that is looked at over and over, by a connection that is kept."""
+
+    kept = None
+
+    def execute(self, sql, parameters=None):
+        self.kept = self.kept or self.connect()
+        cursor = self.kept.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else None
+
+
 @pytest.fixture(scope="module")
 def shared(cluster):
-    database = Database(cluster)
+    database = Watched(cluster)
     yield database
     database.drop()
 
@@ -39,12 +50,11 @@ def database(shared):
     """One for all tests here: a test finds it without entries, audit rows, statistics, and other months than the usual."""
     usual = partitions(shared)
     yield shared
-    with shared.connect() as connection:
-        flush(connection)
-        forget(connection)
-        connection.execute("TRUNCATE cache_statistics_hourly")
-        for name in partitions(shared) - usual:
-            connection.execute(f"DROP TABLE {name}")
+    flush(shared.kept)
+    forget(shared.kept)
+    shared.execute("TRUNCATE cache_statistics_hourly")
+    for name in partitions(shared) - usual:
+        shared.execute(f"DROP TABLE {name}")
 
 
 class Session:
@@ -113,8 +123,7 @@ def sessions(database):
 
 
 def content_of(database):
-    with database.connect() as connection:
-        return lookup(connection)
+    return database.value("SELECT cache_lookup(%s, %s, %s)", KEY)
 
 
 def store(database, content="0", **arguments):
