@@ -40,9 +40,9 @@ SELECT * FROM (
           WHERE name = 'infinite_pages_cache_partitioned' AND atttypid = 'numeric'::regtype AND atttypmod = -1
           UNION ALL
           SELECT name || ' has an old ' || conname FROM found JOIN pg_constraint c ON conrelid = found.oid AND conname LIKE '%token_cost_check'
-          WHERE strpos(pg_get_constraintdef(c.oid), '1000000000000000') > 0) o (what)
+          WHERE strpos(pg_get_expr(c.conbin, c.conrelid), '1000000000000000') > 0) o (what)
     UNION ALL
-    SELECT 'constraints hold for all rows', count(*) = 0, coalesce(string_agg(c.conrelid::regclass || ' ' || pg_get_constraintdef(c.oid), ', '), 'they do'),
+    SELECT 'constraints hold for all rows', count(*) = 0, coalesce(string_agg(c.conrelid::regclass || ' ' || c.conname, ', '), 'they do'),
            'Mend or delete the rows that break them, then ' || string_agg(format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', c.conrelid::regclass, c.conname), ' ')
     FROM found JOIN pg_constraint c ON c.conrelid = found.oid AND NOT c.convalidated
     UNION ALL
@@ -83,7 +83,10 @@ SELECT * FROM (
     SELECT 'searches have their index', count(x.*) > 0, coalesce(min(x.indexrelid::regclass::text), 'there is none on (user_id, content_type)'),
            CASE WHEN count(x.*) = 0 THEN 'Run SELECT @extschema@.cache_setup();' END
     FROM cache LEFT JOIN pg_index x ON x.indrelid = cache.oid AND x.indisvalid AND x.indpred IS NULL
-         AND pg_get_indexdef(x.indexrelid) ~ ' USING btree \(user_id, content_type[,)]'
+         AND EXISTS (SELECT FROM pg_class i JOIN pg_am m ON m.oid = i.relam WHERE i.oid = x.indexrelid AND m.amname = 'btree')
+         AND ARRAY['user_id', 'content_type'] = (
+             SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(x.indkey::smallint[]) WITH ORDINALITY k (attnum, place)
+             JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.attnum WHERE k.place <= 2)
     UNION ALL
     SELECT 'all indexes are valid', count(*) = 0, coalesce('invalid: ' || string_agg(x.indexrelid::regclass::text, ', '), 'all are'),
            CASE WHEN count(*) > 0 THEN 'REINDEX them.' END
