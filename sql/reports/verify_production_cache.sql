@@ -38,6 +38,7 @@ SELECT * FROM (
           UNION ALL
           SELECT name || '.token_cost has no scale' FROM found JOIN pg_attribute ON attrelid = oid AND attname = 'token_cost' AND NOT attisdropped
           WHERE name = 'infinite_pages_cache_partitioned' AND atttypid = 'numeric'::regtype AND atttypmod = -1
+            AND EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = found.oid AND c.contype = 'c' AND c.conname LIKE '%token_cost_check')
           UNION ALL
           SELECT name || ' has an old ' || conname FROM found JOIN pg_constraint c ON conrelid = found.oid AND conname LIKE '%token_cost_check'
           WHERE strpos(pg_get_expr(c.conbin, c.conrelid), '1000000000000000') > 0) o (what)

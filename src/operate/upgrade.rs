@@ -95,11 +95,13 @@ fn outdated_constraints(table: pg_sys::Oid) -> Vec<String> {
     )
 }
 
+/// Whether a cost has no scale, as in 0.1.0, in a table that has a constraint of ours on it: what clients have brought stays.
 fn has_untyped_cost(table: pg_sys::Oid) -> bool {
     spi::run(
         Access::ReadLatest,
         "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1 AND attname = 'token_cost' AND NOT attisdropped \
-                        AND atttypid = 'numeric'::regtype AND atttypmod = -1)",
+                        AND atttypid = 'numeric'::regtype AND atttypmod = -1) \
+            AND EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conname LIKE '%token_cost_check')",
         &[table.into()],
         |rows| rows.get(0, 1).unwrap_or(false),
     )
