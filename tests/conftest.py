@@ -51,6 +51,8 @@ class Cluster:
 
     # What clients of its databases connect to instead, if anything.
     bouncer = None
+    # Where its programs are.
+    bindir = BINDIR
 
     def __init__(self, settings=None, environment=None, bindir=BINDIR):
         settings = dict(settings or {})
