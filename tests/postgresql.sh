@@ -116,10 +116,11 @@ PG_CONFIG
 # Headers of the newest minor, which go with every server of the major. apt verifies the signature; there is no
 # SHA-256 to write down, since the archive keeps no earlier minor.
 headers_of_trixie() {
-    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg options
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror options
     [ -e $keyring ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
     mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial"
-    echo "deb [signed-by=$keyring] http://deb.debian.org/debian trixie main" >"$scratch/trixie.list"
+    mirror=$("$root/tests/debian_mirror.sh")
+    echo "deb [signed-by=$keyring] $mirror trixie main" >"$scratch/trixie.list"
     options=(-o Dir::Etc::sourcelist="$scratch/trixie.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$scratch/lists"
         -o Dir::Cache="$scratch/cache" -o APT::Sandbox::User="$(id -un)")
     apt-get -qq "${options[@]}" update >&2
