@@ -8,6 +8,7 @@ use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
 use crate::operate::archive;
 use crate::owner;
 use crate::spi::{self, Access};
+use crate::statistics::summary::ENTRY_INDEXES;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Gives every partition what it lacks, as one made by hand does, an index only if wanted; calls `after` for
@@ -63,13 +64,8 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) ->
 }
 
 fn has_entry_index(partition: pg_sys::Oid) -> bool {
-    spi::run(
-        Access::ReadLatest,
-        "SELECT EXISTS (SELECT 1 FROM pg_index x WHERE x.indrelid = $1 AND x.indisunique AND x.indisvalid \
-         AND replace(pg_get_indexdef(x.indexrelid), '\"', '') LIKE '%cache_entry_digest(content_type, cache_key)%')",
-        &[partition.into()],
-        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
-    )
+    let sql = format!("SELECT EXISTS (SELECT FROM ({ENTRY_INDEXES}) i WHERE i.indrelid = $1)");
+    spi::run(Access::ReadLatest, &sql, &[partition.into()], |rows| rows.get::<bool>(0, 1).unwrap_or(false))
 }
 
 /// The server chooses the name: an invalid index that an interrupted statement has left may have any.

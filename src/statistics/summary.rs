@@ -10,7 +10,8 @@ use crate::spi::{self, Access};
 const COUNT_BY_TYPE: &str = include_str!("../../sql/reports/entries_by_type.sql");
 const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql");
 const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
-const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
+/// The partitions that have their entry index, as `indrelid`.
+pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
 /// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
 /// `@pending_by_user@`, `@recent_statistics@` and `@entry_indexes@`.
