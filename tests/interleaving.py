@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from conftest import ALICE, Database, is_waiting, wait_until
-from tally import counting_cluster, flush
+from tally import cluster, flush  # noqa: F401
 from test_concurrency import duplicates, partitions
 from test_lookups import KEY, lookup, upsert
 
@@ -14,14 +14,6 @@ READ_COMMITTED, *HIGHER = LEVELS = ["read committed", "repeatable read", "serial
 at_each_level = pytest.mark.parametrize("level", LEVELS)
 either_way = pytest.mark.parametrize("kept", [True, False], ids=["commit", "rollback"])
 REFUSED = "40001"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """One in which hits wait for a flush."""
-    cluster = counting_cluster()
-    yield cluster
-    cluster.remove()
 
 
 class Watched(Database):

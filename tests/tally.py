@@ -3,6 +3,8 @@
 from collections import Counter, defaultdict
 from decimal import Decimal
 
+import pytest
+
 from conftest import Cluster
 
 CACHE = "infinite_pages_cache_partitioned"
@@ -19,6 +21,14 @@ def counting_cluster(**settings):
     """A cluster with places for the content types of all its tests, in which nothing happens by itself."""
     return Cluster({"infinite_pages_cache.max_tracked_content_types": 2000, "infinite_pages_cache.naptime": 0,
                     "autovacuum": "off", **settings})
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One in which hits wait for a flush."""
+    cluster = counting_cluster()
+    yield cluster
+    cluster.remove()
 
 
 class Tally:

@@ -76,8 +76,8 @@ def test_claims_of_one_client_never_reach_the_next(bouncer, database, roles, cla
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_clients_work_as_they_do_without_it(name):
-    """The tests of lookups, keys and bad arguments; all but those in which two transactions are open at a time, and statements that
-    are several in one, which no client can prepare."""
+    """The tests of lookups, keys, the README and audited lookups; all but the one in which two transactions are open at a time, which
+    cannot share a connection."""
     tests = [str(ROOT / "tests" / f"test_{module}.py") for module in ("lookups", "keys", "readme", "audit_reads")]
     ran = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not keeps_its_snapshot", *tests], cwd=ROOT, text=True,
                          capture_output=True, env={**os.environ, "IPC_BOUNCER": json.dumps({**CONFIGURATIONS[name], "query_wait_timeout": 10})})

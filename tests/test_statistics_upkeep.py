@@ -9,19 +9,12 @@ from decimal import Decimal
 import pytest
 
 from conftest import ALICE, BOB, Database, together, wait_until
-from tally import CACHE, GET, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from tally import CACHE, GET, ONE, Client, Tally, cluster, counters, counting_cluster, flush, pending, rolled_up, rows_of  # noqa: F401
 from test_audit import acting
 from test_maintenance import add_month, grouped, mean, of, report, run, used
 from test_partitions import month, name_of
 
 CAROL = "c0c00000-0000-4000-8000-000000000003"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    cluster = counting_cluster()
-    yield cluster
-    cluster.remove()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from math import ceil
 import pytest
 
 from conftest import ALICE, BOB
-from tally import CACHE, Client, counting_cluster, flush
+from tally import CACHE, Client, cluster, flush  # noqa: F401
 from test_maintenance import report
 
 TONE = (ALICE, "tone", "k")
@@ -40,13 +40,6 @@ def quantile(buckets, share):
             start, end = STARTS[bucket], STARTS[bucket + 1]
             return float((start + (end - start) * (rank - below) / count) / 1000)
         below += count
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    cluster = counting_cluster()
-    yield cluster
-    cluster.remove()
 
 
 @pytest.fixture
