@@ -72,7 +72,7 @@ make_for = prebuilt=(); pg_config=$$(tests/postgresql.sh "$$major") && \
 	case $$pg_config in */target/postgresql/14/*) prebuilt=(DOCS_RS=1 RUSTC_WRAPPER='$(CURDIR)/tests/prebuilt_bindings.sh' \
 		TESTS='$(patsubst %,tests/test_%.py,lookups lookup_paths setup partitions tenants restore)') ;; esac && \
 	env "$${prebuilt[@]}" $(MAKE) PG_CONFIG="$$pg_config"
-test-all test-restore: PACKAGES += python3-venv $(if $(shell command -v npm),,npm)
+test-all test-restore: PACKAGES += python3-venv bison flex perl zlib1g-dev $(if $(shell command -v npm),,npm)
 test-all: tools target/venv/requirements.txt ## The same for each PostgreSQL from 14 to 18, or those of MAJORS="16 17": some 15 minutes each
 	@rm -rf target/test-all
 	mkdir -p target/test-all

