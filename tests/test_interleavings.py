@@ -176,6 +176,22 @@ def test_an_upsert_after_a_drop(database, sessions, old, level, kept):
 
 @at_each_level
 @either_way
+def test_a_drop_after_a_detachment(database, sessions, old, level, kept):
+    """Whoever detaches a partition wants to keep it."""
+    one, two = sessions(level)
+    one.run(lambda connection: connection.execute(f"ALTER TABLE {CACHE} DETACH PARTITION {old}"))
+    two.start(drop)
+    one.end(kept)
+    assert two.outcome() == (0 if kept else 1)
+    [(there,)] = database.execute("SELECT to_regclass(%s) IS NOT NULL", (old,))
+    assert there is kept
+    if kept:
+        assert database.value(f"SELECT count(*) FROM {old}") == 1
+        database.execute(f"DROP TABLE {old}")
+
+
+@at_each_level
+@either_way
 def test_a_lookup_after_a_drop(database, sessions, old, level, kept):
     one, two, three = sessions(level, 3)
     one.run(drop)
