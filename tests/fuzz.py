@@ -42,6 +42,7 @@ POSTGRESQL = re.compile("|".join([
     "^cache lookup failed for ", "^could not find conversion function ", "^failed to find conversion function ", "^unrecognized ",
     "^invalid INTERVAL typmod", "^invalid (attribute|role|language|object class|subscript|non-zero objectSubId) ", "^unsupported (object|class|lock|relation) ",
     "^could not determine ", "^variable not found in subplan target list", "^plan should not reference ", "^unexpected end of ", "^bogus ",
+    "^expected 2-element int8 array",
 ]))
 
 ENTRY = re.compile(r"^\S+ \S+ \S+ \[(\d+)\] (?:(ERROR|FATAL|PANIC):  (\w{5}): (.*)|(LOCATION|STATEMENT|CONTEXT|DETAIL|HINT|QUERY):  (.*)|.*)$")
@@ -115,7 +116,7 @@ def errors_of(log):
         if level:
             latest[pid] = Error(sqlstate, message)
             errors.append(latest[pid])
-        elif name and pid in latest:
+        elif name and pid in latest and name not in latest[pid].fields:
             latest[pid].fields[name] = value
             field = latest[pid], name
     return errors
