@@ -592,3 +592,27 @@ def test_a_table_that_somebody_else_planted_is_not_adopted(mallory, empty_databa
 
 def month(connection):
     return connection.execute("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')").fetchone()[0]
+
+
+@pytest.mark.parametrize("by", ["cache_setup()", "cache_run_maintenance()"])
+def test_what_is_below_a_partition_and_a_default_one_are_closed(supabase, by):
+    """Tables that the owner has made by hand, which default privileges open to everybody."""
+    with supabase.connect() as connection:
+        connection.execute(f"""
+            CREATE TABLE divided PARTITION OF {CACHE} FOR VALUES FROM ('2031-03-01 00:00+00') TO ('2031-04-01 00:00+00') PARTITION BY HASH (user_id);
+            CREATE TABLE part PARTITION OF divided FOR VALUES WITH (MODULUS 1, REMAINDER 0) PARTITION BY HASH (user_id);
+            CREATE TABLE leaf PARTITION OF part FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+            CREATE TABLE others PARTITION OF {CACHE} DEFAULT;
+            CREATE TABLE others_of_the_log PARTITION OF cache_audit_log DEFAULT;
+            INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at)
+            VALUES ('{ALICE}', 't', 'k', '1', '2031-03-05'), ('{ALICE}', 't', 'k', '1', '2041-03-05')""")
+        tables = ("divided", "part", "leaf", "others", "others_of_the_log")
+        open_ones = "SELECT name, detail FROM verify_production_cache() WHERE name = 'row security is on' AND NOT ok"
+        assert connection.execute(open_ones).fetchall() != []
+        assert [outcome(connection, f"SELECT count(*) FROM {table}", BOB) for table in tables] == [[(1,)]] * 4 + [[(0,)]]
+        connection.execute(f"SELECT * FROM {by}")
+        for table in tables:
+            for statement in (f"SELECT count(*) FROM {table}", f"DELETE FROM {table}", f"TRUNCATE {table}"):
+                assert "42501" in str(outcome(connection, statement, BOB)), (table, statement)
+        assert connection.execute("SELECT relname FROM pg_class WHERE relname = ANY (%s) AND NOT relrowsecurity", (list(tables),)).fetchall() == []
+        assert connection.execute(open_ones).fetchall() == []

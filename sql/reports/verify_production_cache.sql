@@ -1,4 +1,4 @@
-WITH wanted_table (name, restricted) AS (
+WITH RECURSIVE wanted_table (name, restricted) AS (
     VALUES ('infinite_pages_cache_partitioned', true), ('cache_audit_log', true),
            ('cache_content_policies', false), ('cache_maintenance_runs', false),
            ('cache_statistics_hourly', false), ('cache_entry_summary', false), ('cache_user_summary', false)
@@ -13,8 +13,17 @@ cache AS (
     SELECT oid FROM found WHERE name = 'infinite_pages_cache_partitioned' AND oid IS NOT NULL
 ),
 partition AS (
-    SELECT c.oid, c.relname, c.relrowsecurity, pg_get_expr(c.relpartbound, c.oid) AS bounds
+    SELECT c.oid, c.relname, pg_get_expr(c.relpartbound, c.oid) AS bounds
     FROM cache JOIN pg_inherits i ON i.inhparent = cache.oid JOIN pg_class c ON c.oid = i.inhrelid
+),
+-- Partitions, also of the audit log, and theirs.
+below (oid) AS (
+    SELECT i.inhrelid FROM found f JOIN pg_inherits i ON i.inhparent = f.oid
+    UNION ALL
+    SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid
+),
+open_partition AS (
+    SELECT c.oid FROM below b JOIN pg_class c ON c.oid = b.oid WHERE c.relkind IN ('r', 'p') AND NOT c.relrowsecurity
 ),
 version AS (
     SELECT current_setting('server_version_num')::integer AS number
@@ -53,10 +62,10 @@ SELECT * FROM (
                 THEN 'Give them one by ALTER TABLE ... OWNER TO: maintenance lends the rights of none to the triggers of another.' END
     FROM found
     UNION ALL
-    SELECT 'row security is on', coalesce(bool_and(relrowsecurity), false) AND NOT EXISTS (SELECT 1 FROM partition WHERE NOT relrowsecurity),
+    SELECT 'row security is on', coalesce(bool_and(relrowsecurity), false) AND NOT EXISTS (SELECT FROM open_partition),
            count(*) FILTER (WHERE relrowsecurity) || ' of ' || count(*) || ' tables, '
-               || (SELECT count(*) FILTER (WHERE relrowsecurity) || ' of ' || count(*) FROM partition) || ' partitions',
-           CASE WHEN NOT coalesce(bool_and(relrowsecurity), false) OR EXISTS (SELECT 1 FROM partition WHERE NOT relrowsecurity)
+               || (SELECT count(*) FROM below) - (SELECT count(*) FROM open_partition) || ' of ' || (SELECT count(*) FROM below) || ' partitions',
+           CASE WHEN NOT coalesce(bool_and(relrowsecurity), false) OR EXISTS (SELECT FROM open_partition)
                 THEN 'Run SELECT @extschema@.cache_setup();' END
     FROM found WHERE restricted
     UNION ALL

@@ -11,22 +11,35 @@ use crate::spi::{self, Access};
 use crate::statistics::summary::ENTRY_INDEXES;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// Gives every partition what it lacks, as one made by hand does, an index only if wanted; calls `after` for
-/// each that lacked something, and returns how many these were.
+/// Gives every partition what it lacks, as one made by hand does, and what is below it, an index only if wanted; calls
+/// `after` for each that lacked something, and returns how many these were.
 pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
     let mut secured = 0;
     for table in [CACHE, AUDIT_LOG, AUDIT_ARCHIVE] {
         // Whoever may create tables here may have made one of the archive's name.
         let parent = home.find_table(table).filter(|parent| table != AUDIT_ARCHIVE || archive::is_own(home, *parent));
-        let partitions = parent.map(partitions_of).unwrap_or_default();
-        for partition in partitions {
-            if secure(home, table, partition.oid, indexes) {
+        let months: Vec<_> = parent.map(partitions_of).unwrap_or_default().iter().map(|month| month.oid).collect();
+        for partition in parent.map(all_below).unwrap_or_default() {
+            // The index of what is below a month comes from the month; a DEFAULT partition may hold a key of several.
+            if secure(home, table, partition, indexes && months.contains(&partition)) {
                 secured += 1;
                 after();
             }
         }
     }
     secured
+}
+
+/// The partitions of a table and theirs, also what holds no range, each before what is below it.
+fn all_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    const ALL_BELOW: &str = "\
+        WITH RECURSIVE below (relation) AS ( \
+            SELECT inhrelid FROM pg_inherits WHERE inhparent = $1 \
+            UNION ALL SELECT i.inhrelid FROM below JOIN pg_inherits i ON i.inhparent = relation) \
+        SELECT relation FROM below JOIN pg_class c ON c.oid = relation WHERE c.relkind IN ('r', 'p')";
+    spi::run(Access::ReadLatest, ALL_BELOW, &[table.into()], |rows| {
+        rows.map(|rows, row| rows.get(row, 1).expect("relation is NOT NULL"))
+    })
 }
 
 /// Gives a partition what it lacks, the index of its entries only if wanted; returns whether it lacked
