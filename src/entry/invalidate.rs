@@ -1,6 +1,6 @@
 //! Invalidation: entries removed because what they were made from has changed.
 
-use super::{Address, checked_content_type, checked_user, matching, missing, or_raise};
+use super::{Address, checked_content_type, checked_user, matching, missing, or_raise, same_entry};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
@@ -68,7 +68,8 @@ fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Opt
 
 /// Deletes the entries that meet a condition, and returns how many. They are locked first, in the order in
 /// which everybody locks rows, and deleted by a statement of its own: its snapshot at READ COMMITTED shows what
-/// a writer has left that the first one waited for, in whichever month. Row security decides which a tenant
+/// a writer has left that the first one waited for, in whichever month. With a version go the ones before it, which
+/// clients may have left in other months: they must not take its place. Row security decides which a tenant
 /// can reach. It does so while the cache is switched off, too: what is outdated must not come back with it.
 fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> String, args: &[DatumWithOid]) -> i64 {
     kept::run(
@@ -88,10 +89,17 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         Access::Write,
         action,
         |schema| {
+            let cache = format!("{schema}.infinite_pages_cache_partitioned");
             format!(
-                "DELETE FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
-                 RETURNING user_id, content_type::text, cache_key::text",
-                condition(schema)
+                "WITH gone AS (DELETE FROM {cache} WHERE {} RETURNING user_id, content_type, cache_key, created_at), \
+                 superseded AS ( \
+                     DELETE FROM {cache} o USING gone g \
+                     WHERE {} AND o.created_at OPERATOR(pg_catalog.<) g.created_at \
+                     RETURNING o.user_id, o.content_type, o.cache_key) \
+                 SELECT user_id, content_type::text, cache_key::text FROM gone \
+                 UNION ALL SELECT user_id, content_type::text, cache_key::text FROM superseded",
+                condition(schema),
+                same_entry(schema, "o", "g")
             )
         },
         args,

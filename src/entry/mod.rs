@@ -64,6 +64,17 @@ pub fn matching(schema: &str) -> String {
     )
 }
 
+/// The condition that a row `one` is a version of the same entry as a row `other`, for the index of each partition.
+pub fn same_entry(schema: &str, one: &str, other: &str) -> String {
+    format!(
+        "{one}.user_id OPERATOR(pg_catalog.=) {other}.user_id \
+         AND {schema}.cache_entry_digest({one}.content_type, {one}.cache_key) \
+             OPERATOR(pg_catalog.=) {schema}.cache_entry_digest({other}.content_type, {other}.cache_key) \
+         AND {one}.content_type OPERATOR(pg_catalog.=) {other}.content_type \
+         AND {one}.cache_key OPERATOR(pg_catalog.=) {other}.cache_key"
+    )
+}
+
 /// # Errors
 /// 22004 for NULL.
 pub fn checked_user(user_id: Option<Uuid>) -> Result<Uuid, Refusal> {

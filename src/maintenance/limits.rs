@@ -2,6 +2,7 @@
 
 use super::cleanup::batch_size;
 use super::turn::Turn;
+use crate::entry::same_entry;
 use crate::home::Home;
 use crate::kept;
 use crate::spi::{self, Access};
@@ -56,7 +57,8 @@ fn over_limit(home: &Home) -> Vec<Excess> {
     })
 }
 
-/// Evicts one batch; entries that somebody else holds are left for a later run.
+/// Evicts one batch; entries that somebody else holds are left for a later run. Of an entry with several versions, which
+/// clients may have left in several months, the oldest goes first: else it would take the place of the newest.
 fn evict_batch(excess: &Excess) -> i64 {
     kept::run(
         Access::Write,
@@ -65,14 +67,18 @@ fn evict_batch(excess: &Excess) -> i64 {
             let cache = format!("{schema}.infinite_pages_cache_partitioned");
             format!(
                 "WITH least AS ( \
-                     SELECT id, user_id, created_at FROM {cache} WHERE user_id = $1 AND content_type = $2 \
+                     SELECT user_id, content_type, cache_key FROM {cache} WHERE user_id = $1 AND content_type = $2 \
                      ORDER BY (expires_at <= clock_timestamp()), priority_tier, hit_count DESC, \
                               last_accessed DESC NULLS LAST, created_at DESC, id OFFSET $3), \
+                 oldest AS ( \
+                     SELECT v.* FROM least l, LATERAL ( \
+                         SELECT id, user_id, created_at FROM {cache} v WHERE {} ORDER BY created_at LIMIT 1) v), \
                  locked AS ( \
-                     SELECT id, user_id, created_at FROM {cache} JOIN least USING (id, user_id, created_at) \
+                     SELECT id, user_id, created_at FROM {cache} JOIN oldest USING (id, user_id, created_at) \
                      LIMIT $4 FOR UPDATE OF infinite_pages_cache_partitioned SKIP LOCKED) \
                  DELETE FROM {cache} c USING locked l \
-                 WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at"
+                 WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at",
+                same_entry(schema, "v", "l")
             )
         },
         &[excess.user_id.into(), spi::text(&excess.content_type), excess.max_entries.into(), batch_size(true).into()],

@@ -5,6 +5,7 @@ use super::create::Table;
 use super::month::Month;
 use crate::catch;
 use crate::clock::{month_of, now};
+use crate::entry::same_entry;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
 use crate::setting_scope::with_setting;
@@ -58,11 +59,24 @@ fn drop_old_cache_partitions(
     )
 }
 
-/// The months that are over and hold nothing live.
+/// The months that are over and hold nothing live, and nothing that hides what lives in an older one.
 pub fn dead_months(home: &Home) -> Vec<Partition> {
     let now = now();
     let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
-    over.filter(|partition| !has_live_entries(home, Table::Cache, partition)).collect()
+    over.filter(|month| !has_live_entries(home, Table::Cache, month) && !hides_live_entries(home, month)).collect()
+}
+
+/// Whether a month has the newest versions of entries of which older months have some that live longer: clients that
+/// insert a key in one month after the other leave such. Without it they would come back.
+fn hides_live_entries(home: &Home, partition: &Partition) -> bool {
+    let schema = &home.schema;
+    let sql = format!(
+        "SELECT FROM {schema}.infinite_pages_cache_partitioned n JOIN {schema}.infinite_pages_cache_partitioned o ON {} \
+         WHERE n.created_at >= $1 AND n.created_at < $2 AND o.created_at < $1 AND o.expires_at > $3 LIMIT 1",
+        same_entry(schema, "o", "n")
+    );
+    let args = [spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now())];
+    spi::run(Access::ReadLatest, &sql, &args, |rows| rows.count() > 0)
 }
 
 /// Drops partitions, but for those that hold a live entry unless `include_live`. What cannot be locked
@@ -84,6 +98,8 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
         }
         if one.live_entries > 0 && !include_live {
             one.detail = "kept: it holds live entries".into();
+        } else if table == Table::Cache && !include_live && hides_live_entries(home, &partition) {
+            one.detail = "kept: it hides live entries of older months".into();
         } else {
             let locked = parent_locked.get_or_insert_with(|| lock_parent(home, table, wait));
             let outcome = match locked {
