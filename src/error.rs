@@ -1,7 +1,7 @@
 //! Errors that a user can act on: the rule, the value, and the way out.
 
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name};
+use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
 
 /// An error about to be raised. `detail` says which rule was broken by which value, `hint` what to do.
 #[must_use = "an error does nothing until it is raised"]
@@ -37,6 +37,23 @@ impl Refusal {
         self.report.report(PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }
+}
+
+/// Refuses to read a column that is of another type than the function needs: its owner has changed the table.
+///
+/// # Errors
+/// 42804.
+pub fn another_type(column: i32, has: pg_sys::Oid, wanted: pg_sys::Oid) -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH, "a column of the cache's tables is not of the type it needs")
+        .detail(format!("Column {column} of a statement is {} instead of {}.", name_of_type(has), name_of_type(wanted)))
+        .hint("Compare the tables with those that CREATE EXTENSION makes in an empty database, and give the column its type back.")
+        .raise()
+}
+
+#[allow(unsafe_code)]
+fn name_of_type(of_type: pg_sys::Oid) -> String {
+    // SAFETY: returns a palloc'd string for whatever number, of a type that exists its name.
+    unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_be(of_type)).to_string_lossy().into_owned() }
 }
 
 /// Shortens a value for a message, so that a huge key does not become a huge log line.

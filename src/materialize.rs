@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::error::another_type;
 use crate::spi::Rows;
 use pgrx::pg_sys;
 
@@ -113,7 +114,9 @@ unsafe fn check_columns(actual: pg_sys::TupleDesc, expected: pg_sys::TupleDesc) 
         assert!((*actual).natts >= columns, "the statement has {} columns, the function {columns}", (*actual).natts);
         for column in 1..=columns {
             let (has, wants) = (pg_sys::SPI_gettypeid(actual, column), pg_sys::SPI_gettypeid(expected, column));
-            assert!(has == wants, "column {column} has type {has:?} where the function has {wants:?}");
+            if has != wants {
+                another_type(column, has, wants);
+            }
         }
     }
 }

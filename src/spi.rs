@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::error::another_type;
 use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
 use pgrx::pg_sys;
 use std::ffi::CString;
@@ -40,7 +41,9 @@ impl Rows {
         unsafe {
             let description = (*self.table).tupdesc;
             let actual = pg_sys::SPI_gettypeid(description, column);
-            assert!(T::is_compatible_with(actual), "column {column} is of another type: {actual:?}");
+            if !T::is_compatible_with(actual) {
+                another_type(column, actual, T::type_oid());
+            }
             let tuple = *(*self.table).vals.add(row as usize);
             let mut is_null = false;
             let datum = pg_sys::SPI_getbinval(tuple, description, column, &mut is_null);

@@ -99,7 +99,8 @@ def test_nothing_of_an_entry_may_be_larger_than_the_limit(database):
         connection.execute("SET infinite_pages_cache.max_content_bytes = '10kB'")
         for argument, value in [("metadata", "jsonb_build_object('x', repeat('x', 20000))"),
                                 ("prompt_variables", "jsonb_build_object('x', repeat('x', 20000))"),
-                                ("prompt_template", "repeat('x', 20000)")]:
+                                *((argument, "repeat('x', 20000)")
+                                  for argument in ("prompt_template", "foundation_dependency", "semantic_similarity_hash"))]:
             error = sqlstate_of(lambda: connection.execute(f"SELECT cache_upsert(%s, 't', 'k', '1', {argument} => {value})", (ALICE,)))
             assert error.sqlstate == "54000" and argument in error.message_primary and error.message_detail and error.message_hint
         assert lookup(connection, (ALICE, "t", "k")) is None

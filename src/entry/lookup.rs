@@ -89,7 +89,8 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     }
     let sql = |schema: &str| {
         format!(
-            "SELECT id, content, metadata, created_at, expires_at, clock_timestamp() - created_at, \
+            "SELECT id, content, metadata, created_at, expires_at, \
+                    CASE WHEN isfinite(created_at) THEN clock_timestamp() - created_at END, \
                     least(hit_count::numeric + $5, 9223372036854775807)::bigint, \
                     trim_scale(token_cost::numeric), priority_tier::integer, story_id, foundation_dependency::text, \
                     expires_at > clock_timestamp(), {MILLIONTHS} \

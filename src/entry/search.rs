@@ -26,10 +26,10 @@ const MAX_RESULTS: i32 = 1_000;
 fn statement(schema: &str) -> String {
     format!(
         "SELECT b.id, b.cache_key, b.content, b.metadata, b.reuse_score, b.created_at, b.expires_at, \
-                clock_timestamp() - b.created_at, b.token_cost, b.priority_tier, b.story_id, b.foundation_dependency \
+                CASE WHEN isfinite(b.created_at) THEN clock_timestamp() - b.created_at END, b.token_cost, b.priority_tier, b.story_id, b.foundation_dependency \
          FROM ( \
              SELECT id, cache_key::text, content, metadata, reuse_score, created_at, expires_at, \
-                    token_cost, priority_tier::integer, story_id, foundation_dependency::text \
+                    token_cost::numeric, priority_tier::integer, story_id, foundation_dependency::text \
              FROM {schema}.infinite_pages_cache_partitioned \
              WHERE user_id = $1 AND content_type = $2 AND metadata @> $3 AND expires_at > clock_timestamp() \
              ORDER BY reuse_score DESC NULLS LAST, created_at DESC, id OFFSET 0) b \

@@ -79,6 +79,8 @@ impl Values<'_> {
             ("metadata", self.metadata.map_or(0, RawJsonb::size)),
             ("prompt_variables", self.prompt_variables.map_or(0, RawJsonb::size)),
             ("prompt_template", self.prompt_template.map_or(0, <[u8]>::len)),
+            ("foundation_dependency", self.foundation_dependency.map_or(0, <[u8]>::len)),
+            ("semantic_similarity_hash", self.semantic_similarity_hash.map_or(0, <[u8]>::len)),
         ] {
             if size > limit {
                 return Err(too_large(name, limit, size));

@@ -56,6 +56,7 @@ impl Writer {
         // statements below; then they are run again.
         const ATTEMPTS: usize = 10;
         let mut moved = Moved::default();
+        let mut unchanged = 0;
         for _ in 0..ATTEMPTS {
             let is_current = |moment: &&i64| (self.month.start()..self.month.end()).contains(*moment);
             let current = versions.iter().filter(is_current).count();
@@ -71,9 +72,11 @@ impl Writer {
             if let Some(written) = written {
                 return written;
             }
-            versions = self::versions(&[address]).remove(0);
+            let found = self::versions(&[address]).remove(0);
+            unchanged = if found == versions { unchanged + 1 } else { 0 };
+            versions = found;
         }
-        contended()
+        if unchanged > ATTEMPTS / 2 && !spi::uses_transaction_snapshot() { kept_out() } else { contended() }
     }
 
     /// The arguments of both statements below: the address, the values, and the month.
@@ -248,6 +251,14 @@ pub fn versions(addresses: &[&Address]) -> Vec<Vec<i64>> {
 
 fn optional_text(text: Option<&[u8]>) -> DatumWithOid<'static> {
     text.map_or_else(|| DatumWithOid::null_oid(pg_sys::TEXTOID), spi::text)
+}
+
+/// Nobody else writes the entry, and yet it cannot be written.
+fn kept_out() -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "the entry cannot be written")
+        .detail("A restrictive row security policy, or a trigger, keeps its row from being inserted or updated.")
+        .hint("Look at the policies and triggers of infinite_pages_cache_partitioned.")
+        .raise()
 }
 
 fn contended() -> ! {

@@ -11,8 +11,8 @@ use crate::clock::{month_of, now};
 use crate::error::Refusal;
 use crate::home::{AUDIT_LOG, CACHE, Home};
 use crate::setting_scope::with_settings;
-use crate::spi;
-use crate::{owner, settings};
+use crate::spi::{self, Access};
+use crate::{catch, owner, settings};
 use pgrx::datum::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -178,7 +178,28 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
     ));
     secure(home, parent_name, home.table(name), true);
     let (from, to) = month.bounds();
-    spi::execute(&format!(
+    let sql = format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"
-    ));
+    );
+    let default_partition = spi::run(
+        Access::ReadLatest,
+        "SELECT partdefid::regclass::text FROM pg_partitioned_table WHERE partrelid = $1 AND partdefid <> 0",
+        &[home.table(parent_name).into()],
+        |rows| if rows.count() > 0 { rows.get::<String>(0, 1) } else { None },
+    );
+    let in_the_way = || {
+        let default_partition = default_partition.as_ref()?;
+        let message = format!(
+            "{schema}.{name} cannot be made: the DEFAULT partition {default_partition} holds rows of the month"
+        );
+        let hint = format!(
+            "Move the rows elsewhere, make the month's partition, and put them back; or drop {default_partition}."
+        );
+        Some(
+            Refusal::new(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, message)
+                .detail("A row can be in one partition only, and PostgreSQL moves none.")
+                .hint(hint),
+        )
+    };
+    catch::translate(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, || spi::execute(&sql), in_the_way);
 }
