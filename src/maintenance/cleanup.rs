@@ -2,7 +2,6 @@
 
 use super::turn::Turn;
 use crate::clock::now;
-use crate::entry::same_entry;
 use crate::home::{CACHE, Home};
 use crate::kept;
 use crate::owner;
@@ -78,12 +77,14 @@ pub fn batch_size(hurried: bool) -> i64 {
 fn clean(partition: &Partition, now: i64, turn: Option<&dyn Turn>) -> Cleaned {
     let started = Instant::now();
     let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, milliseconds: 0.0 };
+    let mut past = 0;
     loop {
         pgrx::check_for_interrupts!();
-        let (deleted, bytes) = delete_batch(partition, now, batch_size(turn.is_some()));
+        let (deleted, bytes, kept) = delete_batch(partition, now, batch_size(turn.is_some()), past);
         cleaned.deleted += deleted;
         cleaned.bytes += bytes;
-        if deleted == 0 || turn.is_some_and(Turn::is_over) {
+        past += kept;
+        if deleted + kept == 0 || turn.is_some_and(Turn::is_over) {
             break;
         }
         if let Some(turn) = turn {
@@ -94,54 +95,62 @@ fn clean(partition: &Partition, now: i64, turn: Option<&dyn Turn>) -> Cleaned {
     cleaned
 }
 
-/// The condition that no version of an entry lives that is older than a row of the partition which begins then: clients
-/// that insert a key in one month after the other leave some, and the row hides them. As a subquery of its own it goes
-/// by the index for each row; the planner would turn a NOT EXISTS into a join with whole partitions.
-fn hides_nothing_live(schema: &str, row: &str, begins: &str, now: &str) -> String {
-    format!(
-        "(SELECT true FROM {schema}.infinite_pages_cache_partitioned o \
-          WHERE {} AND o.created_at < {begins} AND o.expires_at > {now} LIMIT 1) IS NULL",
-        same_entry(schema, "o", row)
-    )
-}
-
-/// Deletes one batch. Its rows are picked by expiry, through the index; one that somebody else holds is
-/// left for a later run, so this waits for nobody and can be part of no deadlock. One that hides an older version
-/// with a longer life stays as long as that one lives. The statement goes through the parent, so that a service
-/// role can run it with the rights it has there.
-fn delete_batch(partition: &Partition, now: i64, size: i64) -> (i64, i64) {
+/// Deletes one batch; returns how many entries and bytes, and how many were looked at and kept. Its rows are picked by
+/// expiry, through the index, past those that earlier batches have kept; one that somebody else holds is left for a
+/// later run, so this waits for nobody and can be part of no deadlock. What hides an older version with a longer life,
+/// as clients that insert a key in one month after the other leave them, is kept as long as that one lives. The
+/// statement goes through the parent, so that a service role can run it with the rights it has there.
+fn delete_batch(partition: &Partition, now: i64, size: i64, past: i64) -> (i64, i64, i64) {
     kept::run(
         Access::Write,
         "cleanup",
         |schema| {
             let cache = format!("{schema}.infinite_pages_cache_partitioned");
+            // Asked by a subquery of its own for each row, by the index: the planner would turn a NOT EXISTS into a join
+            // with whole partitions.
             format!(
                 "WITH locked AS ( \
-                     SELECT id, user_id, created_at FROM {cache} e \
-                     WHERE created_at >= $1 AND created_at < $2 AND expires_at <= $3 AND {} \
-                     ORDER BY expires_at LIMIT $4 FOR UPDATE SKIP LOCKED), \
+                     SELECT id, user_id, created_at, content_type, cache_key, \
+                            {schema}.cache_entry_digest(content_type, cache_key) AS digest FROM {cache} \
+                     WHERE created_at >= $1 AND created_at < $2 AND expires_at <= $3 \
+                     ORDER BY expires_at LIMIT $4 OFFSET $5 FOR UPDATE SKIP LOCKED), \
+                 hiding_nothing AS MATERIALIZED ( \
+                     SELECT * FROM locked l WHERE ( \
+                         SELECT true FROM {cache} o \
+                         WHERE o.user_id = l.user_id AND {schema}.cache_entry_digest(o.content_type, o.cache_key) = l.digest \
+                           AND o.content_type = l.content_type AND o.cache_key = l.cache_key \
+                           AND o.created_at < $1 AND o.expires_at > $3 LIMIT 1) IS NULL), \
                  deleted AS ( \
-                     DELETE FROM {cache} c USING locked l \
+                     DELETE FROM {cache} c USING hiding_nothing l \
                      WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at \
                        AND c.created_at >= $1 AND c.created_at < $2 \
                      RETURNING c.content_type::text AS content_type, pg_column_size(c.content) + pg_column_size(c.cache_key) + pg_column_size(c.content_type) \
                          + coalesce(pg_column_size(c.metadata), 0) + coalesce(pg_column_size(c.prompt_template), 0) \
                          + coalesce(pg_column_size(c.prompt_variables), 0) AS bytes) \
-                 SELECT content_type, count(*), sum(bytes)::bigint FROM deleted GROUP BY content_type",
-                hides_nothing_live(schema, "e", "$1", "$3")
+                 SELECT content_type, count(*), sum(bytes)::bigint FROM deleted GROUP BY content_type \
+                 UNION ALL SELECT NULL, (SELECT count(*) FROM locked) - (SELECT count(*) FROM deleted), 0"
             )
         },
-        &[spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now), size.into()],
+        &[
+            spi::timestamptz(partition.from),
+            spi::timestamptz(partition.to),
+            spi::timestamptz(now),
+            size.into(),
+            past.into(),
+        ],
         |rows| {
-            let (mut deleted, mut bytes) = (0, 0);
+            let (mut deleted, mut bytes, mut kept) = (0, 0, 0);
             for row in 0..rows.count() {
-                let content_type = rows.text(row, 1).expect("content_type is NOT NULL");
                 let entries: i64 = rows.get(row, 2).expect("a count");
+                let Some(content_type) = rows.text(row, 1) else {
+                    kept = entries;
+                    continue;
+                };
                 statistics::counted(&content_type, Count::Expirations, entries.unsigned_abs());
                 deleted += entries;
                 bytes += rows.get::<i64>(row, 3).unwrap_or(0);
             }
-            (deleted, bytes)
+            (deleted, bytes, kept)
         },
     )
 }

@@ -70,12 +70,12 @@ fn evict_batch(excess: &Excess) -> i64 {
                      SELECT user_id, content_type, cache_key FROM {cache} WHERE user_id = $1 AND content_type = $2 \
                      ORDER BY (expires_at <= clock_timestamp()), priority_tier, hit_count DESC, \
                               last_accessed DESC NULLS LAST, created_at DESC, id OFFSET $3), \
-                 oldest AS ( \
+                 oldest AS MATERIALIZED ( \
                      SELECT v.* FROM least l, LATERAL ( \
-                         SELECT id, user_id, created_at FROM {cache} v WHERE {} ORDER BY created_at LIMIT 1) v), \
+                         SELECT id, user_id, created_at FROM {cache} v WHERE {} ORDER BY created_at LIMIT 1) v LIMIT $4), \
                  locked AS ( \
                      SELECT id, user_id, created_at FROM {cache} JOIN oldest USING (id, user_id, created_at) \
-                     LIMIT $4 FOR UPDATE OF infinite_pages_cache_partitioned SKIP LOCKED) \
+                     FOR UPDATE OF infinite_pages_cache_partitioned SKIP LOCKED) \
                  DELETE FROM {cache} c USING locked l \
                  WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at",
                 same_entry(schema, "v", "l")
