@@ -25,6 +25,7 @@ def of_the_guide():
 class Bouncer:
     def __init__(self, cluster, settings):
         self.knows_prepared_statements = int(settings.get("max_prepared_statements", 0)) > 0
+        self.pool_size = int(settings["default_pool_size"])
         self.directory = Path(tempfile.mkdtemp(prefix="ipc-bouncer-"))
         port = (cluster.data / "postmaster.pid").read_text().split("\n")[3]
         lines = {"unix_socket_dir": self.directory, "listen_port": 6432, "auth_type": "trust", "auth_user": "postgres",

@@ -69,7 +69,8 @@ def test_claims_of_one_client_never_reach_the_next(bouncer, database, roles, cla
         pids.add(pid)
         assert acting == client.user
         assert found <= {client.user, None}
-    assert len(pids - {None}) == 1, "one connection has served all"
+    # PgBouncer may not have taken a connection back yet when the next client comes.
+    assert len(pids - {None}) <= min(bouncer.pool_size, len(clients) - 1), "clients have shared connections"
     for client in clients:
         client.connection.close()
 
