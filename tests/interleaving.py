@@ -138,3 +138,16 @@ def cleanup(connection):
 
 def writes(content):
     return lambda connection: upsert(connection, content)
+
+
+def an_upsert_follows(removal, seen, database, sessions, level, kept):
+    """An upsert waits for the removal of the entry, which its snapshot shows so; at the higher levels it cannot follow one that is kept."""
+    one, two = sessions(level)
+    assert two.sees() == seen
+    assert one.run(removal) == 1
+    two.start(writes("2"))
+    one.end(kept)
+    if kept and level in HIGHER:
+        assert (two.outcome(), content_of(database)) == (REFUSED, None)
+    else:
+        assert two.outcome() != REFUSED and content_of(database) == 2

@@ -42,6 +42,11 @@ def with_lz4(cluster):
     return found
 
 
+def compress_with_lz4(database):
+    """What verify_production_cache() advises where the server has lz4."""
+    database.execute("ALTER TABLE infinite_pages_cache_partitioned ALTER COLUMN content SET COMPRESSION lz4")
+
+
 def of_both_versions(found, old, new):
     """A state without what PostgreSQL 17 brought: a privilege, which an owner has, in partitions the parent's identity columns,
     and the row types of views among the members of an extension."""
@@ -111,8 +116,6 @@ def target(servers, source):
     database.drop()
 
 
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_a_restore_loses_nothing(servers, source, target, tmp_path, way):
     dump_and_restore, *options = WAYS[way]
@@ -146,6 +149,5 @@ def test_a_restore_loses_nothing(servers, source, target, tmp_path, way):
             stack.enter_context(temporary_roles(servers.target, *ROLES))
             target.execute("SELECT cache_grant_tenant('app_tenant'), cache_grant_service('app_service')")
         if with_lz4(servers.target) and not servers.same_compression:
-            # verify_production_cache() advises it.
-            target.execute("ALTER TABLE infinite_pages_cache_partitioned ALTER COLUMN content SET COMPRESSION lz4")
+            compress_with_lz4(target)
         works(target, "public")

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 import pytest
 
 from conftest import Database
-from interleaving import (HIGHER, READ_COMMITTED, REFUSED, Session, at_each_level, cluster, content_of, database, either_way,  # noqa: F401
+from interleaving import (HIGHER, READ_COMMITTED, REFUSED, Session, an_upsert_follows, at_each_level, cluster, content_of, database, either_way,  # noqa: F401
                           invalidate, sessions, shared, store, writes)
 from tally import CACHE
 from test_concurrency import LOCK_TIMEOUT, add_dead_months, partitions, timed
@@ -109,15 +109,7 @@ def test_an_invalidation_after_an_upsert(database, sessions, level, kept, kind):
 @either_way
 def test_an_upsert_after_an_invalidation(database, sessions, level, kept):
     store(database)
-    one, two = sessions(level)
-    two.sees()
-    assert one.run(invalidate) == 1
-    two.start(writes("2"))
-    one.end(kept)
-    if kept and level in HIGHER:
-        assert (two.outcome(), content_of(database)) == (REFUSED, None)
-    else:
-        assert two.outcome() != REFUSED and content_of(database) == 2
+    an_upsert_follows(invalidate, 0, database, sessions, level, kept)
 
 
 # ── upsert, lookup and the drop of a partition ───────────────────────────────────────────────────

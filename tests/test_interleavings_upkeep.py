@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from conftest import ALICE, Database, wait_until
-from interleaving import (HIGHER, READ_COMMITTED, REFUSED, Session, at_each_level, cleanup, cluster, content_of, database, either_way,  # noqa: F401
+from interleaving import (HIGHER, READ_COMMITTED, REFUSED, Session, an_upsert_follows, at_each_level, cleanup, cluster, content_of, database, either_way,  # noqa: F401
                           forget, invalidate, sessions, shared, store, touch, writes)
 from tally import CACHE, flush
 from test_lookups import lookup, upsert
@@ -66,15 +66,7 @@ def test_a_touch_does_not_wait_for_cleanup(database, sessions, level, kept):
 def test_an_upsert_waits_for_cleanup(database, sessions, level, kept):
     store(database)
     expire(database)
-    one, two = sessions(level)
-    assert two.sees() is None
-    assert one.run(cleanup) == 1
-    two.start(writes("2"))
-    one.end(kept)
-    if kept and level in HIGHER:
-        assert (two.outcome(), content_of(database)) == (REFUSED, None)
-    else:
-        assert two.outcome() != REFUSED and content_of(database) == 2
+    an_upsert_follows(cleanup, None, database, sessions, level, kept)
 
 
 @at_each_level

@@ -7,7 +7,7 @@ import pytest
 
 from catalog import state
 from conftest import ALICE, Cluster, Database, as_server_user
-from restore_matrix import MAJORS, bindir, of_both_versions, with_lz4
+from restore_matrix import MAJORS, bindir, compress_with_lz4, of_both_versions, with_lz4
 from test_restore import ROLES, same, works
 from test_worker_restore import fill_for_years
 from worker import wait_until
@@ -59,8 +59,7 @@ def test_an_upgrade_keeps_everything(request, majors, library, options):
     same(of_both_versions(after, *majors), of_both_versions(before, *majors))
     assert all(valid for _, _, valid in after["indexes"])
     if lz4 == [False, True]:
-        # verify_production_cache() advises it.
-        upgraded.execute("ALTER TABLE infinite_pages_cache_partitioned ALTER COLUMN content SET COMPRESSION lz4")
+        compress_with_lz4(upgraded)
     if library:
         wait_until(lambda: upgraded.value("SELECT count(*) FROM verify_production_cache() WHERE NOT ok") == 0)
         works(upgraded, "public")

@@ -181,6 +181,7 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
     let sql = format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"
     );
+    // Asked before, since after an error no statement can run.
     let default_partition = spi::run(
         Access::ReadLatest,
         "SELECT partdefid::regclass::text FROM pg_partitioned_table WHERE partrelid = $1 AND partdefid <> 0",

@@ -30,7 +30,7 @@ pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
     secured
 }
 
-/// The partitions of a table and theirs, also what holds no range, each before what is below it.
+/// The partitions of a table and theirs, also what holds no range.
 fn all_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     const ALL_BELOW: &str = "\
         WITH RECURSIVE below (relation) AS ( \
