@@ -1,0 +1,346 @@
+-- Every function of the extension, in the order of README.md. Tables are made by cache_setup().
+-- A function that runs statements fixes its search_path, so that no caller's path, operator or
+-- temporary object can change what those statements mean. (cache_lookup, the hot path, names every
+-- operator's schema instead: a SET clause costs it a fifth of its time.)
+
+-- == time to live ==
+-- interval has no infinity before PostgreSQL 17, so a time to live is a type of its own. It takes
+-- what interval takes, and 'infinity'; an interval is accepted wherever it is expected.
+CREATE TYPE @extschema@.cache_ttl;
+CREATE FUNCTION @extschema@.cache_ttl_in(cstring) RETURNS @extschema@.cache_ttl
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_ttl_in_wrapper';
+CREATE FUNCTION @extschema@.cache_ttl_out(@extschema@.cache_ttl) RETURNS cstring
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_ttl_out_wrapper';
+CREATE TYPE @extschema@.cache_ttl (
+    INPUT = @extschema@.cache_ttl_in, OUTPUT = @extschema@.cache_ttl_out,
+    INTERNALLENGTH = 8, PASSEDBYVALUE, ALIGNMENT = double
+);
+COMMENT ON TYPE @extschema@.cache_ttl IS
+    'Time to live: any interval (a month counts 30 days, a day 24 hours) or infinity';
+COMMENT ON FUNCTION @extschema@.cache_ttl_in(cstring) IS 'Reads a time to live: an interval or infinity';
+COMMENT ON FUNCTION @extschema@.cache_ttl_out(@extschema@.cache_ttl) IS 'Writes a time to live';
+
+CREATE FUNCTION @extschema@.cache_ttl_from_interval(value interval) RETURNS @extschema@.cache_ttl
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_ttl_from_interval_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_ttl_from_interval(interval) IS 'Turns an interval into a time to live';
+CREATE CAST (interval AS @extschema@.cache_ttl)
+    WITH FUNCTION @extschema@.cache_ttl_from_interval(interval) AS IMPLICIT;
+
+-- == keys and identity ==
+CREATE FUNCTION @extschema@.cache_key(request jsonb) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_key_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
+    'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785). The same request gives the same key in every language';
+
+-- LEAKPROOF: it raises on no input, so row security may use it in an index condition. COST: a SHA-256 is
+-- dear beside a comparison, and a planner that knows this looks a key up by the index that holds the
+-- digest, not by the smaller one on user and content type.
+CREATE FUNCTION @extschema@.cache_entry_digest(content_type text, cache_key text) RETURNS uuid
+    LANGUAGE c IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'cache_entry_digest_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_entry_digest(text, text) IS
+    'First 128 bits of the SHA-256 of content type and key; what the unique index of each partition holds';
+
+CREATE FUNCTION @extschema@.cache_current_user_id() RETURNS uuid
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_current_user_id_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_current_user_id() IS
+    'User the session acts for: the claim sub in request.jwt.claims or, where there are no claims, infinite_pages_cache.user_id. NULL when there is none or it is malformed';
+
+-- == read ==
+CREATE FUNCTION @extschema@.cache_lookup(user_id uuid, content_type text, cache_key text) RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cache_lookup_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_lookup(uuid, text, text) IS
+    'Content of the live entry, or NULL for a miss. Writes nothing';
+
+CREATE FUNCTION @extschema@.cache_get(user_id uuid, content_type text, cache_key text)
+    RETURNS TABLE (id uuid, content jsonb, metadata jsonb, created_at timestamptz, expires_at timestamptz,
+                   age interval, hit_count bigint, token_cost numeric, priority_tier integer,
+                   story_id uuid, foundation_dependency text)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_get';
+COMMENT ON FUNCTION @extschema@.cache_get(uuid, text, text) IS
+    'The live entry with its metadata, age, expiry and hits; no row for a miss. Writes nothing';
+
+CREATE FUNCTION @extschema@.cache_lookup_many(user_id uuid, content_type text, cache_keys text[])
+    RETURNS TABLE (cache_key text, content jsonb)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_lookup_many';
+COMMENT ON FUNCTION @extschema@.cache_lookup_many(uuid, text, text[]) IS
+    'One row for each requested key, in the order of the request; content is NULL for a miss. Writes nothing';
+
+CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metadata jsonb, max_results integer DEFAULT 10)
+    RETURNS TABLE (id uuid, cache_key text, content jsonb, metadata jsonb, reuse_score numeric,
+                   created_at timestamptz, expires_at timestamptz, age interval, token_cost numeric,
+                   priority_tier integer, story_id uuid, foundation_dependency text)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_search';
+COMMENT ON FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer) IS
+    'A user''s live entries of a content type whose metadata contains the given object, by reuse_score and then the newest first. Writes nothing';
+
+-- == write ==
+CREATE FUNCTION @extschema@.cache_upsert(
+        user_id uuid, content_type text, cache_key text, content jsonb,
+        ttl @extschema@.cache_ttl DEFAULT NULL, metadata jsonb DEFAULT NULL, token_cost numeric DEFAULT NULL,
+        prompt_template text DEFAULT NULL, prompt_variables jsonb DEFAULT NULL, story_id uuid DEFAULT NULL,
+        foundation_dependency text DEFAULT NULL, priority_tier integer DEFAULT NULL,
+        semantic_similarity_hash text DEFAULT NULL, reuse_score numeric DEFAULT NULL,
+        expires_at timestamptz DEFAULT NULL) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_upsert_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz) IS
+    'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies';
+
+CREATE FUNCTION @extschema@.cache_upsert_many(entries jsonb) RETURNS uuid[]
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_upsert_many_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_upsert_many(jsonb) IS
+    'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of a key that stands twice the last one counts';
+
+CREATE FUNCTION @extschema@.cache_touch(user_id uuid, content_type text, cache_key text, ttl @extschema@.cache_ttl DEFAULT NULL)
+    RETURNS timestamptz
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_touch_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_touch(uuid, text, text, @extschema@.cache_ttl) IS
+    'Gives a live entry a new time to live from now and returns its new expiry; NULL when there is no live entry';
+
+CREATE FUNCTION @extschema@.cache_invalidate(user_id uuid, content_type text, cache_key text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_invalidate_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_invalidate(uuid, text, text) IS
+    'Removes one key; returns how many entries were removed';
+
+CREATE FUNCTION @extschema@.cache_invalidate_content_type(user_id uuid, content_type text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_invalidate_content_type_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_invalidate_content_type(uuid, text) IS
+    'Removes a user''s entries of one content type; returns how many';
+
+CREATE FUNCTION @extschema@.cache_invalidate_where(user_id uuid, metadata jsonb) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_invalidate_where_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_invalidate_where(uuid, jsonb) IS
+    'Removes a user''s entries whose metadata contains the given object; returns how many';
+
+CREATE FUNCTION @extschema@.cache_invalidate_dependents(user_id uuid, foundation_dependency text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_invalidate_dependents_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_invalidate_dependents(uuid, text) IS
+    'Removes a user''s entries that were made from the given foundation; returns how many';
+
+CREATE FUNCTION @extschema@.cache_forget_user(user_id uuid)
+    RETURNS TABLE (entries_deleted bigint, audit_rows_deleted bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_forget_user_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_forget_user(uuid) IS
+    'Erases a user: every entry, every audit row, archived ones too. Leaves no trace, not even of the erasure';
+
+-- == partitions ==
+CREATE FUNCTION @extschema@.create_monthly_cache_partition(target_date timestamp) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'create_monthly_cache_partition_wrapper';
+COMMENT ON FUNCTION @extschema@.create_monthly_cache_partition(timestamp) IS
+    'Makes sure that the month of a date has its partition; returns the partition''s name';
+
+-- SECURITY DEFINER: a tenant's first write of a month must not fail for want of a partition. It takes
+-- no argument and can do nothing but create the partition of the current month.
+CREATE FUNCTION @extschema@.cache_create_current_partition() RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_create_current_partition_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_create_current_partition() IS
+    'Makes sure that the current month has its partition; open to tenants, for clients that insert into the table themselves';
+
+CREATE FUNCTION @extschema@.drop_old_cache_partitions(months_to_keep integer DEFAULT 6, include_live boolean DEFAULT false)
+    RETURNS TABLE (partition_name text, dropped boolean, live_entries bigint, freed_bytes bigint, detail text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'drop_old_cache_partitions_wrapper';
+COMMENT ON FUNCTION @extschema@.drop_old_cache_partitions(integer, boolean) IS
+    'Drops the partitions of months before the last months_to_keep (the current one included). One that still holds live entries is kept unless include_live';
+
+CREATE FUNCTION @extschema@.check_partition_health()
+    RETURNS TABLE (partition_name text, ok boolean, detail text, hint text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+COMMENT ON FUNCTION @extschema@.check_partition_health() IS
+    'A verdict on each partition: attached, indexed, protected by row security, of bearable size; and on gaps and months ahead';
+
+-- == maintenance ==
+CREATE FUNCTION @extschema@.cleanup_expired_cache_entries_production()
+    RETURNS TABLE (deleted_count bigint, freed_space_mb numeric, cleanup_duration_ms numeric, partition_cleaned text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cleanup_expired_cache_entries_production_wrapper';
+COMMENT ON FUNCTION @extschema@.cleanup_expired_cache_entries_production() IS
+    'Deletes expired entries in bounded batches; a row for each partition in which there were any, or one row of zeros';
+
+CREATE FUNCTION @extschema@.cache_run_maintenance()
+    RETURNS TABLE (step text, status text, affected bigint, duration_ms numeric, detail text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_run_maintenance_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_run_maintenance() IS
+    'All that keeps the cache in order, a row for each step: partitions ahead, expiry, limits, audit retention, ANALYZE, drop of dead months';
+
+-- == operate ==
+CREATE FUNCTION @extschema@.cache_setup() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_setup_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_setup() IS
+    'Creates what is missing of tables, indexes, policies and partitions; adopts what exists. CREATE EXTENSION calls it';
+
+CREATE FUNCTION @extschema@.cache_grant_tenant(role text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_grant_tenant_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_grant_tenant(text) IS
+    'Lets a role use the cache as a tenant: the entries of the user in its claims and no others';
+
+CREATE FUNCTION @extschema@.cache_grant_service(role text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_grant_service_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_grant_service(text) IS
+    'Lets a role use and watch the cache for every user: all entries, the audit log, metrics and cleanup';
+
+CREATE FUNCTION @extschema@.verify_production_cache()
+    RETURNS TABLE (name text, ok boolean, detail text, hint text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_verify';
+COMMENT ON FUNCTION @extschema@.verify_production_cache() IS
+    'A row for each check of the installation, with what to do about those that are not ok';
+
+CREATE FUNCTION @extschema@.archive_audit_logs(older_than interval DEFAULT '90 days')
+    RETURNS TABLE (archived_partition text, audit_rows bigint, bytes bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'archive_audit_logs_wrapper';
+COMMENT ON FUNCTION @extschema@.archive_audit_logs(interval) IS
+    'Moves the months of the audit log that ended longer ago than older_than to cache_audit_archive, where retention leaves them alone';
+
+CREATE FUNCTION @extschema@.get_infinite_pages_analytics(user_id uuid) RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'get_infinite_pages_analytics_wrapper';
+COMMENT ON FUNCTION @extschema@.get_infinite_pages_analytics(uuid) IS
+    'What the cache holds for a user and what it saved, in total and by content type';
+
+-- == statistics ==
+CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
+    RETURNS TABLE (content_type text, hits bigint, misses bigint, stale bigint, upserts bigint,
+                   invalidations bigint, expirations bigint, tokens_spent numeric, tokens_saved numeric,
+                   untracked_hits bigint, audit_lost bigint, lookup_us bigint[], upsert_us bigint[])
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
+    'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
+
+CREATE FUNCTION @extschema@.cache_pending_hits()
+    RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, hits bigint, tokens_saved numeric,
+                   last_accessed timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_pending_hits';
+COMMENT ON FUNCTION @extschema@.cache_pending_hits() IS
+    'Hits that are counted in shared memory and not yet in their entry''s row; a tenant''s own only';
+
+CREATE FUNCTION @extschema@.cache_pending_hits_by(per text)
+    RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, hits bigint, tokens_saved numeric,
+                   last_accessed timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_pending_hits';
+COMMENT ON FUNCTION @extschema@.cache_pending_hits_by(text) IS
+    'Hits that are counted in shared memory and not yet in their entry''s row, summed up per user or content_type, or per entry; a tenant''s own only';
+
+CREATE FUNCTION @extschema@.cache_latency_ms(buckets double precision[], share double precision) RETURNS numeric
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_latency_ms_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_latency_ms(double precision[], double precision) IS
+    'Latency in milliseconds that a share of calls (0.95: the 95th percentile) did not exceed, from the buckets of lookup_us or upsert_us';
+
+CREATE FUNCTION @extschema@.cache_flush_statistics()
+    RETURNS TABLE (entries_updated bigint, entries_locked bigint, content_types bigint, audit_rows bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_flush_statistics_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_flush_statistics() IS
+    'Stores what is counted in shared memory: hits in their entries, counters in cache_statistics_hourly, audited lookups in cache_audit_log. The worker does it at each of its ticks';
+-- Views are thin: what they call runs with the rights and the row security of whoever asks, on every
+-- version of PostgreSQL, and finds its tables only then, so that a restore can create the views first.
+-- The query of each function stands in sql/reports, in a file of the function's name.
+
+CREATE FUNCTION @extschema@.cache_performance_metrics()
+    RETURNS TABLE (content_type text, total_entries bigint, cache_hits bigint, avg_hit_count numeric,
+                   avg_tokens_saved numeric, tokens_saved numeric, expired_entries bigint,
+                   high_priority_entries bigint, last_activity timestamptz, hit_rate_percentage numeric,
+                   lookups bigint, hit_rate_last_hour numeric, hit_rate_last_day numeric,
+                   p50_ms numeric, p95_ms numeric, p99_ms numeric, tokens_spent_last_day numeric,
+                   tokens_saved_last_day numeric, cost_saved_percentage numeric, measured_at timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
+
+CREATE FUNCTION @extschema@.partition_health_metrics()
+    RETURNS TABLE (schemaname name, partition_name name, size text, row_count_estimate bigint,
+                   partition_age_days integer, size_bytes bigint, live_entries bigint, expired_entries bigint,
+                   from_month date, months_ahead integer)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.partition_health_metrics AS SELECT * FROM @extschema@.partition_health_metrics();
+
+CREATE FUNCTION @extschema@.cache_connection_metrics()
+    RETURNS TABLE (database_name name, total_connections bigint, active_connections bigint,
+                   idle_connections bigint, idle_in_transaction bigint, avg_query_duration_seconds numeric,
+                   max_connections integer, percent_of_max_connections numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 5 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_connection_metrics AS SELECT * FROM @extschema@.cache_connection_metrics();
+
+CREATE FUNCTION @extschema@.user_cache_analytics()
+    RETURNS TABLE (user_id uuid, total_cache_entries bigint, content_types_used bigint, total_cache_hits bigint,
+                   total_tokens_saved numeric, avg_reuse_score numeric, last_cache_access timestamptz,
+                   avg_hits_per_entry numeric)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.user_cache_analytics AS SELECT * FROM @extschema@.user_cache_analytics();
+
+CREATE FUNCTION @extschema@.cache_alerts()
+    RETURNS TABLE (severity text, rule text, value numeric, threshold numeric, firing boolean, what_to_do text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_alerts AS SELECT * FROM @extschema@.cache_alerts();
+
+CREATE FUNCTION @extschema@.cache_maintenance_log()
+    RETURNS TABLE (run_at timestamptz, step text, status text, affected bigint, duration_ms numeric,
+                   detail text, role text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_maintenance_log AS SELECT * FROM @extschema@.cache_maintenance_log();
+
+CREATE FUNCTION @extschema@.cache_maintenance_status()
+    RETURNS TABLE (worker text, last_run timestamptz, last_success timestamptz, next_run timestamptz,
+                   consecutive_failures integer, last_error text, months_ahead integer,
+                   oldest_expired_entry timestamptz)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_status';
+CREATE VIEW @extschema@.cache_maintenance_status AS SELECT * FROM @extschema@.cache_maintenance_status();
+
+CREATE FUNCTION @extschema@.cache_maintenance_progress()
+    RETURNS TABLE (pid integer, datname name, step text, run_started timestamptz, step_started timestamptz,
+                   affected bigint, steps_done integer, steps_total integer)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 3 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_progress';
+CREATE VIEW @extschema@.cache_maintenance_progress AS SELECT * FROM @extschema@.cache_maintenance_progress();
+
+COMMENT ON VIEW @extschema@.cache_performance_metrics IS
+    'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved in the last day';
+COMMENT ON VIEW @extschema@.partition_health_metrics IS
+    'For each partition: size with indexes and TOAST, estimated rows, live and expired entries, age; months_ahead counts from the current month';
+COMMENT ON VIEW @extschema@.cache_connection_metrics IS
+    'For each database: client connections by state, how long their queries have run on average, and the share of max_connections';
+COMMENT ON VIEW @extschema@.user_cache_analytics IS
+    'For each user the caller may see: entries, hits, tokens saved, reuse';
+COMMENT ON VIEW @extschema@.cache_alerts IS
+    'Each alert rule: its value now, its threshold, whether it fires, and what to do. A value of NULL has not been measured';
+COMMENT ON VIEW @extschema@.cache_maintenance_log IS
+    'The steps of maintenance runs, newest first';
+COMMENT ON VIEW @extschema@.cache_maintenance_status IS
+    'What the background worker does in this database, or why it does nothing: when it ran last and runs next, failures, months ahead, the oldest entry that has expired and is still there. What is not ready, verify_production_cache() names. last_success: the last run in which no step failed, or waited to be tried again; after a restart, until the first tick, the last that cache_maintenance_log knows of';
+COMMENT ON VIEW @extschema@.cache_maintenance_progress IS
+    'The ticks of the background worker that run now, in any database: their step and how much it has done so far';
+COMMENT ON FUNCTION @extschema@.cache_maintenance_status() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_maintenance_progress() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.partition_health_metrics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_connection_metrics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.user_cache_analytics() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_alerts() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_maintenance_log() IS 'The rows of the view of this name';
+SELECT @extschema@.cache_setup();
