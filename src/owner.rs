@@ -10,12 +10,17 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Runs `f` with the rights of the owner of a table.
 pub fn as_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    as_role(owner_of(table), f)
+}
+
+/// Runs `f` with the rights of a role.
+pub fn as_role<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
     // SAFETY: the two variables are set by the call. If `f` raises, the end of the transaction or
     // subtransaction restores user and context, as it does for any SECURITY DEFINER function.
     unsafe {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(owner_of(table), context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
         let result = f();
         pg_sys::SetUserIdAndSecContext(user, context);
         result

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import ALICE, BOB, sqlstate_of, temporary_roles
 from test_restore import maintained
-from upgrade import CACHE, LOG, ROLES, UPDATE, checks, known, old  # noqa: F401
+from upgrade import CACHE, LOG, RELEASES, ROLES, UPDATE, checks, known, old  # noqa: F401
 from worker import is_served, status, wait_until
 
 # Each function of 0.1.0 that is not a view's, in an order in which each has something to do, and its answer; ... is any.
@@ -45,16 +45,27 @@ CALLS = {
     "cache_forget_user": (f"SELECT (entries_deleted, audit_rows_deleted)::text FROM cache_forget_user('{BOB}')", "(1,1)"),
     "cache_setup": ("SELECT cache_setup()", ""),
 }
+# What came later.
+LATER = {
+    "0.2.0": {
+        "cache_search": (f"SELECT count(*) FROM cache_search('{ALICE}', 'setting', '{{\"genre\": \"noir\"}}', 100)", 20),
+        "cache_pending_hits_by": ("SELECT hits FROM cache_pending_hits_by('user')", 4),
+    },
+}
 VIEWS = ["cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "user_cache_analytics", "cache_alerts",
          "cache_maintenance_log", "cache_maintenance_status", "cache_maintenance_progress"]
 
 
-def test_this_library_serves_the_sql_of_an_old_version(cluster, known):
-    database = old(cluster)
+@pytest.mark.parametrize("version", RELEASES)
+def test_this_library_serves_the_sql_of_an_old_version(cluster, known, version):
+    database = old(cluster, version)
+    names = list(CALLS)
+    after_lookups = names.index("cache_pending_hits")
+    calls = {**{name: CALLS[name] for name in names[:after_lookups]}, **LATER.get(version, {}), **{name: CALLS[name] for name in names[after_lookups:]}}
     members = {name for (name,) in database.execute(
         "SELECT proname FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid AND d.classid = 'pg_proc'::regclass WHERE "
         "d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache')")}
-    assert members == set(CALLS) | set(VIEWS)
+    assert members == set(calls) | set(VIEWS)
     assert "ALTER EXTENSION infinite_pages_cache UPDATE" in checks(database)["the SQL is that of the library"]
     with database.connect() as connection:
         def views_answer():
@@ -65,7 +76,7 @@ def test_this_library_serves_the_sql_of_an_old_version(cluster, known):
 
         connection.execute("SET infinite_pages_cache.audit = 'all'")
         views_answer()
-        for name, (sql, answer) in CALLS.items():
+        for name, (sql, answer) in calls.items():
             if name == "cache_run_maintenance":
                 assert {status for _, status, _ in maintained(connection)} == {"ok"}
             else:
@@ -81,7 +92,7 @@ def test_this_library_serves_the_sql_of_an_old_version(cluster, known):
 
 @pytest.mark.parametrize("acting", [None, ALICE])
 def test_audit_and_erasure_with_a_log_that_does_not_know_who_acted(cluster, known, acting):
-    database = old(cluster)
+    database = old(cluster, "0.1.0")
     with database.connect() as connection:
         connection.execute("SET infinite_pages_cache.audit = 'all'")
         if acting:
@@ -104,7 +115,7 @@ def test_audit_and_erasure_with_a_log_that_does_not_know_who_acted(cluster, know
 
 
 def test_hits_in_memory_show_in_the_reports_of_an_old_version(cluster, known):
-    database = old(cluster)
+    database = old(cluster, "0.1.0")
     with database.connect() as connection:
         before = connection.execute(f"SELECT total_cache_hits FROM user_cache_analytics WHERE user_id = '{ALICE}'").fetchone()[0]
         for _ in range(3):
@@ -117,9 +128,10 @@ def test_hits_in_memory_show_in_the_reports_of_an_old_version(cluster, known):
     database.drop()
 
 
-def test_the_worker_serves_a_database_of_an_old_version(worker_cluster):
+@pytest.mark.parametrize("version", RELEASES)
+def test_the_worker_serves_a_database_of_an_old_version(worker_cluster, version):
     with temporary_roles(worker_cluster, *ROLES):
-        database = old(worker_cluster)
+        database = old(worker_cluster, version)
         for sql in ("SELECT 1", UPDATE):
             database.execute(sql)
             # A step that met the locks of the restore or the update is tried again.

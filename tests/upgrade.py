@@ -12,6 +12,7 @@ from restore_matrix import with_lz4
 from test_restore import maintained
 
 RELEASED = ROOT / "tests/released"
+RELEASES = ("0.1.0", "0.2.0")
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 ROLES = ("anon", "authenticated", "service_role", "app_tenant", "app_service", "app_reader")
 CACHE, LOG = "infinite_pages_cache_partitioned", "cache_audit_log"
@@ -39,7 +40,7 @@ def without_lz4(text):
     return re.sub(r"^.* SET COMPRESSION lz4;\n", "", text, flags=re.M)
 
 
-def script(database, name="0.1.0.sql", version=None, schema="public"):
+def script(database, name, version=None, schema="public"):
     """The text of a dump, for this server, an extension of some version, and a schema."""
     text = (RELEASED / name).read_text()
     if version:
@@ -56,10 +57,10 @@ def play(database, text):
     database.cluster.client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.name, "-f", "-", input=text)
 
 
-def old(cluster, **options):
-    """A database of the released version, with the library of this one."""
+def old(cluster, version, **options):
+    """A database of a released version, with the library of this one."""
     database = Database(cluster, extension=False)
-    play(database, script(database, version="0.1.0", **options))
+    play(database, script(database, f"{version}.sql", version, **options))
     return database
 
 

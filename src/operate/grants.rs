@@ -6,8 +6,10 @@ use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
 use crate::owner;
+use crate::partition::catalog::function_name;
 use crate::partition::secure;
 use crate::spi::{self, Access};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 /// The function that is for tenants and not for everybody. All others that are not listed here work with
@@ -37,6 +39,9 @@ const OWNER_FUNCTIONS: &[&str] = &[
     "cache_grant_tenant",
     "cache_grant_service",
 ];
+
+/// Functions under no view that whoever watches the cache calls.
+const WATCHED_FUNCTIONS: &[&str] = &["verify_production_cache", "check_partition_health", "cache_statistics"];
 
 /// Views, each with the function of the same name beneath it.
 const TENANT_VIEWS: &[&str] = &["user_cache_analytics"];
@@ -187,29 +192,37 @@ pub fn service_roles(home: &Home) -> Vec<String> {
 /// Gives the functions and views of the extension that is being created their first privileges,
 /// whatever default privileges have granted.
 pub fn reset_members(home: &Home) {
-    for functions in [&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCTIONS] {
-        let granted = spi::run(
-            Access::ReadLatest,
-            "SELECT p.oid::regprocedure::text, \
-                    CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
-             FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a \
-             WHERE p.pronamespace = $1 AND p.proname = ANY ($2) AND a.grantee <> p.proowner",
-            &[home.namespace.into(), names(functions).into()],
-            |rows| rows.map(|rows, row| (rows.get::<String>(row, 1), rows.get::<String>(row, 2))),
-        );
-        for (function, grantee) in granted {
-            let (function, grantee) = (function.expect("a function"), grantee.expect("a role"));
-            spi::execute(&format!("REVOKE ALL ON FUNCTION {function} FROM {grantee}"));
-        }
+    for function in functions(home, &[&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCTIONS].concat()) {
+        reset_function(function);
     }
     for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
         secure::revoke(home.table(view), "ALL");
     }
-    let grant = |function: &str| format!("GRANT EXECUTE ON FUNCTION {function} TO {WATCHER}");
-    on_functions(home, SERVICE_VIEWS, grant);
-    on_functions(home, &["verify_production_cache", "check_partition_health", "cache_statistics"], grant);
     on_views(home, SERVICE_VIEWS, WATCHER);
     on_views(home, TENANT_VIEWS, WATCHER);
+}
+
+/// The same for one function that is being created. One that is for everybody keeps what default privileges grant.
+pub fn reset_function(function: pg_sys::Oid) {
+    let name = function_name(function);
+    let is_in = |list: &[&str]| list.contains(&name.as_str());
+    if !is_in(&[TENANT_FUNCTION]) && !is_in(SERVICE_FUNCTIONS) && !is_in(OWNER_FUNCTIONS) {
+        return;
+    }
+    let signature = signature(function);
+    let granted = spi::run(
+        Access::ReadLatest,
+        "SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
+         FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE p.oid = $1 AND a.grantee <> p.proowner",
+        &[function.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a role")),
+    );
+    for grantee in granted {
+        spi::execute(&format!("REVOKE ALL ON FUNCTION {signature} FROM {grantee}"));
+    }
+    if is_in(WATCHED_FUNCTIONS) || is_in(SERVICE_VIEWS) {
+        spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO {WATCHER}"));
+    }
 }
 
 /// What roles were granted by 0.1.0 while it was created, it had among the first privileges of functions and views: a dump
@@ -255,16 +268,24 @@ pub fn renew_members(home: &Home) {
     }
 }
 
-fn on_functions(home: &Home, functions: &[&str], statement: impl Fn(&str) -> String) {
-    let found = spi::run(
-        Access::ReadLatest,
-        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = $1 AND proname = ANY ($2)",
-        &[home.namespace.into(), names(functions).into()],
-        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
-    );
-    for function in found {
-        spi::execute(&statement(&function));
+fn on_functions(home: &Home, names: &[&str], statement: impl Fn(&str) -> String) {
+    for function in functions(home, names) {
+        spi::execute(&statement(&signature(function)));
     }
+}
+
+/// The functions of these names.
+fn functions(home: &Home, list: &[&str]) -> Vec<pg_sys::Oid> {
+    let sql = "SELECT oid FROM pg_proc WHERE pronamespace = $1 AND proname = ANY ($2) ORDER BY proname";
+    spi::run(Access::ReadLatest, sql, &[home.namespace.into(), names(list).into()], |rows| {
+        rows.map(|rows, row| rows.get(row, 1).expect("an OID"))
+    })
+}
+
+/// The name of a function with its arguments, quoted.
+pub fn signature(function: pg_sys::Oid) -> String {
+    let sql = "SELECT $1::regprocedure::text";
+    spi::run(Access::ReadLatest, sql, &[function.into()], |rows| rows.get(0, 1)).expect("a function")
 }
 
 fn on_views(home: &Home, views: &[&str], role: &str) {

@@ -4,6 +4,7 @@ mod analytics;
 pub mod archive;
 mod grants;
 mod policies;
+mod replace;
 pub mod report;
 mod setup;
 mod upgrade;

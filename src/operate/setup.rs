@@ -108,7 +108,7 @@ fn check_encoding() {
 /// Creates and grants as after CREATE EXTENSION. Tables then are no members of the extension, so that a dump treats them as
 /// the user's own and DROP EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is
 /// granted by a script stays in pg_init_privs: a dump would revoke it, by number, from a role that is no more.
-fn as_if_created(f: impl FnOnce()) {
+pub fn as_if_created(f: impl FnOnce()) {
     // SAFETY: a variable of this backend; after an error CREATE EXTENSION itself sets it.
     unsafe {
         let in_script = pg_sys::creating_extension;

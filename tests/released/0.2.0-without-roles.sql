@@ -892,6 +892,7 @@ COPY public.cache_audit_log_2026_03 (id, user_id, cache_key, content_type, actio
 --
 
 COPY public.cache_audit_log_2026_11 (id, user_id, cache_key, content_type, action, "timestamp", ip_address, user_agent, success, role, acting_user_id) FROM stdin;
+3	a11ce000-0000-4000-8000-000000000001	upserted	tone	upsert	2026-11-30 09:22:44.333277+00	\N	\N	t	postgres	\N
 \.
 
 
@@ -1035,6 +1036,7 @@ COPY public.infinite_pages_cache_2026_11 (id, cache_key, content, content_type, 
 00000000-0000-4000-8000-000000000011	k11	{"n": 11}	setting	a11ce000-0000-4000-8000-000000000001	\N	{"genre": "noir"}	\N	\N	{}	\N	5.0	2026-11-15 00:00:00+00	infinity	11	0	0	2026-11-15 00:00:00+00	1	3	f	11.123456
 00000000-0000-4000-8000-000000000014	k14	{"n": 14}	setting	a11ce000-0000-4000-8000-000000000001	\N	{"genre": "noir"}	\N	\N	{}	\N	5.0	2026-11-15 00:00:00+00	infinity	14	0	0	2026-11-15 00:00:00+00	1	3	f	14.123456
 00000000-0000-4000-8000-000000000017	k17	{"n": 17}	setting	a11ce000-0000-4000-8000-000000000001	\N	{"genre": "noir"}	\N	\N	{}	\N	5.0	2026-11-15 00:00:00+00	infinity	17	0	0	2026-11-15 00:00:00+00	1	3	f	17.123456
+03f74752-a1ea-4197-b4ab-bbba75f94af7	upserted	1	tone	a11ce000-0000-4000-8000-000000000001	\N	{}	\N	\N	{}	\N	5.0	2026-11-30 09:22:44.330364+00	2027-02-28 09:22:44.330364+00	0	0	0	2026-11-30 09:22:44.330364+00	1	3	f	0.500000
 \.
 
 
@@ -1066,7 +1068,7 @@ COPY public.infinite_pages_cache_2027_02 (id, cache_key, content, content_type, 
 -- Name: cache_audit_log_id_seq; Type: SEQUENCE SET; Schema: public; Owner: postgres
 --
 
-SELECT pg_catalog.setval('public.cache_audit_log_id_seq', 2, true);
+SELECT pg_catalog.setval('public.cache_audit_log_id_seq', 3, true);
 
 
 --
