@@ -5,7 +5,7 @@
 
 -- == time to live ==
 -- interval has no infinity before PostgreSQL 17, so a time to live is a type of its own. It takes
--- what interval takes, and 'infinity'; an interval is accepted wherever it is expected.
+-- what interval takes, a number of seconds, and 'infinity'; an interval and a number are accepted wherever it is expected.
 CREATE TYPE @extschema@.cache_ttl;
 CREATE FUNCTION @extschema@.cache_ttl_in(cstring) RETURNS @extschema@.cache_ttl
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_ttl_in_wrapper';
@@ -16,8 +16,8 @@ CREATE TYPE @extschema@.cache_ttl (
     INTERNALLENGTH = 8, PASSEDBYVALUE, ALIGNMENT = double
 );
 COMMENT ON TYPE @extschema@.cache_ttl IS
-    'Time to live: any interval (a month counts 30 days, a day 24 hours) or infinity';
-COMMENT ON FUNCTION @extschema@.cache_ttl_in(cstring) IS 'Reads a time to live: an interval or infinity';
+    'Time to live: any interval (a month counts 30 days, a day 24 hours), a number of seconds, or infinity';
+COMMENT ON FUNCTION @extschema@.cache_ttl_in(cstring) IS 'Reads a time to live: an interval, a number of seconds, or infinity';
 COMMENT ON FUNCTION @extschema@.cache_ttl_out(@extschema@.cache_ttl) IS 'Writes a time to live';
 
 CREATE FUNCTION @extschema@.cache_ttl_from_interval(value interval) RETURNS @extschema@.cache_ttl
@@ -25,6 +25,13 @@ CREATE FUNCTION @extschema@.cache_ttl_from_interval(value interval) RETURNS @ext
 COMMENT ON FUNCTION @extschema@.cache_ttl_from_interval(interval) IS 'Turns an interval into a time to live';
 CREATE CAST (interval AS @extschema@.cache_ttl)
     WITH FUNCTION @extschema@.cache_ttl_from_interval(interval) AS IMPLICIT;
+-- A number is seconds, as in what cache_ttl_in() reads.
+CREATE CAST (smallint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (integer AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (bigint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (numeric AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (real AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (double precision AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 
 -- == keys and identity ==
 CREATE FUNCTION @extschema@.cache_key(request jsonb) RETURNS text
@@ -79,14 +86,14 @@ COMMENT ON FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer) IS
 -- == write ==
 CREATE FUNCTION @extschema@.cache_upsert(
         user_id uuid, content_type text, cache_key text, content jsonb,
-        ttl @extschema@.cache_ttl DEFAULT NULL, metadata jsonb DEFAULT NULL, token_cost numeric DEFAULT NULL,
+        ttl @extschema@.cache_ttl DEFAULT NULL, metadata jsonb DEFAULT NULL, token_cost double precision DEFAULT NULL,
         prompt_template text DEFAULT NULL, prompt_variables jsonb DEFAULT NULL, story_id uuid DEFAULT NULL,
         foundation_dependency text DEFAULT NULL, priority_tier integer DEFAULT NULL,
-        semantic_similarity_hash text DEFAULT NULL, reuse_score numeric DEFAULT NULL,
+        semantic_similarity_hash text DEFAULT NULL, reuse_score double precision DEFAULT NULL,
         expires_at timestamptz DEFAULT NULL) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'cache_upsert_wrapper';
-COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz) IS
+    AS 'MODULE_PATHNAME', 'cache_upsert_with_doubles_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz) IS
     'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies';
 
 CREATE FUNCTION @extschema@.cache_upsert_many(entries jsonb) RETURNS uuid[]

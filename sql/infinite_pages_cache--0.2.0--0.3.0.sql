@@ -1,4 +1,29 @@
 -- From 0.2.0 to 0.3.0. The tables, which are no members of the extension, cache_setup() brings to the shape of this
 -- version, also after the restore of an old dump.
 
+-- A time to live takes a number of seconds.
+CREATE CAST (smallint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (integer AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (bigint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (numeric AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (real AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+CREATE CAST (double precision AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
+COMMENT ON TYPE @extschema@.cache_ttl IS
+    'Time to live: any interval (a month counts 30 days, a day 24 hours), a number of seconds, or infinity';
+COMMENT ON FUNCTION @extschema@.cache_ttl_in(cstring) IS 'Reads a time to live: an interval, a number of seconds, or infinity';
+
+-- replaced: cache_upsert
+DROP FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz);
+CREATE FUNCTION @extschema@.cache_upsert(
+        user_id uuid, content_type text, cache_key text, content jsonb,
+        ttl @extschema@.cache_ttl DEFAULT NULL, metadata jsonb DEFAULT NULL, token_cost double precision DEFAULT NULL,
+        prompt_template text DEFAULT NULL, prompt_variables jsonb DEFAULT NULL, story_id uuid DEFAULT NULL,
+        foundation_dependency text DEFAULT NULL, priority_tier integer DEFAULT NULL,
+        semantic_similarity_hash text DEFAULT NULL, reuse_score double precision DEFAULT NULL,
+        expires_at timestamptz DEFAULT NULL) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_upsert_with_doubles_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz) IS
+    'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies';
+
 SELECT @extschema@.cache_setup();

@@ -22,13 +22,14 @@ fn cache_ttl_in(text: &CStr) -> i64 {
     parse(text)
 }
 
-/// Reads what interval reads, and infinity.
+/// Reads what interval reads, and any number as seconds: interval knows neither exponents nor infinity, and how many
+/// seconds it takes differs between versions of PostgreSQL. The casts of numeric types come here by way of their text.
 ///
 /// # Errors
 /// Those of interval for what it does not read; 22023 unless positive.
 pub fn parse(text: &CStr) -> i64 {
-    if text.to_bytes().trim_ascii().eq_ignore_ascii_case(b"infinity") {
-        return INFINITE;
+    if let Some(total) = read_seconds(text) {
+        return within_time(total).unwrap_or_else(|| not_positive(&text.to_string_lossy()));
     }
     let interval = catch::translate_any(
         || read_interval(text),
@@ -39,6 +40,14 @@ pub fn parse(text: &CStr) -> i64 {
         },
     );
     microseconds(&interval)
+}
+
+/// Microseconds of a number of seconds; `None` for what is no number. What is no amount, NaN, is none at all.
+fn read_seconds(text: &CStr) -> Option<i128> {
+    let text = std::str::from_utf8(text.to_bytes().trim_ascii()).ok()?;
+    let whole = text.parse::<i64>().ok().map(|seconds| i128::from(seconds) * 1_000_000);
+    // The conversion to an integer saturates, and makes 0 of NaN.
+    whole.or_else(|| Some((text.parse::<f64>().ok()? * 1e6).round_ties_even() as i128))
 }
 
 fn read_interval(text: &CStr) -> Interval {
@@ -75,12 +84,14 @@ fn cache_ttl_out(ttl: i64) -> CString {
 /// # Errors
 /// 22023 unless positive.
 pub fn microseconds(interval: &Interval) -> i64 {
-    microseconds_of(interval).unwrap_or_else(|| {
-        Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "a time to live must be positive")
-            .detail(format!("It is {}.", shown(&interval.to_string())))
-            .hint("To remove an entry call cache_invalidate(); to keep it for ever use 'infinity'.")
-            .raise()
-    })
+    microseconds_of(interval).unwrap_or_else(|| not_positive(&interval.to_string()))
+}
+
+fn not_positive(value: &str) -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "a time to live must be positive")
+        .detail(format!("It is {}.", shown(value)))
+        .hint("To remove an entry call cache_invalidate(); to keep it for ever use 'infinity'.")
+        .raise()
 }
 
 /// The same for any interval; `None` unless positive. What is too long to count is infinite.
@@ -89,7 +100,11 @@ pub fn microseconds_of(interval: &Interval) -> Option<i64> {
 }
 
 fn microseconds_from(months: i32, days: i32, rest: i64) -> Option<i64> {
-    let total = (i128::from(months) * 30 + i128::from(days)) * i128::from(DAY) + i128::from(rest);
+    within_time((i128::from(months) * 30 + i128::from(days)) * i128::from(DAY) + i128::from(rest))
+}
+
+/// A time to live of so many microseconds; `None` unless positive.
+fn within_time(total: i128) -> Option<i64> {
     // PostgreSQL's own infinity is longer still than all of time.
     let finite = i64::try_from(total).ok().filter(|total| *total < END_OF_TIME);
     (total > 0).then_some(finite.unwrap_or(INFINITE))
@@ -101,6 +116,16 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn a_number_is_seconds_however_it_is_written(micros in 0..10_i64.pow(16), places in 0_usize..10) {
+            let (whole, fraction) = (micros / 1_000_000, micros % 1_000_000);
+            let zeros = "0".repeat(places);
+            for text in [format!("{whole}.{fraction:06}{zeros}"), format!(" +{micros}e-6 "), format!("{micros}{zeros}e-{}", places + 6)] {
+                prop_assert_eq!(read_seconds(&CString::new(text).unwrap()), Some(i128::from(micros)));
+            }
+            prop_assert_eq!(read_seconds(&CString::new(micros.to_string()).unwrap()), Some(i128::from(micros) * 1_000_000));
+        }
+
         /// Against arithmetic in floating point, which cannot overflow.
         #[test]
         fn a_time_to_live_is_positive_and_finite_within_time(months in any::<i32>(), days in any::<i32>(), rest in any::<i64>()) {

@@ -40,7 +40,7 @@ COMPUTE = {"cache_key(jsonb)", "cache_entry_digest(text,text)", "cache_current_u
            "cache_ttl_in(cstring)", "cache_ttl_out(cache_ttl)", "cache_ttl_from_interval(interval)"}
 WITH_CALLERS_RIGHTS = {
     "cache_lookup(uuid,text,text)", "cache_get(uuid,text,text)", "cache_lookup_many(uuid,text,text[])", "cache_search(uuid,text,jsonb,integer)",
-    "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,numeric,text,jsonb,uuid,text,integer,text,numeric,timestamp with time zone)",
+    "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamp with time zone)",
     "cache_upsert_many(jsonb)", "cache_touch(uuid,text,text,cache_ttl)", "cache_invalidate(uuid,text,text)",
     "cache_invalidate_content_type(uuid,text)", "cache_invalidate_where(uuid,jsonb)", "cache_invalidate_dependents(uuid,text)",
     "get_infinite_pages_analytics(uuid)", "user_cache_analytics()"}

@@ -1,5 +1,6 @@
 //! cache_upsert_many(): many entries in one call, all or none.
 
+use super::numbers::whole_number;
 use super::values::{Values, checked_content};
 use super::writer::{Writer, check_users, versions};
 use super::{Address, lock};
@@ -193,7 +194,7 @@ impl Raw {
         let address = Address::new(uuid("user_id")?, bytes("content_type"), bytes("cache_key"))?;
         let values = Values {
             content: checked_content(self.content)?,
-            ttl: self.read(position, "ttl", "a time to live such as \"7 days\" or \"infinity\"", ttl::parse),
+            ttl: self.read(position, "ttl", "a time to live such as \"7 days\", seconds or \"infinity\"", ttl::parse),
             expires_at: self.read(position, "expires_at", "a timestamp with time zone", parse_timestamp),
             metadata: self.metadata,
             token_cost: self.number("token_cost")?,
@@ -203,7 +204,7 @@ impl Raw {
             foundation_dependency: bytes("foundation_dependency"),
             priority_tier: match self.fields.get("priority_tier") {
                 None => None,
-                Some(text) => Some(text.parse().map_err(|_| {
+                Some(text) => Some(whole_number(text).ok_or_else(|| {
                     invalid(
                         "priority_tier must be 1 (high), 2 or 3 (low)",
                         format!("It is {}.", shown(text)),

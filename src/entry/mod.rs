@@ -6,6 +6,7 @@ mod invalidate;
 pub mod key;
 mod lock;
 mod lookup;
+mod numbers;
 mod probe;
 mod search;
 mod touch;

@@ -14,9 +14,11 @@ use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
+/// Stores an entry. SQL of 0.1.0 and 0.2.0 calls it itself, that of this version through
+/// [`numbers`](super::numbers).
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)] // the SQL function's arguments
-fn cache_upsert(
+pub fn cache_upsert(
     user_id: Option<Uuid>,
     content_type: Option<&[u8]>,
     cache_key: Option<&[u8]>,

@@ -125,7 +125,8 @@ fn in_script() -> bool {
 }
 
 /// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then what the extension has
-/// made is older than the transaction, and has privileges that an operator may have given. Nothing alters a cast.
+/// made is older than the transaction, and has privileges that an operator may have given. Nothing alters a cast; this
+/// one every version has.
 fn creating_extension(home: &Home) -> bool {
     if !in_script() {
         return false;
@@ -133,7 +134,7 @@ fn creating_extension(home: &Home) -> bool {
     let transaction = spi::run(
         Access::ReadLatest,
         "SELECT c.xmin::text::bigint FROM pg_cast c JOIN pg_type t ON t.oid = c.casttarget \
-         WHERE t.typnamespace = $1 AND t.typname = 'cache_ttl'",
+         WHERE t.typnamespace = $1 AND t.typname = 'cache_ttl' AND c.castsource = 'interval'::regtype",
         &[home.namespace.into()],
         |rows| rows.get::<i64>(0, 1).expect("a transaction id"),
     );
