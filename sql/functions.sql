@@ -37,7 +37,7 @@ CREATE CAST (double precision AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE FUNCTION @extschema@.cache_key(request jsonb) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_key_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
-    'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785). The same request gives the same key in every language';
+    'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785), where a number has all its digits. The same request gives the same key in every language';
 
 -- LEAKPROOF: it raises on no input, so row security may use it in an index condition. COST: a SHA-256 is
 -- dear beside a comparison, and a planner that knows this looks a key up by the index that holds the

@@ -25,5 +25,7 @@ CREATE FUNCTION @extschema@.cache_upsert(
     AS 'MODULE_PATHNAME', 'cache_upsert_with_doubles_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz) IS
     'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies';
+COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
+    'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785), where a number has all its digits. The same request gives the same key in every language';
 
 SELECT @extschema@.cache_setup();

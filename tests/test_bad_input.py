@@ -186,7 +186,6 @@ def test_content_above_the_limit(cache):
     *[(f"cache_search('{ALICE}', 't', '{metadata}')", "22023") for metadata in ("[]", "null", "1", '"tag"', '[{"tag": "a"}]')],
     *[(f"cache_search('{ALICE}', 't', '{{}}', {results})", "22023") for results in (0, -1, 1001, 2147483647, -2147483648)],
     ("cache_grant_tenant('')", "42704"), ("cache_grant_service('public')", "42704"),
-    ("cache_key('[1e400]')", "22003"), ("cache_key('{\"a\": -1e309}')", "22003"),
     (f"cache_key({DEEP})", "54001"), ("cache_key((repeat('{\"a\":', 200) || '1' || repeat('}', 200))::jsonb)", "54001"),
 ])
 def test_a_call_that_breaks_a_rule(cache, call, sqlstate):
@@ -196,6 +195,7 @@ def test_a_call_that_breaks_a_rule(cache, call, sqlstate):
 @pytest.mark.parametrize("sql, sqlstate", [
     (upsert(content="'\"\\u0000\"'"), "22P05"), (upsert(metadata="'{\"\\u0000\": 1}'"), "22P05"),
     ("SELECT cache_upsert_many('[{\"cache_key\": \"\\u0000\"}]')", "22P05"), ("SELECT cache_key('\"\\u0000\"')", "22P05"),
+    ("SELECT cache_key('[1e200000]')", "22003"), ("SELECT cache_key('{\"a\": -1e131072}')", "22003"),
     (upsert(content="'\"\\ud800\"'"), "22P02"), (upsert(content="'{'"), "22P02"), (upsert(user_id="'x'"), "22P02"),
     ("SELECT create_monthly_cache_partition('soon')", "22007"), ("SELECT drop_old_cache_partitions('x')", "22P02"),
     (upsert(content="(repeat('[', 1000000) || repeat(']', 1000000))::jsonb"), "54001"),

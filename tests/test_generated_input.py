@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+from decimal import Context, Decimal
 
 import psycopg
 import pytest
@@ -43,6 +44,10 @@ def written(value, dice):
     return json.dumps(value, ensure_ascii=dice.random() < 0.5)
 
 
+# Enough digits that nothing is rounded.
+LONG = Context(prec=5000, Emax=10 ** 6, Emin=-10 ** 6)
+
+
 def key_of(canonical):
     return hashlib.sha256(canonical).hexdigest()
 
@@ -55,16 +60,58 @@ def test_a_key_is_that_of_another_implementation(connection, value, seed):
         assert connection.execute("SELECT cache_key(%s::text::jsonb)", (notation,)).fetchone()[0] == key_of(rfc8785.dumps(value))
 
 
-@CASES
-@given(st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
-def test_a_number_is_the_nearest_double(connection, number):
-    """Of however many digits. What is larger than any is refused."""
+numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+
+
+def canonical_number(number):
+    """What the key of a number is made of: the form of RFC 8785 if its double prints back the number, else its own digits in the layout of
+    ECMAScript's Number::toString."""
+    sign, digits, exponent = number.normalize(LONG).as_tuple()
+    if not number:
+        return "0"
     nearest = float(number)
-    if abs(nearest) == float("inf"):
-        with pytest.raises(psycopg.errors.NumericValueOutOfRange):
-            connection.execute("SELECT cache_key(%s::text::jsonb)", (f"[{number}]",))
+    if abs(nearest) != float("inf") and Decimal(repr(nearest)) == number:
+        return rfc8785.dumps(nearest).decode()
+    digits = "".join(map(str, digits))
+    point = len(digits) + exponent
+    if -6 < point <= 21:
+        written = f"{abs(number):f}"
+        written = written.rstrip("0").rstrip(".") if "." in written else written
     else:
-        assert connection.execute("SELECT cache_key(%s::text::jsonb)", (f"[{number}]",)).fetchone()[0] == key_of(rfc8785.dumps([nearest]))
+        written = digits[0] + ("." + digits[1:] if digits[1:] else "") + f"e{point - 1:+d}"
+    return "-" * sign + written
+
+
+@st.composite
+def notations_of_a_number(draw):
+    """A number, and another notation of it: the point elsewhere, or more zeros."""
+    number = draw(numbers)
+    if draw(st.booleans()):
+        number = draw(st.floats(allow_nan=False, allow_infinity=False).map(repr))
+    sign, digits, exponent = Decimal(number).as_tuple()
+    zeros = draw(st.integers(0, 5))
+    shift = draw(st.integers(-5, 5))
+    return number, f"{'-' * sign}{(''.join(map(str, digits)) + '0' * zeros).lstrip('0') or '0'}e{exponent - zeros}", \
+        f"{Decimal(number).scaleb(-shift, LONG):f}e{shift}"
+
+
+@CASES
+@given(notations_of_a_number())
+def test_a_number_has_its_own_key_in_every_notation(connection, notations):
+    expected = key_of(f"[{canonical_number(Decimal(notations[0]))}]".encode())
+    for number in notations:
+        assert Decimal(number) == Decimal(notations[0])
+        assert connection.execute("SELECT cache_key(%s::text::jsonb)", (f"[{number}]",)).fetchone()[0] == expected
+
+
+@CASES
+@given(numbers, st.integers(-10, 10), st.integers(-60, 10))
+def test_two_numbers_have_one_key_if_they_are_equal(connection, number, difference, place):
+    """Also where they differ in a digit that no double has."""
+    one = Decimal(number)
+    other = LONG.add(one, Decimal(difference).scaleb(place, LONG))
+    keys = [connection.execute("SELECT cache_key(%s::text::jsonb)", (f'{{"n": {n}}}',)).fetchone()[0] for n in (one, other)]
+    assert (keys[0] == keys[1]) == (one == other)
 
 
 # ── batches ──────────────────────────────────────────────────────────────────────────────────────
