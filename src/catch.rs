@@ -3,15 +3,63 @@
 #![allow(unsafe_code)]
 
 use crate::error::Refusal;
+use core::fmt;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
 
-/// Runs `f` in a subtransaction. If it raises, all it did is undone and the error's message is returned; a
-/// cancelled query and a terminated backend are raised on.
-pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    in_subtransaction(f).map_err(|error| message_of(*error))
+/// What a caught error said.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Caught {
+    pub fn new(error: &CaughtError) -> Self {
+        let report = report_of(error);
+        Self {
+            code: report.sql_error_code(),
+            message: report.message().to_string(),
+            detail: report.detail().map(str::to_string),
+            hint: report.hint().map(str::to_string),
+        }
+    }
+}
+
+/// In one line, as logs of maintenance have it.
+impl fmt::Display for Caught {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, sqlstate(self.code))?;
+        let mut end = ".";
+        for (name, text) in [("DETAIL", &self.detail), ("HINT", &self.hint)] {
+            if let Some(text) = text {
+                write!(f, "{end} {name}: {text}")?;
+                end = "";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The five characters of a code, which has six bits for each.
+fn sqlstate(code: PgSqlErrorCode) -> String {
+    (0..5).map(|place| char::from(b'0' + ((code as usize >> (6 * place)) & 0x3f) as u8)).collect()
+}
+
+/// Runs `f` in a subtransaction. If it raises, all it did is undone and the error is returned; a cancelled query
+/// and a terminated backend are raised on.
+pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
+    in_subtransaction(f).map_err(|error| {
+        let caught = Caught::new(&error);
+        if matches!(caught.code, PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN) {
+            error.rethrow();
+        }
+        caught
+    })
 }
 
 /// The same; `None` when a lock could not be had in time, and every other error is raised on.
@@ -49,15 +97,6 @@ fn in_subtransaction<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
     }
 }
 
-fn message_of(error: CaughtError) -> String {
-    let report = report_of(&error);
-    let code = report.sql_error_code();
-    if matches!(code, PgSqlErrorCode::ERRCODE_QUERY_CANCELED | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN) {
-        error.rethrow();
-    }
-    report.message().to_string()
-}
-
 /// Runs `f`; if it raises an error with this code and `explain` returns one, that is raised instead.
 pub fn translate<T>(code: PgSqlErrorCode, f: impl FnOnce() -> T, explain: impl Fn() -> Option<Refusal>) -> T {
     let explain = AssertUnwindSafe(explain);
@@ -82,11 +121,6 @@ pub fn translate_any<T>(f: impl FnOnce() -> T, explain: impl Fn(PgSqlErrorCode, 
             explain(report.sql_error_code(), report.message()).raise()
         })
         .execute()
-}
-
-/// The message of an error, as it is shown.
-pub fn text_of(error: &CaughtError) -> String {
-    report_of(error).message().to_string()
 }
 
 /// Whether an error is that of a cancelled statement.

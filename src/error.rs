@@ -1,7 +1,8 @@
 //! Errors that a user can act on: the rule, the value, and the way out.
 
+use core::panic::Location;
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, function_name, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 /// An error about to be raised. `detail` says which rule was broken by which value, `hint` what to do.
 #[must_use = "an error does nothing until it is raised"]
@@ -11,8 +12,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// The error's location is the caller's, as far as Rust knows it: the file and the line. PostgreSQL shows no directory of
+    /// the file, so the whole path stands where the function's name would.
+    #[track_caller]
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
-        Self { report: Box::new(ErrorReport::new(code, message.into(), function_name!())) }
+        Self { report: Box::new(ErrorReport::new(code, message.into(), Location::caller().file())) }
     }
 
     pub fn detail(self, detail: impl Into<String>) -> Self {
@@ -37,6 +41,15 @@ impl Refusal {
         self.report.report(PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }
+}
+
+/// Warns the client. CREATE EXTENSION hides whatever is less than a WARNING.
+#[track_caller]
+pub fn warn(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message.into(), Location::caller().file())
+        .set_detail(detail)
+        .set_hint(hint)
+        .report(PgLogLevel::WARNING);
 }
 
 /// Refuses to read a column that is of another type than the function needs: its owner has changed the table.

@@ -120,7 +120,7 @@ def test_what_plans_do_tell(crowded):
 # ── errors and waiting ───────────────────────────────────────────────────────────────────────────
 
 FIELDS = ("sqlstate", "message_primary", "message_detail", "message_hint", "context", "schema_name", "table_name", "column_name",
-          "datatype_name", "constraint_name", "internal_query")
+          "datatype_name", "constraint_name", "internal_query", "source_file", "source_line", "source_function")
 
 
 def whole_error(connection, statement, user):

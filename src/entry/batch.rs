@@ -163,9 +163,6 @@ impl Raw {
     }
 
     fn checked(&self, position: usize, now: i64) -> Result<(Address<'_>, Values<'_>), Refusal> {
-        let invalid = |message: &str, detail: String, hint: &str| {
-            Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).detail(detail).hint(hint)
-        };
         if self.kind != "object" {
             let detail = format!("It is of type {}.", self.kind);
             return Err(invalid(
@@ -249,6 +246,11 @@ impl Raw {
             },
         ))
     }
+}
+
+#[track_caller]
+fn invalid(message: &str, detail: String, hint: &str) -> Refusal {
+    Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).detail(detail).hint(hint)
 }
 
 #[allow(unsafe_code)]

@@ -110,6 +110,7 @@ fn checked_text<'a>(name: &str, value: Option<&'a [u8]>, limit: usize, hint: &st
 }
 
 /// An argument that must not be NULL.
+#[track_caller]
 pub fn missing(name: &str) -> Refusal {
     Refusal::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be NULL"))
         .detail(format!("The argument {name} is NULL."))

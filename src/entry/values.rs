@@ -40,10 +40,16 @@ pub fn checked_content(content: Option<RawJsonb>) -> Result<RawJsonb, Refusal> {
     Ok(content)
 }
 
+#[track_caller]
 fn too_large(name: &str, limit: usize, size: usize) -> Refusal {
     Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("{name} is too large"))
         .detail(format!("The limit is {limit} bytes, the value has {size}."))
         .hint("Store it in parts, or raise infinite_pages_cache.max_content_bytes.")
+}
+
+#[track_caller]
+fn invalid(rule: &str, value: String, hint: &str) -> Result<(), Refusal> {
+    Err(Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, rule).detail(value).hint(hint))
 }
 
 impl Values<'_> {
@@ -52,19 +58,16 @@ impl Values<'_> {
     /// # Errors
     /// 22023 with the rule and the value.
     pub fn check(&self, now: i64) -> Result<(), Refusal> {
-        let refuse = |rule: &str, value: String, hint: &str| {
-            Err(Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, rule).detail(value).hint(hint))
-        };
         if let Some(expires_at) = self.expires_at {
             if self.ttl.is_some() {
-                return refuse(
+                return invalid(
                     "ttl and expires_at cannot both be given",
                     "Each of them decides when the entry expires.".into(),
                     "Pass one of the two.",
                 );
             }
             if expires_at <= now {
-                return refuse(
+                return invalid(
                     "expires_at must lie in the future",
                     format!("It is {}.", show_timestamp(expires_at)),
                     "To remove an entry call cache_invalidate().",
@@ -72,7 +75,7 @@ impl Values<'_> {
             }
         }
         if let Some(tier) = self.priority_tier.filter(|tier| !(1..=3).contains(tier)) {
-            return refuse("priority_tier must be 1 (high), 2 or 3 (low)", format!("It is {tier}."), "Pass 1, 2 or 3.");
+            return invalid("priority_tier must be 1 (high), 2 or 3 (low)", format!("It is {tier}."), "Pass 1, 2 or 3.");
         }
         let limit = settings::MAX_CONTENT_BYTES.get() as usize;
         for (name, size) in [
@@ -89,7 +92,7 @@ impl Values<'_> {
         if let Some(cost) = self.token_cost.as_ref().filter(|cost| {
             !is_finite(cost) || **cost < AnyNumeric::from(0) || **cost > AnyNumeric::from(MOST_OF_AN_ANSWER)
         }) {
-            return refuse(
+            return invalid(
                 "token_cost must lie between 0 and 10^9",
                 format!("It is {}.", shown(&cost.to_string())),
                 "Pass what generating the answer cost, in a unit of which that is a sensible number.",
@@ -100,7 +103,7 @@ impl Values<'_> {
             .as_ref()
             .filter(|score| !is_finite(score) || **score < AnyNumeric::from(0) || **score > AnyNumeric::from(10))
         {
-            return refuse(
+            return invalid(
                 "reuse_score must lie between 0 and 10",
                 format!("It is {}.", shown(&score.to_string())),
                 "Leave it out for the default of 5.",

@@ -107,7 +107,7 @@ fn run_step(home: &Home, step: &Step) -> Row {
             None => (step.run)(home, &turn),
         })
     });
-    let outcome = result.unwrap_or_else(Outcome::failure);
+    let outcome = result.unwrap_or_else(|caught| Outcome::failure(caught.to_string()));
     Row {
         step: step.name.into(),
         status: if outcome.failed { "failed" } else { "ok" },

@@ -157,9 +157,9 @@ fn premake(home: &Home, table: Table, turn: &dyn Turn) -> Outcome {
                 turn.let_go();
             }
             Ok(false) => {}
-            Err(message) => {
+            Err(caught) => {
                 outcome.failed = true;
-                outcome.detail.get_or_insert(message);
+                outcome.detail.get_or_insert(caught.to_string());
             }
         }
     }

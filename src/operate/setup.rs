@@ -7,7 +7,7 @@ use super::grants;
 use super::policies::ensure_policies;
 use super::upgrade::upgrade;
 use crate::advisory::{self, Class};
-use crate::error::Refusal;
+use crate::error::{Refusal, warn};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
 use crate::owner;
 use crate::partition::create::{Table, create, wanted_months};
@@ -15,9 +15,8 @@ use crate::partition::secure;
 use crate::spi::{self, Access};
 use crate::statistics::counters;
 use crate::worker;
-use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{PgLogLevel, function_name, pg_sys};
 
 /// The tables and the statements that make them.
 const TABLES: [(&str, &str); 7] = [
@@ -77,12 +76,11 @@ fn set_up(home: &Home) {
 
 /// Without shared memory the cache works; who installs it should know what does not.
 fn say_what_is_missing() {
-    // CREATE EXTENSION hides whatever is less than a WARNING.
-    let code = PgSqlErrorCode::ERRCODE_WARNING;
-    ErrorReport::new(code, "infinite_pages_cache is not preloaded", function_name!())
-        .set_detail("Lookups are not counted, and no worker maintains the cache.")
-        .set_hint("Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.")
-        .report(PgLogLevel::WARNING);
+    warn(
+        "infinite_pages_cache is not preloaded",
+        "Lookups are not counted, and no worker maintains the cache.",
+        "Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.",
+    );
 }
 
 /// # Errors

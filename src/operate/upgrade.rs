@@ -2,12 +2,11 @@
 //! UPDATE and a restored dump alike. Every row stays; a value that a new constraint refuses becomes the nearest one that
 //! it allows, and where there is none the constraint is for new rows only.
 
+use crate::error::warn;
 use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, STATISTICS};
 use crate::owner;
 use crate::spi::{self, Access};
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
-use pgrx::{PgLogLevel, function_name, pg_sys};
+use pgrx::pg_sys;
 
 /// The limit of token_cost in 0.1.0, as the catalog shows it. A table whose constraint has it was made by that version;
 /// one that existing clients have brought has no constraints of ours, and gets none.
@@ -211,11 +210,4 @@ fn renew_comment(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::
     if let Some(comment) = renewed {
         spi::execute(&format!("COMMENT ON COLUMN {}.{name}.{column} IS {comment}", home.schema));
     }
-}
-
-fn warn(message: String, detail: String, hint: String) {
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, function_name!())
-        .set_detail(detail)
-        .set_hint(hint)
-        .report(PgLogLevel::WARNING);
 }

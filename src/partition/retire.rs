@@ -3,7 +3,7 @@
 use super::catalog::{Partition, forget_partitions, partitions_of, qualified_name};
 use super::create::Table;
 use super::month::Month;
-use crate::catch;
+use crate::catch::{self, Caught};
 use crate::clock::{month_of, now};
 use crate::entry::same_entry;
 use crate::error::Refusal;
@@ -106,7 +106,7 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
                 // Somebody has dropped it, or detached it, to keep it.
                 Ok(partitions) if !partitions.contains(&partition.oid) => continue,
                 Ok(_) => drop_unless_busy(home, table, &partition, include_live),
-                Err(message) => Err(message.clone()),
+                Err(caught) => Err(caught.clone()),
             };
             match outcome {
                 Ok(Some(bytes)) => {
@@ -115,9 +115,9 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
                     one.detail = "dropped".into();
                 }
                 Ok(None) => one.detail = "kept: an entry came to life while it was locked".into(),
-                Err(message) => {
+                Err(caught) => {
                     one.busy = true;
-                    one.detail = format!("kept: {message}");
+                    one.detail = format!("kept: {caught}");
                 }
             }
         }
@@ -130,7 +130,7 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
 /// wait, which is why it is bounded; nobody new can lock a partition once it is over. Who waits for a
 /// row that this transaction has deleted may be the one it waits for: then it looks for the deadlock
 /// first, and gives up, before the other one looks. Returns the partitions that the locked table has.
-fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<Vec<pg_sys::Oid>, String> {
+fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<Vec<pg_sys::Oid>, Caught> {
     catch::attempt(|| {
         let sql = format!("LOCK TABLE ONLY {}.{} IN ACCESS EXCLUSIVE MODE", home.schema, table.name());
         with_setting(c"lock_timeout", &format!("{wait}ms"), || {
@@ -149,7 +149,7 @@ fn drop_unless_busy(
     table: Table,
     partition: &Partition,
     include_live: bool,
-) -> Result<Option<i64>, String> {
+) -> Result<Option<i64>, Caught> {
     catch::attempt(|| {
         let name = qualified_name(partition.oid);
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE NOWAIT");

@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use super::databases;
-use crate::{catch, compat};
+use crate::catch::{self, Caught};
+use crate::compat;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -18,7 +19,7 @@ thread_local! {
 }
 
 /// Runs `f` in a transaction, in which [`commit_and_begin`] may be called. If it raises, or takes longer than it
-/// may, the transaction is rolled back and the error's message is returned.
+/// may, the transaction is rolled back and what the error said is returned.
 pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Result<T, String> {
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
         begin(role, longest);
@@ -27,7 +28,7 @@ pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Re
         Ok(value)
     }))
     .catch_others(|error| Err(text_of(&error)))
-    .catch_rust_panic(|error| Err(catch::text_of(&error)))
+    .catch_rust_panic(|error| Err(text_of(&error)))
     .execute();
     if result.is_err() {
         // SAFETY: ends whatever is left of the transaction, and gives the process back its own user.
@@ -37,13 +38,13 @@ pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Re
     result
 }
 
-/// The message of an error: the server's own would name a setting that has nothing to do with it.
+/// What an error said: the server's own would name a setting that has nothing to do with it.
 fn text_of(error: &CaughtError) -> String {
     match CURRENT.get() {
         Some((began, longest)) if catch::is_cancellation(error) && began.elapsed() >= longest => {
             format!("cancelled, since its transaction took longer than {} seconds", longest.as_secs())
         }
-        _ => catch::text_of(error),
+        _ => Caught::new(error).to_string(),
     }
 }
 
