@@ -1,6 +1,11 @@
 -- From 0.2.0 to 0.3.0. The tables, which are no members of the extension, cache_setup() brings to the shape of this
 -- version, also after the restore of an old dump.
 
+-- A function whose arguments or columns have changed is renamed, and created anew. Then cache_replace() gives the new one the owner,
+-- the grants and an operator's comment of the old one, which it drops; it refuses while anything of a user's depends on that.
+CREATE FUNCTION @extschema@.cache_replace(old regprocedure, new regprocedure, released_comment text) RETURNS void
+    LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'cache_replace_wrapper';
+
 -- A time to live takes a number of seconds.
 CREATE CAST (smallint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE CAST (integer AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
@@ -12,8 +17,8 @@ COMMENT ON TYPE @extschema@.cache_ttl IS
     'Time to live: any interval (a month counts 30 days, a day 24 hours), a number of seconds, or infinity';
 COMMENT ON FUNCTION @extschema@.cache_ttl_in(cstring) IS 'Reads a time to live: an interval, a number of seconds, or infinity';
 
--- replaced: cache_upsert
-DROP FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz);
+ALTER FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz)
+    RENAME TO replaced_cache_upsert;
 CREATE FUNCTION @extschema@.cache_upsert(
         user_id uuid, content_type text, cache_key text, content jsonb,
         ttl @extschema@.cache_ttl DEFAULT NULL, metadata jsonb DEFAULT NULL, token_cost double precision DEFAULT NULL,
@@ -25,7 +30,12 @@ CREATE FUNCTION @extschema@.cache_upsert(
     AS 'MODULE_PATHNAME', 'cache_upsert_with_doubles_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz) IS
     'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies';
+SELECT @extschema@.cache_replace('replaced_cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz)',
+    'cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz)',
+    'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies');
 COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
     'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785), where a number has all its digits. The same request gives the same key in every language';
+
+DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
 
 SELECT @extschema@.cache_setup();
