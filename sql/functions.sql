@@ -74,10 +74,10 @@ CREATE FUNCTION @extschema@.cache_lookup_many(user_id uuid, content_type text, c
 COMMENT ON FUNCTION @extschema@.cache_lookup_many(uuid, text, text[]) IS
     'One row for each requested key, in the order of the request; content is NULL for a miss. Writes nothing';
 
-CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metadata jsonb, max_results integer DEFAULT 10)
+CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metadata jsonb DEFAULT '{}', max_results integer DEFAULT 10)
     RETURNS TABLE (id uuid, cache_key text, content jsonb, metadata jsonb, reuse_score numeric,
                    created_at timestamptz, expires_at timestamptz, age interval, token_cost numeric,
-                   priority_tier integer, story_id uuid, foundation_dependency text)
+                   priority_tier integer, story_id uuid, foundation_dependency text, hit_count bigint)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_search';
 COMMENT ON FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer) IS

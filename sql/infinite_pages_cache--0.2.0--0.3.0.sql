@@ -38,4 +38,15 @@ COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
 
 DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
 
+-- replaced: cache_search
+DROP FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer);
+CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metadata jsonb DEFAULT '{}', max_results integer DEFAULT 10)
+    RETURNS TABLE (id uuid, cache_key text, content jsonb, metadata jsonb, reuse_score numeric,
+                   created_at timestamptz, expires_at timestamptz, age interval, token_cost numeric,
+                   priority_tier integer, story_id uuid, foundation_dependency text, hit_count bigint)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_search';
+COMMENT ON FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer) IS
+    'A user''s live entries of a content type whose metadata contains the given object, by reuse_score and then the newest first. Writes nothing';
+
 SELECT @extschema@.cache_setup();

@@ -38,25 +38,54 @@ pub(crate) use set_returning;
 /// statement may have further columns, for `run` itself.
 pub fn materialize(fcinfo: pg_sys::FunctionCallInfo, run: impl FnOnce(&dyn Fn(&Rows))) {
     let (store, description) = result_set(fcinfo);
-    run(&|rows| {
-        // SAFETY: the tuple table belongs to the open SPI connection; its tuples have the columns of the
-        // result, which is checked first.
-        unsafe {
-            let table = rows.raw();
-            check_columns((*table).tupdesc, description);
-            let columns = (*(*table).tupdesc).natts as usize;
-            let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![false; columns]);
-            for row in 0..rows.count() {
-                let tuple = *(*table).vals.add(row as usize);
-                if columns == (*description).natts as usize {
-                    pg_sys::tuplestore_puttuple(store, tuple);
-                } else {
-                    pg_sys::heap_deform_tuple(tuple, (*table).tupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
-                    pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
-                }
+    run(&|rows| put(rows, store, description, None));
+}
+
+/// The same with a column (the first is 1) whose value in each row `value` gives. A function that was declared by
+/// an older version may lack it.
+pub fn materialize_with(
+    fcinfo: pg_sys::FunctionCallInfo,
+    column: i32,
+    value: impl Fn(&Rows, u64) -> Option<pg_sys::Datum>,
+    run: impl FnOnce(&dyn Fn(&Rows)),
+) {
+    let (store, description) = result_set(fcinfo);
+    // SAFETY: the description is that of the function's result.
+    let replaced = (unsafe { (*description).natts } >= column).then_some((column, &value as &Value));
+    run(&|rows| put(rows, store, description, replaced));
+}
+
+/// What gives a column's value in a row of a statement, `None` for NULL.
+type Value<'a> = dyn Fn(&Rows, u64) -> Option<pg_sys::Datum> + 'a;
+
+fn put(
+    rows: &Rows,
+    store: *mut pg_sys::Tuplestorestate,
+    description: pg_sys::TupleDesc,
+    replaced: Option<(i32, &Value)>,
+) {
+    // SAFETY: the tuple table belongs to the open SPI connection; its tuples have the columns of the
+    // result, which is checked first.
+    unsafe {
+        let table = rows.raw();
+        check_columns((*table).tupdesc, description);
+        let columns = (*(*table).tupdesc).natts as usize;
+        let (mut values, mut nulls) = (vec![pg_sys::Datum::null(); columns], vec![false; columns]);
+        for row in 0..rows.count() {
+            let tuple = *(*table).vals.add(row as usize);
+            if columns == (*description).natts as usize && replaced.is_none() {
+                pg_sys::tuplestore_puttuple(store, tuple);
+                continue;
             }
+            pg_sys::heap_deform_tuple(tuple, (*table).tupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            if let Some((column, value)) = replaced {
+                let (value, place) = (value(rows, row), column as usize - 1);
+                nulls[place] = value.is_none();
+                values[place] = value.unwrap_or(pg_sys::Datum::null());
+            }
+            pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
         }
-    });
+    }
 }
 
 /// Makes rows of values the result of the function, `None` for NULL; `rows` hands over each by calling what it

@@ -1,5 +1,8 @@
 """The library of this version serves the SQL of a released one, until ALTER EXTENSION UPDATE."""
 
+from datetime import timedelta
+from decimal import Decimal
+
 import pytest
 
 from conftest import ALICE, BOB, sqlstate_of, temporary_roles
@@ -88,6 +91,28 @@ def test_this_library_serves_the_sql_of_an_old_version(cluster, known, version):
         refused = sqlstate_of(lambda: connection.execute(f"SELECT cache_upsert('{ALICE}', 't', 'new', '1', token_cost => 5e12)"))
         assert refused.sqlstate == "22023"
     database.drop()
+
+
+def test_signatures_that_have_changed_since_0_2_0_are_served(empty_database):
+    empty_database.execute("CREATE EXTENSION infinite_pages_cache VERSION '0.2.0'")
+    search = f"SELECT * FROM cache_search('{ALICE}', 't', '{{}}')"
+    with empty_database.connect() as connection:
+        types = "SELECT pg_get_function_identity_arguments('cache_upsert'::regproc) LIKE '%token_cost numeric%reuse_score numeric%'"
+        assert connection.execute(types).fetchone() == (True,)
+        for version in ("0.2.0", "this one"):
+            connection.execute(f"SELECT cache_upsert('{ALICE}', 't', 'k', '1', ttl => '3600', token_cost => 0.0123, reuse_score => 7.55)")
+            connection.execute(f"SELECT cache_lookup('{ALICE}', 't', 'k')")
+            found = connection.execute(search)
+            [row] = found.fetchall()
+            names = [column.name for column in found.description]
+            assert names[:2] + names[11:] == ["id", "cache_key", "foundation_dependency"] + ["hit_count"] * (version == "this one")
+            row = dict(zip(names, row))
+            assert (row["token_cost"], row["reuse_score"]) == (Decimal("0.0123"), Decimal("7.6")) and row["expires_at"] - row["created_at"] == timedelta(hours=1)
+            assert row.get("hit_count", 2) == 2
+            connection.execute(UPDATE)
+        # The same session, with the new signature.
+        connection.execute(f"SELECT cache_upsert('{ALICE}', 't', 'k', '1', ttl => 3600::smallint, token_cost => 0.5::float8)")
+        assert connection.execute(types).fetchone() == (False,)
 
 
 @pytest.mark.parametrize("acting", [None, ALICE])

@@ -26,6 +26,21 @@ INSERT = (f"INSERT INTO {CACHE} (id, user_id, content_type, cache_key, content, 
 INDEX = "user_id_content_type_idx"
 
 
+@pytest.fixture(scope="module")
+def counting_server():
+    cluster = counting_cluster()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def counting(counting_server):
+    """A database in which hits wait in memory."""
+    database = Database(counting_server)
+    yield database
+    database.drop()
+
+
 def search(connection, metadata, user=ALICE, content_type="t", limit=10, sql=SEARCH):
     return [row[0] for row in connection.execute(sql, (user, content_type, json.dumps(metadata), limit))]
 
@@ -77,7 +92,7 @@ def expected(rows, now, user, content_type, part, limit):
         if address not in newest or row["created_at"] > newest[address]["created_at"]:
             newest[address] = row
     found = [row for row in newest.values() if (row["user"], row["type"]) == (user, content_type) and row["expires_at"] > now
-             and row["metadata"] is not None and contains(row["metadata"], part)]
+             and (not part if row["metadata"] is None else contains(row["metadata"], part))]
     found.sort(key=lambda row: (-(row["score"] if row["score"] is not None else -1), -row["created_at"].timestamp(), row["id"].bytes))
     return [row["id"] for row in found[:limit]]
 
@@ -127,12 +142,36 @@ def test_a_result_has_what_cache_get_has(database):
     with database.connect() as connection:
         upsert(connection, '{"a": [1]}', (ALICE, "t", "k"), metadata='{"genre": "noir", "n": 1}', token_cost=Decimal("2.5"), priority_tier=1, reuse_score=Decimal("7.5"),
                story_id=BOB, foundation_dependency="f", ttl="1 day")
-        shared = "id, content, metadata, created_at, expires_at, token_cost, priority_tier, story_id, foundation_dependency"
-        [got] = connection.execute(f"SELECT {shared} FROM cache_get(%s, 't', 'k')", (ALICE,)).fetchall()
+        shared = "id, content, metadata, created_at, expires_at, hit_count, token_cost, priority_tier, story_id, foundation_dependency"
+        # First, since to get it is a hit.
         [found] = connection.execute(f"SELECT {shared} FROM cache_search(%s, 't', '{{\"n\": 1}}')", (ALICE,)).fetchall()
+        [got] = connection.execute(f"SELECT {shared} FROM cache_get(%s, 't', 'k')", (ALICE,)).fetchall()
         assert found == got and got[1] == {"a": [1]} and got[-1] == "f"
         [(key, score, age)] = connection.execute("SELECT cache_key, reuse_score, age FROM cache_search(%s, 't', '{}')", (ALICE,)).fetchall()
         assert (key, score) == ("k", Decimal("7.5")) and timedelta(0) <= age < timedelta(minutes=5)
+
+
+def test_all_entries_of_a_type_unless_told_otherwise_also_those_without_metadata(database):
+    with database.connect() as connection:
+        connection.execute(INSERT, (uuid.uuid4(), ALICE, "t", "none", "1", None, 9, "now", "infinity"))
+        insert(connection, "empty", metadata={}, score=8)
+        insert(connection, "some", metadata={"genre": "noir"}, score=7)
+        for call in ("cache_search(%s, 't')", "cache_search(user_id => %s, content_type => 't')", "cache_search(%s, 't', '{}')",
+                     "cache_search(user_id => %s, content_type => 't', max_results => 3)"):
+            assert connection.execute(f"SELECT cache_key, metadata FROM {call}", (ALICE,)).fetchall() == [("none", None), ("empty", {}), ("some", {"genre": "noir"})]
+        assert search(connection, {"genre": "noir"}) == ["some"]
+        # In plain SQL a row without metadata contains nothing.
+        assert search(connection, {}, sql=PLAIN) == ["empty", "some"]
+
+
+def test_a_row_without_metadata_decides_like_any_other(database):
+    """The newest version counts: what an older one had is gone."""
+    with database.connect() as connection:
+        connection.execute(f"SELECT create_monthly_cache_partition('{month(-1)}')")
+        insert(connection, "k", month(-1), metadata={"genre": "noir"})
+        connection.execute(INSERT, (uuid.uuid4(), ALICE, "t", "k", "1", None, 5, month(0), "infinity"))
+        assert search(connection, {"genre": "noir"}) == []
+        assert connection.execute("SELECT metadata FROM cache_search(%s, 't')", (ALICE,)).fetchall() == [(None,)]
 
 
 def test_ten_unless_told_otherwise_the_best_first(database):
@@ -144,6 +183,57 @@ def test_ten_unless_told_otherwise_the_best_first(database):
         named = "SELECT cache_key FROM cache_search(user_id => %s, content_type => 't', metadata => '{\"g\": 1}')"
         assert [key for (key,) in connection.execute(named, (ALICE,))] == best[:10]
         assert search(connection, {"g": 1}, limit=1) == ["k29"]
+
+
+def test_hits_show_as_in_cache_get(counting):
+    """Those that are stored and those that still wait in memory."""
+    with counting.connect() as connection:
+        for number in range(5):
+            upsert(connection, "1", (ALICE, "t", f"k{number}"), reuse_score=number)
+        upsert(connection, "1", (BOB, "t", "k1"))
+
+        def shown():
+            return dict(connection.execute("SELECT cache_key, hit_count FROM cache_search(%s, 't')", (ALICE,)).fetchall())
+
+        expected = dict.fromkeys((f"k{number}" for number in range(5)), 0)
+        assert shown() == expected
+        for _ in range(2):
+            for number in range(1, 5):
+                for _ in range(number):
+                    lookup(connection, (ALICE, "t", f"k{number}"))
+                expected[f"k{number}"] += number
+                lookup(connection, (BOB, "t", "k1"))
+            assert shown() == expected
+            connection.execute("SELECT * FROM cache_flush_statistics()")
+            assert shown() == expected
+        # A flush that is rolled back has stored nothing.
+        lookup(connection, (ALICE, "t", "k0"))
+        with connection.transaction(force_rollback=True):
+            connection.execute("SELECT * FROM cache_flush_statistics()")
+            assert shown() == expected | {"k0": 1}
+        assert shown() == expected | {"k0": 1}
+        got = {key: connection.execute("SELECT hit_count FROM cache_get(%s, 't', %s)", (ALICE, key)).fetchone()[0] for key in expected}
+        assert got == expected | {"k0": 1}
+        # A count stops at the greatest bigint, and one that is unknown is none. (The gets were hits.)
+        connection.execute(f"ALTER TABLE {CACHE} ALTER COLUMN hit_count DROP NOT NULL")
+        connection.execute(f"UPDATE {CACHE} SET hit_count = CASE cache_key WHEN 'k4' THEN {2 ** 63 - 2} WHEN 'k0' THEN NULL ELSE hit_count END")
+        for _ in range(3):
+            lookup(connection, (ALICE, "t", "k4"))
+        assert (shown()["k4"], shown()["k0"]) == (2 ** 63 - 1, 2)
+        assert [connection.execute("SELECT hit_count FROM cache_get(%s, 't', %s)", (ALICE, key)).fetchone()[0] for key in ("k4", "k0")] == [2 ** 63 - 1, 2]
+
+
+def test_a_tenant_sees_the_hits_of_her_entries(counting):
+    with temporary_roles(counting.cluster, "authenticated"), counting.connect() as connection:
+        connection.execute("SELECT cache_grant_tenant('authenticated')")
+        for user in (ALICE, BOB):
+            upsert(connection, "1", (user, "t", "k"))
+        for _ in range(3):
+            lookup(connection, (BOB, "t", "k"))
+        lookup(connection, (ALICE, "t", "k"))
+        for caller, hits in ((ALICE, 1), (BOB, 3)):
+            with acting(connection, caller):
+                assert connection.execute("SELECT hit_count FROM cache_search(%s, 't')", (caller,)).fetchall() == [(hits,)]
 
 
 def test_an_expired_entry_is_never_found(database):
@@ -210,20 +300,15 @@ def test_with_the_cache_off_nothing_is_found(database):
         assert search(connection, {}) == ["k"]
 
 
-def test_a_search_counts_as_no_lookup_and_the_lookup_after_it_does():
-    cluster = counting_cluster()
-    try:
-        database = Database(cluster)
-        with database.connect() as connection:
-            upsert(connection, "1", (ALICE, "t", "k"), token_cost=3)
-            for _ in range(5):
-                assert search(connection, {}) == ["k"]
-                assert search(connection, {"no": "such"}) == []
-            assert counters(database, "hits", "misses") == {}
-            assert lookup(connection, (ALICE, "t", search(connection, {})[0])) == 1
-            assert counters(database, "hits", "misses") == {"t": {"hits": 1}}
-    finally:
-        cluster.remove()
+def test_a_search_counts_as_no_lookup_and_the_lookup_after_it_does(counting):
+    with counting.connect() as connection:
+        upsert(connection, "1", (ALICE, "t", "k"), token_cost=3)
+        for _ in range(5):
+            assert search(connection, {}) == ["k"]
+            assert search(connection, {"no": "such"}) == []
+        assert counters(counting, "hits", "misses") == {}
+        assert lookup(connection, (ALICE, "t", search(connection, {})[0])) == 1
+        assert counters(counting, "hits", "misses") == {"t": {"hits": 1}}
 
 
 @pytest.mark.parametrize("metadata, limit, sqlstate, value", [

@@ -91,7 +91,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         format!(
             "SELECT id, content, metadata, created_at, expires_at, \
                     CASE WHEN isfinite(created_at) THEN clock_timestamp() - created_at END, \
-                    least(hit_count::numeric + $5, 9223372036854775807)::bigint, \
+                    least(coalesce(hit_count, 0)::numeric + $5, 9223372036854775807)::bigint, \
                     trim_scale(token_cost::numeric), priority_tier::integer, story_id, foundation_dependency::text, \
                     expires_at > clock_timestamp(), {MILLIONTHS} \
              FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",

@@ -4,14 +4,15 @@
 
 #![allow(unsafe_code)]
 
-use super::{Address, checked_content_type, checked_user, missing, or_raise};
+use super::{Address, checked_content_type, checked_user, key, missing, or_raise};
 use crate::audit::reads;
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
 use crate::kept;
-use crate::materialize::{materialize, nothing};
+use crate::materialize::{materialize_with, nothing};
 use crate::settings;
 use crate::spi::{self, Access, Rows};
+use crate::statistics::hits;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -19,19 +20,25 @@ use pgrx::{Uuid, pg_sys};
 /// Entries that one search returns at most.
 const MAX_RESULTS: i32 = 1_000;
 
+/// The columns of the key and of the hits in the result. 0.2.0 declares all columns but the hits, the last one.
+const CACHE_KEY: i32 = 2;
+const HIT_COUNT: i32 = 13;
+
 /// The inner query goes through what the index on user and content type finds. Of the best it asks, one by
 /// one and until there are enough, whether a month after theirs holds a newer version: that one decides, also
 /// when it has expired or its metadata are others. OFFSET 0 keeps the planner from making it a join, which
-/// would ask for all of them.
+/// would ask for all of them. A row without metadata has the empty object.
 fn statement(schema: &str) -> String {
     format!(
         "SELECT b.id, b.cache_key, b.content, b.metadata, b.reuse_score, b.created_at, b.expires_at, \
-                CASE WHEN isfinite(b.created_at) THEN clock_timestamp() - b.created_at END, b.token_cost, b.priority_tier, b.story_id, b.foundation_dependency \
+                CASE WHEN isfinite(b.created_at) THEN clock_timestamp() - b.created_at END, b.token_cost, b.priority_tier, b.story_id, b.foundation_dependency, \
+                b.hit_count \
          FROM ( \
              SELECT id, cache_key::text, content, metadata, reuse_score, created_at, expires_at, \
-                    token_cost::numeric, priority_tier::integer, story_id, foundation_dependency::text \
+                    token_cost::numeric, priority_tier::integer, story_id, foundation_dependency::text, \
+                    coalesce(hit_count, 0)::bigint AS hit_count \
              FROM {schema}.infinite_pages_cache_partitioned \
-             WHERE user_id = $1 AND content_type = $2 AND metadata @> $3 AND expires_at > clock_timestamp() \
+             WHERE user_id = $1 AND content_type = $2 AND coalesce(metadata, '{{}}') @> $3 AND expires_at > clock_timestamp() \
              ORDER BY reuse_score DESC NULLS LAST, created_at DESC, id OFFSET 0) b \
          WHERE NOT EXISTS ( \
              SELECT FROM {schema}.infinite_pages_cache_partitioned n \
@@ -59,7 +66,13 @@ fn search(fcinfo: pg_sys::FunctionCallInfo) {
     }
     let args: [DatumWithOid; 4] =
         [user_id.into(), spi::text(content_type), metadata.into(), i64::from(max_results).into()];
-    materialize(fcinfo, |deliver| {
+    let hit_count = |rows: &Rows, row| {
+        let digest = rows.text(row, CACHE_KEY).map(|key| key::digest_of(content_type, &key));
+        let pending = digest.map_or(0, |digest| hits::pending_of(&user_id, &digest));
+        let stored = rows.get::<i64>(row, HIT_COUNT).unwrap_or_default();
+        stored.saturating_add_unsigned(pending).into_datum()
+    };
+    materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {
         kept::run(Access::Read, "search", statement, &args, |rows| {
             deliver(rows);
             audit(user_id, content_type, rows);
@@ -73,7 +86,7 @@ fn audit(user_id: Uuid, content_type: &[u8], rows: &Rows) {
         return;
     }
     for row in 0..rows.count() {
-        let cache_key = rows.text(row, 2);
+        let cache_key = rows.text(row, CACHE_KEY);
         // A client that inserts into the table itself may have stored a key that no call could ask for.
         if let Ok(address) = Address::new(Some(user_id), Some(content_type), cache_key.as_deref()) {
             reads::record(&address, true);
