@@ -18,9 +18,17 @@ CREATE TABLE @extschema@.cache_audit_log (
 -- A few kilobytes however long the log: rows come in the order of time.
 CREATE INDEX cache_audit_log_timestamp_idx ON @extschema@.cache_audit_log USING brin ("timestamp");
 
-COMMENT ON COLUMN @extschema@.cache_audit_log.user_id IS 'User whose entry it is';
-COMMENT ON COLUMN @extschema@.cache_audit_log.acting_user_id IS
-    'User whom the session acted for, as cache_current_user_id() says; NULL when it had no user';
-COMMENT ON COLUMN @extschema@.cache_audit_log.role IS 'Role that acted';
 COMMENT ON TABLE @extschema@.cache_audit_log IS
     'Audit log of infinite_pages_cache, a partition for each month of timestamp (UTC)';
+COMMENT ON COLUMN @extschema@.cache_audit_log.id IS 'Number of the row';
+COMMENT ON COLUMN @extschema@.cache_audit_log.user_id IS 'User whose entry it is';
+COMMENT ON COLUMN @extschema@.cache_audit_log.cache_key IS 'Key of the entry';
+COMMENT ON COLUMN @extschema@.cache_audit_log.content_type IS 'Type of the entry';
+COMMENT ON COLUMN @extschema@.cache_audit_log.action IS 'What was done with it';
+COMMENT ON COLUMN @extschema@.cache_audit_log."timestamp" IS 'When it was done: decides which partition the row is in';
+COMMENT ON COLUMN @extschema@.cache_audit_log.ip_address IS 'Address of the client; NULL over a socket';
+COMMENT ON COLUMN @extschema@.cache_audit_log.user_agent IS 'What the client calls itself in request.headers';
+COMMENT ON COLUMN @extschema@.cache_audit_log.success IS 'Of a lookup, whether it found the entry';
+COMMENT ON COLUMN @extschema@.cache_audit_log.role IS 'Role that acted';
+COMMENT ON COLUMN @extschema@.cache_audit_log.acting_user_id IS
+    'User whom the session acted for, as cache_current_user_id() says; NULL when it had no user';

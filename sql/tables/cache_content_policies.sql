@@ -11,13 +11,16 @@ CREATE TABLE @extschema@.cache_content_policies (
 );
 COMMENT ON TABLE @extschema@.cache_content_policies IS
     'Defaults for each type of content; * is for all others';
+COMMENT ON COLUMN @extschema@.cache_content_policies.content_type IS 'Type of content; * is for all that have no row of their own';
 COMMENT ON COLUMN @extschema@.cache_content_policies.ttl IS 'Time to live of a new entry; NULL = for ever';
 COMMENT ON COLUMN @extschema@.cache_content_policies.stale_ttl IS
     'How long past its expiry an entry may still be served while it is generated anew';
-COMMENT ON COLUMN @extschema@.cache_content_policies.token_cost IS
-    'What generating one answer costs, in the application''s own unit';
-COMMENT ON COLUMN @extschema@.cache_content_policies.max_entries IS
-    'Most entries of this type that a user keeps; NULL = no limit';
+COMMENT ON COLUMN @extschema@.cache_content_policies.token_cost IS 'What generating one answer costs, in the application''s own unit';
+COMMENT ON COLUMN @extschema@.cache_content_policies.similarity_threshold IS
+    'Kept for lookups by similarity, which this version does not have';
+COMMENT ON COLUMN @extschema@.cache_content_policies.max_entries IS 'Most entries of this type that a user keeps; NULL = no limit';
+COMMENT ON COLUMN @extschema@.cache_content_policies.priority_tier IS
+    '1 = high ... 3 = low: the order in which entries are kept when a user has too many';
 
 INSERT INTO @extschema@.cache_content_policies (content_type, ttl, token_cost, similarity_threshold, max_entries) VALUES
     ('*', '7 days', 1, 0.75, NULL),

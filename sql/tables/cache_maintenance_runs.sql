@@ -11,3 +11,11 @@ CREATE TABLE @extschema@.cache_maintenance_runs (
 );
 COMMENT ON TABLE @extschema@.cache_maintenance_runs IS
     'Steps of maintenance runs; rows older than infinite_pages_cache.maintenance_log_retention are deleted by the next run';
+COMMENT ON COLUMN @extschema@.cache_maintenance_runs.run_at IS 'When the run began; all its steps have the same';
+COMMENT ON COLUMN @extschema@.cache_maintenance_runs.step IS 'Name of the step';
+COMMENT ON COLUMN @extschema@.cache_maintenance_runs.status IS 'ok or failed';
+COMMENT ON COLUMN @extschema@.cache_maintenance_runs.affected IS 'How many rows or partitions it changed';
+COMMENT ON COLUMN @extschema@.cache_maintenance_runs.duration_ms IS 'How long it took';
+COMMENT ON COLUMN @extschema@.cache_maintenance_runs.detail IS
+    'What a number does not say: why it failed, with SQLSTATE, DETAIL and HINT, or what it left';
+COMMENT ON COLUMN @extschema@.cache_maintenance_runs.role IS 'Role that it ran as';

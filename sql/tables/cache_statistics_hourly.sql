@@ -18,14 +18,20 @@ CREATE TABLE @extschema@.cache_statistics_hourly (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE @extschema@.cache_statistics_hourly IS
     'What was counted in each hour (UTC) for each content type; rows older than infinite_pages_cache.statistics_retention are deleted by maintenance';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.hour IS 'Beginning of the hour';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.content_type IS
     'Empty, which no type can be, for all types without counters of their own (infinite_pages_cache.max_tracked_content_types)';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.hits IS 'Lookups that found a live entry';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.misses IS 'Lookups that found none';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.stale IS 'Those of the misses that found an expired entry';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.upserts IS 'Entries stored';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.invalidations IS 'Entries removed by the functions that invalidate';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.expirations IS 'Expired entries deleted by maintenance';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.tokens_spent IS 'What generating the stored entries cost';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.tokens_saved IS 'What the hits have saved';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.untracked_hits IS
     'Those of the hits that no entry got, for want of shared memory (infinite_pages_cache.max_tracked_entries)';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.audit_lost IS
     'Audited lookups that gave way to newer ones (infinite_pages_cache.audit_buffer_size)';
-COMMENT ON COLUMN @extschema@.cache_statistics_hourly.lookup_us IS
-    'How long calls took: buckets for cache_latency_ms()';
-COMMENT ON COLUMN @extschema@.cache_statistics_hourly.upsert_us IS
-    'How long calls took: buckets for cache_latency_ms()';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.lookup_us IS 'How long calls took: buckets for cache_latency_ms()';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.upsert_us IS 'How long calls took: buckets for cache_latency_ms()';

@@ -42,7 +42,37 @@ ALTER TABLE @extschema@.infinite_pages_cache_partitioned ALTER COLUMN metadata S
 
 COMMENT ON TABLE @extschema@.infinite_pages_cache_partitioned IS
     'Cached answers of infinite_pages_cache, a partition for each month of created_at (UTC)';
-COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.token_cost IS
-    'What generating the answer cost, in the application''s own unit, to a millionth';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.id IS 'Stays the same when the entry is replaced';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.cache_key IS
+    'What the entry is found by, with user and content type: any text up to 1 kB, such as cache_key() makes of a request';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.content IS 'The answer';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.content_type IS
+    'What kind of content it is, with a row of its own in cache_content_policies or served by the row *';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.user_id IS 'User whose entry it is; row security shows it to no other tenant';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.story_id IS 'Story that it belongs to, if any';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.metadata IS 'What cache_search() and cache_invalidate_where() look into';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.foundation_dependency IS
+    'Key of the foundation that it was made from: cache_invalidate_dependents() removes it with that';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.prompt_template IS 'Prompt that the answer was generated from';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.prompt_variables IS 'Values that were put into the prompt';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.semantic_similarity_hash IS
+    'Kept for the application, for lookups by similarity';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.reuse_score IS
+    'How well it can be used again, 0 to 10: cache_search() has the best first';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.created_at IS
+    'When this version was stored: decides which partition it is in, and which of several versions is the newest';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.expires_at IS
+    'From then on it is not found, and maintenance may delete it; infinity = never';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.hit_count IS
+    'Hits that are stored; cache_pending_hits() has those that are not yet';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.adaptation_count IS
+    'Kept for the application: how often the answer was adapted';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.token_cost_saved IS 'What its hits have saved, in whole units of token_cost';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.last_accessed IS 'Last hit that is stored, or when the entry was stored';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.access_frequency IS 'Kept for the application';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.priority_tier IS
     '1 = high ... 3 = low: the order in which entries are kept when a user has too many';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.compression_applied IS
+    'Kept for the application; PostgreSQL compresses content by itself';
+COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.token_cost IS
+    'What generating the answer cost, in the application''s own unit, to a millionth';

@@ -108,7 +108,7 @@ fn ensure_archive(home: &Home) {
     let schema = &home.schema;
     for sql in [
         format!(
-            "CREATE TABLE {schema}.{AUDIT_ARCHIVE} (LIKE {schema}.{AUDIT_LOG} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) \
+            "CREATE TABLE {schema}.{AUDIT_ARCHIVE} (LIKE {schema}.{AUDIT_LOG} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS) \
              PARTITION BY RANGE (\"timestamp\")"
         ),
         format!(

@@ -5,7 +5,7 @@
 
 use super::grants;
 use super::policies::ensure_policies;
-use super::upgrade::upgrade;
+use super::upgrade::{renew_comments, upgrade};
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, warn};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
@@ -53,6 +53,9 @@ fn cache_setup() {
 }
 
 fn set_up(home: &Home) {
+    if home.find_table(CACHE).is_none() {
+        tell_of_another_cache(home);
+    }
     for (name, sql) in TABLES {
         match home.find_table(name) {
             None => create_table(home, name, sql),
@@ -62,6 +65,7 @@ fn set_up(home: &Home) {
     if let Some(archive) = home.find_table(AUDIT_ARCHIVE) {
         check_origin(home, AUDIT_ARCHIVE, archive);
         add_missing_columns(home, AUDIT_ARCHIVE, home.table(AUDIT_LOG));
+        renew_comments(home, AUDIT_ARCHIVE, archive, home.table(AUDIT_LOG));
     }
     for (name, table) in [(CACHE, Table::Cache), (AUDIT_LOG, Table::AuditLog)] {
         ensure_policies(home, name);
@@ -80,6 +84,32 @@ fn say_what_is_missing() {
         "infinite_pages_cache is not preloaded",
         "Lookups are not counted, and no worker maintains the cache.",
         "Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.",
+    );
+}
+
+/// A cache of another schema is left where it is, and misses would not tell of it: whoever dropped the extension and has
+/// created it without the SCHEMA of before should know. It is one that could be adopted, so not what anybody has planted.
+fn tell_of_another_cache(home: &Home) {
+    let schemas = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner \
+         WHERE c.relname = $1::name AND c.relkind = 'p' AND n.oid <> $2 \
+           AND (r.rolsuper OR r.rolname = current_user \
+                OR r.oid = (SELECT datdba FROM pg_database WHERE datname = current_database())) \
+           AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped \
+                  AND a.attname IN ('user_id', 'content_type', 'cache_key', 'content', 'created_at', 'expires_at')) = 6 \
+         ORDER BY 1",
+        &[CACHE.into(), home.namespace.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    let Some(first) = schemas.first() else { return };
+    warn(
+        "this database has another cache, which the new one knows nothing of",
+        format!("The other one is in schema {}, the new one, which is empty, in {}.", schemas.join(", "), home.schema),
+        format!(
+            "To go on with the other one: DROP EXTENSION infinite_pages_cache CASCADE; \
+             CREATE EXTENSION infinite_pages_cache SCHEMA {first}; then drop the empty tables."
+        ),
     );
 }
 

@@ -3,7 +3,7 @@
 //! it allows, and where there is none the constraint is for new rows only.
 
 use crate::error::warn;
-use crate::home::{AUDIT_LOG, CACHE, Home, POLICIES, STATISTICS};
+use crate::home::{CACHE, Home, POLICIES};
 use crate::owner;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
@@ -12,13 +12,10 @@ use pgrx::pg_sys;
 /// one that existing clients have brought has no constraints of ours, and gets none.
 const OLD_LIMIT: &str = "1000000000000000";
 
-/// Columns whose comment has changed since 0.1.0, with what it was.
-const COMMENTS: [(&str, &str, Option<&str>); 5] = [
-    (CACHE, "token_cost", Some("What generating the answer cost, in the application's own unit")),
-    (STATISTICS, "content_type", Some("Empty for all types beyond infinite_pages_cache.max_tracked_content_types")),
-    (AUDIT_LOG, "user_id", None),
-    (AUDIT_LOG, "acting_user_id", None),
-    (AUDIT_LOG, "role", None),
+/// Comments on columns that have changed since 0.1.0, as they were.
+const OLD_COMMENTS: [&str; 2] = [
+    "What generating the answer cost, in the application's own unit",
+    "Empty for all types beyond infinite_pages_cache.max_tracked_content_types",
 ];
 
 /// Changes what a table has of an earlier version to what its template has.
@@ -31,9 +28,7 @@ pub fn upgrade(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::Oi
         rename_entry_indexes(home, table);
     }
     open_identities(home, name, table, template);
-    for (_, column, old) in COMMENTS.into_iter().filter(|(of, ..)| *of == name) {
-        renew_comment(home, name, table, template, column, old);
-    }
+    renew_comments(home, name, table, template);
 }
 
 fn upgrade_values(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
@@ -198,16 +193,26 @@ fn rename_entry_indexes(home: &Home, table: pg_sys::Oid) {
     }
 }
 
-fn renew_comment(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::Oid, column: &str, old: Option<&str>) {
+/// Gives columns the comments of the template's where they have none, or one of an earlier version. Those of an operator's
+/// own stay.
+pub fn renew_comments(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
     let renewed = spi::run(
         Access::ReadLatest,
-        "SELECT quote_literal(col_description($2, w.attnum)) FROM pg_attribute w, pg_attribute t \
-         WHERE w.attrelid = $2 AND w.attname = $3::name AND t.attrelid = $1 AND t.attname = $3::name \
-           AND col_description($1, t.attnum) IS NOT DISTINCT FROM $4",
-        &[table.into(), template.into(), column.into(), old.into()],
-        |rows| if rows.count() > 0 { rows.get::<String>(0, 1) } else { None },
+        "SELECT quote_ident(t.attname), quote_literal(wanted.comment) \
+         FROM pg_attribute t JOIN pg_attribute w ON w.attname = t.attname, \
+              LATERAL (SELECT col_description(w.attrelid, w.attnum) AS comment) wanted, \
+              LATERAL (SELECT col_description(t.attrelid, t.attnum) AS comment) found \
+         WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped AND w.attrelid = $2 AND w.attnum > 0 AND NOT w.attisdropped \
+           AND wanted.comment <> coalesce(found.comment, '') AND (found.comment IS NULL OR found.comment = ANY ($3)) \
+         ORDER BY t.attnum",
+        &[table.into(), template.into(), OLD_COMMENTS.map(str::to_string).to_vec().into()],
+        |rows| {
+            rows.map(|rows, row| {
+                (rows.get::<String>(row, 1).expect("a name"), rows.get::<String>(row, 2).expect("a comment"))
+            })
+        },
     );
-    if let Some(comment) = renewed {
+    for (column, comment) in renewed {
         spi::execute(&format!("COMMENT ON COLUMN {}.{name}.{column} IS {comment}", home.schema));
     }
 }
