@@ -1,22 +1,29 @@
--- Adds hits to entries: $1 users, $2 digests, $3 hits, $4 last accesses, in the order in which rows are
--- locked; with $5 to one entry of a page only. Returns the number of each entry that was found, again if
--- it was chosen for an update, and again if it was updated: one that somebody else holds is not waited for.
+-- Adds hits to entries: $1 users, $2 digests, $3 ids (NULL: not known), $4 hits, $5 units and $6 millionths that they
+-- have saved, $7 last accesses, in the order in which rows are locked; with $8 to one entry of a page only. Returns the
+-- number of each entry that was found, again if it was chosen for an update, and again if it was updated: one that
+-- somebody else holds is not waited for. An entry that is gone is not found, whatever has its key now.
 WITH found AS MATERIALIZED (
-    SELECT h.n, h.hits, h.last_hit, e.*
-    FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS h (user_id, digest, hits, last_hit, n) CROSS JOIN LATERAL (
+    SELECT h.n, h.hits, h.units + h.millionths * 0.000001 AS tokens, h.last_hit, e.*
+    FROM unnest($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY AS h (user_id, digest, id, hits, units, millionths, last_hit, n)
+    CROSS JOIN LATERAL (
         SELECT c.id, c.user_id, c.created_at, c.tableoid, (c.ctid::text::point)[0] AS page
         FROM @extschema@.infinite_pages_cache_partitioned c
         WHERE c.user_id = h.user_id AND @extschema@.cache_entry_digest(c.content_type, c.cache_key) = h.digest
+          -- The id of an adopted table may be of another type.
+          AND (h.id IS NULL OR c.id::text = h.id::text)
         ORDER BY c.created_at DESC LIMIT 1) e
 ),
 chosen AS MATERIALIZED (
-    SELECT DISTINCT ON (tableoid, page, CASE WHEN $5 THEN 0 ELSE n END) n, hits, last_hit, id, user_id, created_at
+    SELECT DISTINCT ON (tableoid, page, CASE WHEN $8 THEN 0 ELSE n END) n, hits, tokens, last_hit, id, user_id, created_at
     FROM found
 ),
 locked AS MATERIALIZED (
-    -- An adopted table may hold counts that no constraint forbids.
-    SELECT ch.n, ch.hits, ch.last_hit, c.id, c.user_id, c.created_at,
-           greatest(coalesce(c.hit_count, 0), 0)::numeric AS hit_count, coalesce(@cost@, 0) AS cost
+    -- The row holds whole units. The fraction of one that its earlier hits have saved follows from their number, if they
+    -- cost what these cost; if not, it is off by less than a unit. An adopted table may hold counts that no constraint
+    -- forbids.
+    SELECT ch.n, ch.hits, ch.tokens, ch.last_hit, c.id, c.user_id, c.created_at,
+           greatest(coalesce(c.hit_count, 0), 0)::numeric AS hit_count,
+           mod(greatest(coalesce(c.hit_count, 0), 0) * (ch.tokens / ch.hits), 1) AS fraction
     FROM (SELECT * FROM chosen ORDER BY n) ch
     JOIN @extschema@.infinite_pages_cache_partitioned c
         ON c.id = ch.id AND c.user_id = ch.user_id AND c.created_at = ch.created_at
@@ -27,14 +34,13 @@ updated AS (
     -- The column of an adopted table may be of type integer.
     SET hit_count = least(l.hit_count + l.hits, CASE WHEN pg_typeof(c.hit_count) = 'integer'::regtype
                           THEN 2147483647 ELSE 9223372036854775807 END)::bigint,
-        -- The whole units that all hits have saved, so that fractions add up over time.
-        token_cost_saved = least(greatest(coalesce(c.token_cost_saved, 0), 0) + floor((l.hit_count + l.hits) * l.cost)
-                                     - floor(l.hit_count * l.cost), 9223372036854775807)::bigint,
+        token_cost_saved = least(greatest(coalesce(c.token_cost_saved, 0), 0) + floor(l.fraction + l.tokens),
+                                 9223372036854775807)::bigint,
         last_accessed = greatest(c.last_accessed, l.last_hit)
     FROM locked l
     WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at
     RETURNING l.n, c.tableoid, c.user_id, c.content_type, l.hits, l.last_hit,
-              floor((l.hit_count + l.hits) * l.cost) - floor(l.hit_count * l.cost) AS tokens
+              floor(l.fraction + l.tokens) AS tokens
 ),
 -- A summary that is in use gets a row for what is newer than it is, with no entries until the next count.
 by_type AS (

@@ -218,7 +218,7 @@ pub fn define(preloading: bool) {
 fn define_sizes() {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_entries",
-        c"Entries whose hits are counted in shared memory until they are stored, 80 bytes each.",
+        c"Entries whose hits are counted in shared memory until they are stored, 100 bytes each.",
         c"Hits of further entries are counted by content type only.",
         &MAX_TRACKED_ENTRIES,
         64,

@@ -5,7 +5,7 @@
 
 use crate::error::another_type;
 use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
-use pgrx::pg_sys;
+use pgrx::{Uuid, pg_sys};
 use std::ffi::CString;
 
 /// How a statement sees and changes data.
@@ -60,6 +60,13 @@ impl Rows {
             pg_sys::SPI_getbinval(*(*self.table).vals.add(row as usize), (*self.table).tupdesc, column, &mut is_null);
             is_null
         }
+    }
+
+    /// A column that should be a uuid; `None` for NULL, and where it is of another type.
+    pub fn uuid(&self, row: u64, column: i32) -> Option<Uuid> {
+        // SAFETY: the tuple table belongs to the open SPI connection.
+        let found = unsafe { pg_sys::SPI_gettypeid((*self.table).tupdesc, column) };
+        if found == pg_sys::UUIDOID { self.get(row, column) } else { None }
     }
 
     /// A text column as bytes in the database's encoding.

@@ -1,8 +1,11 @@
 WITH entry AS (
-    SELECT content_type, hit_count, token_cost_saved, token_cost, reuse_score, last_accessed,
-           expires_at > clock_timestamp() AS live
-    FROM @extschema@.infinite_pages_cache_partitioned
-    WHERE user_id = $1
+    -- Who inserts into the table does not say the cost: that of the content policy counts.
+    SELECT c.content_type, hit_count, token_cost_saved, coalesce(c.token_cost, own.token_cost, others.token_cost, 1) AS token_cost,
+           reuse_score, last_accessed, expires_at > clock_timestamp() AS live
+    FROM @extschema@.infinite_pages_cache_partitioned c
+    LEFT JOIN @extschema@.cache_content_policies own ON own.content_type = c.content_type::text
+    LEFT JOIN @extschema@.cache_content_policies others ON others.content_type = '*'
+    WHERE c.user_id = $1
 ),
 pending AS MATERIALIZED (
     SELECT content_type, sum(hits) AS hits, sum(tokens_saved) AS tokens_saved, max(last_accessed) AS last_accessed

@@ -12,7 +12,7 @@ use crate::settings;
 use crate::spi::{self, Access, Rows};
 use crate::statistics::counters::Latency;
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
-use crate::statistics::{Call, Found, hits};
+use crate::statistics::{Call, Found, Hit, hits};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -51,29 +51,35 @@ impl Found {
         match version {
             None => Self::Nothing,
             Some(Version::Expired) => Self::Expired,
-            Some(Version::Live(_, cost)) => Self::Live(*cost),
+            Some(Version::Live(_, hit)) => Self::Live(*hit),
         }
     }
 }
 
-/// The newest version in a row of a statement that has its content, if it is live, and its cost in millionths.
-fn version(rows: &Rows, row: u64, content: i32, cost: i32) -> Version {
+/// The newest version in a row of a statement that has its content, if it is live, its cost in millionths, and its id.
+fn version(rows: &Rows, row: u64, content: i32, cost: i32, id: i32) -> Version {
     match rows.jsonb(row, content) {
-        Some(content) => Version::Live(content, rows.get(row, cost).map_or(Tokens::default(), Tokens::of_cost)),
+        Some(content) => Version::Live(content, hit(rows, row, cost, id)),
         None => Version::Expired,
     }
+}
+
+fn hit(rows: &Rows, row: u64, cost: i32, id: i32) -> Hit {
+    Hit { id: rows.uuid(row, id), cost: rows.get(row, cost).map(Tokens::of_cost) }
 }
 
 fn newest_by_statement(address: &Address) -> Option<Version> {
     let sql = |schema: &str| {
         format!(
             "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END, \
-                    {MILLIONTHS} \
+                    {MILLIONTHS}, id \
              FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
             matching(schema)
         )
     };
-    kept::run(Access::Read, "lookup", sql, &address.args(), |rows| (rows.count() > 0).then(|| version(rows, 0, 1, 2)))
+    kept::run(Access::Read, "lookup", sql, &address.args(), |rows| {
+        (rows.count() > 0).then(|| version(rows, 0, 1, 2, 3))
+    })
 }
 
 crate::materialize::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
@@ -91,7 +97,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         format!(
             "SELECT id, content, metadata, created_at, expires_at, \
                     CASE WHEN isfinite(created_at) THEN clock_timestamp() - created_at END, \
-                    least(coalesce(hit_count, 0)::numeric + $5, 9223372036854775807)::bigint, \
+                    least(coalesce(hit_count, 0)::numeric + coalesce($6[array_position($5, id::text)], 0), 9223372036854775807)::bigint, \
                     trim_scale(token_cost::numeric), priority_tier::integer, story_id, foundation_dependency::text, \
                     expires_at > clock_timestamp(), {MILLIONTHS} \
              FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
@@ -99,7 +105,10 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         )
     };
     let mut args = address.args();
-    args.push((hits::pending_of(&address.user_id, &address.digest) as i64).into());
+    // Those of entries that are gone are among them.
+    let pending = hits::pending_at(&address.user_id, &address.digest);
+    args.push(pending.iter().map(|hits| hits.entry.id.map(|id| id.to_string())).collect::<Vec<_>>().into());
+    args.push(pending.iter().map(|hits| hits.hits as i64).collect::<Vec<_>>().into());
     let mut found = Found::Nothing;
     materialize(fcinfo, |deliver| {
         kept::run(Access::Read, "get", sql, &args, |rows| {
@@ -109,7 +118,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
             }
             found = match rows.count() {
                 0 => Found::Nothing,
-                _ if live => Found::Live(rows.get(0, 13).map_or(Tokens::default(), Tokens::of_cost)),
+                _ if live => Found::Live(hit(rows, 0, 13, 1)),
                 _ => Found::Expired,
             };
         });
@@ -179,10 +188,10 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
 fn newest_of_each_by_statement(user_id: Uuid, content_type: &[u8], keys: DatumWithOid) -> Vec<Option<Version>> {
     let sql = |schema: &str| {
         format!(
-            "SELECT e.found, e.content, e.cost FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
+            "SELECT e.found, e.content, e.cost, e.id FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
              LEFT JOIN LATERAL ( \
                  SELECT CASE WHEN c.expires_at > clock_timestamp() THEN c.content END AS content, true AS found, \
-                        {MILLIONTHS} AS cost \
+                        {MILLIONTHS} AS cost, c.id \
                  FROM {schema}.infinite_pages_cache_partitioned c \
                  WHERE c.user_id = $1 AND c.content_type = $2 AND c.cache_key = k.cache_key \
                    AND {schema}.cache_entry_digest(c.content_type, c.cache_key) = {schema}.cache_entry_digest($2, k.cache_key) \
@@ -192,6 +201,6 @@ fn newest_of_each_by_statement(user_id: Uuid, content_type: &[u8], keys: DatumWi
     };
     let args = [user_id.into(), spi::text(content_type), keys];
     kept::run(Access::Read, "lookup many", sql, &args, |rows| {
-        rows.map(|rows, row| (!rows.is_null(row, 1)).then(|| version(rows, row, 2, 3)))
+        rows.map(|rows, row| (!rows.is_null(row, 1)).then(|| version(rows, row, 2, 3, 4)))
     })
 }

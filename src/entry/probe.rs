@@ -11,7 +11,7 @@ use crate::home::Home;
 use crate::jsonb::RawJsonb;
 use crate::partition::entry_index::{Columns, Entries, Partition};
 use crate::partition::sight::Sight;
-use crate::statistics::tokens::Tokens;
+use crate::statistics::{Hit, tokens::Tokens};
 use crate::tenant;
 use pgrx::datum::FromDatum;
 use pgrx::{Uuid, pg_sys};
@@ -22,8 +22,8 @@ const KEEP_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
 /// The newest version of an entry.
 pub enum Version {
-    /// Its content, in memory of the caller's, and what it cost.
-    Live(RawJsonb, Tokens),
+    /// Its content, in memory of the caller's, and what is counted of it.
+    Live(RawJsonb, Hit),
     Expired,
 }
 
@@ -227,11 +227,12 @@ impl Row<'_> {
         let moment = self.value(self.columns.expires_at);
         let is_live = moment.is_some_and(|moment| moment.value() as i64 > clock::now());
         let Some(content) = self.value(self.columns.content).filter(|_| is_live) else { return Version::Expired };
-        // SAFETY: columns of type jsonb and numeric; the content is copied into the memory of the caller.
+        // SAFETY: columns of type uuid, jsonb and numeric; the content is copied into the memory of the caller.
         unsafe {
             let content = RawJsonb::from_datum(content, false).expect("it is not NULL");
-            let cost = self.value(self.columns.token_cost).map_or(Tokens::default(), |cost| Tokens::of_numeric(cost));
-            Version::Live(content.copied_into(pg_sys::CurrentMemoryContext), cost)
+            let id = self.value(self.columns.id).and_then(|id| Uuid::from_datum(id, false));
+            let cost = self.value(self.columns.token_cost).map(|cost| Tokens::of_numeric(cost));
+            Version::Live(content.copied_into(pg_sys::CurrentMemoryContext), Hit { id, cost })
         }
     }
 }

@@ -21,6 +21,7 @@ const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 /// The columns of a partition that a lookup reads, by number.
 #[derive(Clone, Copy)]
 pub struct Columns {
+    pub id: i16,
     pub content_type: i16,
     pub cache_key: i16,
     pub content: i16,
@@ -238,6 +239,7 @@ fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
         };
         let user_id = column(c"user_id", pg_sys::UUIDOID)?;
         let mut columns = Columns {
+            id: column(c"id", pg_sys::UUIDOID)?,
             content_type: column(c"content_type", pg_sys::TEXTOID)?,
             cache_key: column(c"cache_key", pg_sys::TEXTOID)?,
             content: column(c"content", pg_sys::JSONBOID)?,
@@ -246,8 +248,9 @@ fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
             created_at: column(c"created_at", pg_sys::TIMESTAMPTZOID)?,
             last: 0,
         };
-        let Columns { content_type, cache_key, content, expires_at, token_cost, created_at, .. } = columns;
-        columns.last = content_type.max(cache_key).max(content).max(expires_at).max(token_cost).max(created_at);
+        let Columns { id, content_type, cache_key, content, expires_at, token_cost, created_at, .. } = columns;
+        let all = [id, content_type, cache_key, content, expires_at, token_cost, created_at];
+        columns.last = all.into_iter().max().expect("there are some");
         let index = list::oids(pg_sys::RelationGetIndexList(table)).find(|&index| {
             let index = pg_sys::index_open(index, LOCK);
             let serves = is_entry_index(home, index, user_id, &columns);

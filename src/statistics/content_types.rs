@@ -1,16 +1,18 @@
 //! Which types of content have counters of their own: those that have a content policy, and those that an
 //! entry was stored of. Anybody can look up a name that he has made up; such names are counted together, and
-//! whoever stores entries of many types can take half of the places.
+//! whoever stores entries of many types can take half of the places. And what an entry costs of which only its type
+//! is known.
 
 #![allow(unsafe_code)]
 
 use super::counters::{self, Room};
+use super::tokens::{MILLIONTHS, Tokens};
 use crate::home::{Home, POLICIES};
 use crate::spi::Access;
 use crate::{kept, owner};
 use pgrx::pg_sys;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Names without a place of their own that a backend remembers.
@@ -29,8 +31,8 @@ struct Known {
     others: HashMap<Vec<u8>, (u32, bool)>,
     /// That of the places when the others were found to have none.
     generation: u32,
-    /// Types with a content policy.
-    listed: HashSet<Vec<u8>>,
+    /// Types with a content policy, and `*` for all others: what an answer costs.
+    listed: HashMap<Vec<u8>, Tokens>,
     listed_at: Option<Instant>,
 }
 
@@ -87,21 +89,38 @@ pub fn place_of(content_type: &[u8], has_entries: bool) -> Option<u32> {
     Some(number)
 }
 
-/// Whether a type has a content policy of its own; `None` when that cannot be told now.
-fn is_listed(content_type: &[u8]) -> Option<bool> {
-    if KNOWN.with_borrow(Known::is_old) {
-        let listed = read_listed()?;
-        KNOWN.with_borrow_mut(|known| {
-            known.listed = listed;
-            known.listed_at = Some(Instant::now());
-        });
-    }
-    Some(KNOWN.with_borrow(|known| known.listed.contains(content_type)))
+/// What an answer of a type costs, as its content policy says, or else that for all others. Where nobody has written
+/// either it is the one unit that the latter is installed with. Nothing while no policy can be read.
+pub fn cost_of(content_type: &[u8]) -> Tokens {
+    renew();
+    KNOWN.with_borrow(|known| {
+        let cost = known.listed.get(content_type).or_else(|| known.listed.get(&b"*"[..]));
+        let installed = if known.listed_at.is_some() { Tokens { units: 1, millionths: 0 } } else { Tokens::default() };
+        cost.copied().unwrap_or(installed)
+    })
 }
 
-/// The types that have a content policy. A lookup asks, so this waits for nobody, and needs no right of the
-/// caller's; `None` when somebody has locked the table.
-fn read_listed() -> Option<HashSet<Vec<u8>>> {
+/// Whether a type has a content policy of its own; `None` when that cannot be told now.
+fn is_listed(content_type: &[u8]) -> Option<bool> {
+    renew().then(|| KNOWN.with_borrow(|known| known.listed.contains_key(content_type)))
+}
+
+/// Reads the content policies when what is known of them is old; returns whether it is not, or no more.
+fn renew() -> bool {
+    if !KNOWN.with_borrow(Known::is_old) {
+        return true;
+    }
+    let Some(listed) = read_listed() else { return false };
+    KNOWN.with_borrow_mut(|known| {
+        known.listed = listed;
+        known.listed_at = Some(Instant::now());
+    });
+    true
+}
+
+/// The types that have a content policy, with their costs. A lookup asks, so this waits for nobody, and needs no right
+/// of the caller's; `None` when somebody has locked the table.
+fn read_listed() -> Option<HashMap<Vec<u8>, Tokens>> {
     let home = Home::current();
     let table = home.find_table(POLICIES)?;
     // SAFETY: takes a lock until the end of the transaction, as a statement would.
@@ -110,11 +129,19 @@ fn read_listed() -> Option<HashSet<Vec<u8>>> {
     if !locked || home.find_table(POLICIES) != Some(table) {
         return None;
     }
+    // If there are more, not without the one for all others.
     let sql = |schema: &str| {
-        format!("SELECT CAST(content_type AS pg_catalog.text) FROM {schema}.cache_content_policies LIMIT {LISTED}")
+        format!(
+            "SELECT CAST(content_type AS pg_catalog.text), {MILLIONTHS} FROM {schema}.cache_content_policies \
+             ORDER BY content_type OPERATOR(pg_catalog.<>) '*' LIMIT {LISTED}"
+        )
     };
-    let names = owner::as_owner_of(table, || {
-        kept::run(Access::Read, "content types", sql, &[], |rows| rows.map(|rows, row| rows.text(row, 1)))
+    let policies = owner::as_owner_of(table, || {
+        kept::run(Access::Read, "content types", sql, &[], |rows| {
+            rows.map(|rows, row| {
+                rows.text(row, 1).map(|name| (name, rows.get(row, 2).map_or(Tokens::default(), Tokens::of_cost)))
+            })
+        })
     });
-    Some(names.into_iter().flatten().collect())
+    Some(policies.into_iter().flatten().collect())
 }

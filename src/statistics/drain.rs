@@ -7,8 +7,8 @@
 use super::at_commit::{Action, at_commit, has_drained};
 use super::counters::{self, COUNTERS, Count, Counted, PLAIN};
 use super::histogram::BUCKETS;
-use super::hits::{self, Hits};
-use super::tokens::COST;
+use super::hits::{self, Entry, Hits};
+use super::tokens::Tokens;
 use crate::advisory::{self, Class};
 use crate::audit::reads;
 use crate::clock;
@@ -17,7 +17,6 @@ use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, STATISTICS
 use crate::kept;
 use crate::owner;
 use crate::spi::{self, Access};
-use pgrx::Uuid;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -156,9 +155,9 @@ pub struct Batch {
 
 /// Entries whose hits are to be stored, in the order of users and digests, in which everybody locks rows.
 pub struct Entries {
-    keys: std::vec::IntoIter<(Uuid, Uuid)>,
+    keys: std::vec::IntoIter<Entry>,
     /// Those that share a page with one that has just been updated.
-    postponed: Vec<(Uuid, Uuid)>,
+    postponed: Vec<Entry>,
     /// Whether any of this round was updated, or held by somebody.
     progress: bool,
 }
@@ -166,8 +165,8 @@ pub struct Entries {
 impl Entries {
     /// All that have been counted.
     pub fn counted() -> Self {
-        let mut keys: Vec<_> = hits::all().into_iter().map(|hits| (hits.user_id, hits.digest)).collect();
-        keys.sort_unstable_by_key(|(user_id, digest)| (*user_id.as_bytes(), *digest.as_bytes()));
+        let mut keys: Vec<_> = hits::all().into_iter().map(|hits| hits.entry).collect();
+        keys.sort_unstable_by_key(|entry| (*entry.user_id, *entry.digest, entry.id.map(|id| *id)));
         Self { keys: keys.into_iter(), postponed: Vec::new(), progress: false }
     }
 
@@ -184,7 +183,7 @@ impl Entries {
             return None;
         }
         // Read anew, since somebody else may have stored them meanwhile.
-        let counted: Vec<Hits> = keys.iter().filter_map(|(user_id, digest)| hits::of(user_id, digest, true)).collect();
+        let counted: Vec<Hits> = keys.iter().filter_map(hits::settled_of).collect();
         let outcomes = update(home, &counted, spread);
         let mut batch = Batch::default();
         let mut done = Vec::with_capacity(counted.len());
@@ -198,7 +197,7 @@ impl Entries {
                 Outcome::Gone if spi::uses_transaction_snapshot() => batch.locked += 1,
                 Outcome::Gone => done.push(hits),
                 Outcome::Locked => batch.locked += 1,
-                Outcome::Postponed => self.postponed.push((hits.user_id, hits.digest)),
+                Outcome::Postponed => self.postponed.push(hits.entry),
             }
         }
         // One that is held must not keep the others of its page from their turn.
@@ -219,7 +218,7 @@ enum Outcome {
     Updated,
 }
 
-/// Adds hits to the newest versions of their entries, and to the summaries, where there are any.
+/// Adds hits, and what they have saved, to the rows of their entries, and to the summaries, where there are any.
 fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
     let mut outcomes = vec![Outcome::Gone; counted.len()];
     if counted.is_empty() {
@@ -228,17 +227,22 @@ fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
     home.table(BY_TYPE);
     home.table(BY_USER);
     let moments = |hits: &Hits| TimestampWithTimeZone::try_from(hits.last).expect("a moment of the clock");
-    let args: [DatumWithOid; 5] = [
-        counted.iter().map(|hits| hits.user_id).collect::<Vec<_>>().into(),
-        counted.iter().map(|hits| hits.digest).collect::<Vec<_>>().into(),
-        counted.iter().map(|hits| hits.hits.min(counters::MOST) as i64).collect::<Vec<_>>().into(),
+    let number = |number: u64| number.min(counters::MOST) as i64;
+    let tokens: Vec<Tokens> = counted.iter().map(|hits| hits.tokens.carried()).collect();
+    let args: [DatumWithOid; 8] = [
+        counted.iter().map(|hits| hits.entry.user_id).collect::<Vec<_>>().into(),
+        counted.iter().map(|hits| hits.entry.digest).collect::<Vec<_>>().into(),
+        counted.iter().map(|hits| hits.entry.id).collect::<Vec<_>>().into(),
+        counted.iter().map(|hits| number(hits.hits)).collect::<Vec<_>>().into(),
+        tokens.iter().map(|tokens| number(tokens.units)).collect::<Vec<_>>().into(),
+        tokens.iter().map(|tokens| number(tokens.millionths)).collect::<Vec<_>>().into(),
         counted.iter().map(moments).collect::<Vec<_>>().into(),
         spread.into(),
     ];
     kept::run(
         Access::Write,
         "drain hits",
-        |schema| include_str!("../../sql/drain_hits.sql").replace("@extschema@", schema).replace("@cost@", COST),
+        |schema| include_str!("../../sql/drain_hits.sql").replace("@extschema@", schema),
         &args,
         |rows| {
             for row in 0..rows.count() {

@@ -16,9 +16,17 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Re
 /// Regions of the table, each with a lock of its own.
 const REGIONS: usize = 64;
 
-/// An entry and its hits, in one line of the processor's cache. The first four do not change while there are
-/// hits.
-#[repr(C, align(64))]
+/// An entry: user and digest say where it is, the id which of those that may have been there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Entry {
+    pub user_id: Uuid,
+    pub digest: Uuid,
+    /// `None` where it is no uuid, in a table that clients have brought: hits are then those of whatever has the key.
+    pub id: Option<Uuid>,
+}
+
+/// An entry and its hits. All but the last three do not change while there are hits.
+#[repr(C)]
 struct Slot {
     /// InvalidOid in a free slot.
     database: pg_sys::Oid,
@@ -26,6 +34,8 @@ struct Slot {
     place: u32,
     user_id: [u8; 16],
     digest: [u8; 16],
+    /// All zeros where it is not known.
+    id: [u8; 16],
     /// The hits, above the millionths of a unit that they have saved beyond the units.
     hits: AtomicU64,
     /// The whole units that they have saved.
@@ -41,13 +51,18 @@ const FRACTION: u32 = 20;
 #[derive(Clone, Copy)]
 pub struct Hits {
     pub place: u32,
-    pub user_id: Uuid,
-    pub digest: Uuid,
+    pub entry: Entry,
     pub hits: u64,
     /// Saved by them.
     pub tokens: Tokens,
     /// The last of them, in microseconds since 2000-01-01 UTC.
     pub last: i64,
+}
+
+impl Entry {
+    fn id_bytes(&self) -> [u8; 16] {
+        self.id.map_or([0; 16], |id| *id)
+    }
 }
 
 impl Hits {
@@ -65,20 +80,33 @@ impl Slot {
         Self {
             database,
             place: hits.place,
-            user_id: *hits.user_id,
-            digest: *hits.digest,
+            user_id: *hits.entry.user_id,
+            digest: *hits.entry.digest,
+            id: hits.entry.id_bytes(),
             hits: AtomicU64::new(hits.hits << FRACTION | tokens.millionths),
             units: AtomicU64::new(tokens.units),
             last: AtomicI64::new(hits.last),
         }
     }
 
+    fn entry(&self) -> Entry {
+        Entry {
+            user_id: Uuid::from_bytes(self.user_id),
+            digest: Uuid::from_bytes(self.digest),
+            id: (self.id != [0; 16]).then(|| Uuid::from_bytes(self.id)),
+        }
+    }
+
+    /// Whether it is of an entry of this user and digest, with whatever id.
+    fn is_at(&self, database: pg_sys::Oid, user_id: &Uuid, digest: &Uuid) -> bool {
+        self.digest == **digest && self.user_id == **user_id && self.database == database
+    }
+
     fn hits(&self) -> Hits {
         let hits = self.hits.load(Relaxed);
         Hits {
             place: self.place,
-            user_id: Uuid::from_bytes(self.user_id),
-            digest: Uuid::from_bytes(self.digest),
+            entry: self.entry(),
             hits: hits >> FRACTION,
             tokens: Tokens { units: self.units.load(Relaxed), millionths: hits & ((1 << FRACTION) - 1) },
             last: self.last.load(Relaxed),
@@ -174,14 +202,14 @@ impl Region {
     }
 
     /// Where an entry is, or else where it would go; `None` when it is not there and the region is full.
-    fn find(&self, database: pg_sys::Oid, user_id: &Uuid, digest: &Uuid, start: usize) -> Option<(usize, bool)> {
+    fn find(&self, database: pg_sys::Oid, entry: &Entry, start: usize) -> Option<(usize, bool)> {
         let mut index = start;
         for _ in 0..self.size {
             let slot = self.slot(index);
             if slot.database == pg_sys::InvalidOid {
                 return Some((index, false));
             }
-            if slot.digest == **digest && slot.user_id == **user_id && slot.database == database {
+            if slot.is_at(database, &entry.user_id, &entry.digest) && slot.id == entry.id_bytes() {
                 return Some((index, true));
             }
             index = self.after(index);
@@ -211,8 +239,8 @@ impl Region {
     }
 }
 
-/// The region of an entry, and where in it the search begins. The digest is evenly spread already; user
-/// and database must not fall on a pattern of it.
+/// The region of an entry, and where in it the search begins, whatever its id. The digest is evenly spread already;
+/// user and database must not fall on a pattern of it.
 fn position(database: pg_sys::Oid, user_id: &[u8; 16], digest: &[u8; 16]) -> (usize, usize) {
     let half =
         |bytes: &[u8; 16], from: usize| u64::from_ne_bytes(bytes[from..from + 8].try_into().expect("eight bytes"));
@@ -233,14 +261,14 @@ fn database() -> pg_sys::Oid {
 }
 
 /// Counts a hit of an entry of this database; returns whether there was room for it.
-pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: Tokens, now: i64) -> bool {
+pub fn count(place: u32, entry: &Entry, tokens: Tokens, now: i64) -> bool {
     if !is_on() {
         return true;
     }
     let database = database();
-    let (number, start) = position(database, user_id, digest);
+    let (number, start) = position(database, &entry.user_id, &entry.digest);
     let region = region(number);
-    let known = region.lock.shared(|| match region.find(database, user_id, digest, start) {
+    let known = region.lock.shared(|| match region.find(database, entry, start) {
         Some((index, true)) => {
             region.slot(index).add(tokens, now);
             true
@@ -248,14 +276,13 @@ pub fn count(place: u32, user_id: &Uuid, digest: &Uuid, tokens: Tokens, now: i64
         _ => false,
     });
     known
-        || region.lock.exclusive(|| match region.find(database, user_id, digest, start) {
+        || region.lock.exclusive(|| match region.find(database, entry, start) {
             Some((index, true)) => {
                 region.slot(index).add(tokens, now);
                 true
             }
             Some((index, false)) if reserve() => {
-                let (user_id, digest) = (*user_id, *digest);
-                let first = Slot::of(database, &Hits { place, user_id, digest, hits: 1, tokens, last: now });
+                let first = Slot::of(database, &Hits { place, entry: *entry, hits: 1, tokens, last: now });
                 // SAFETY: a free slot, and the lock is exclusive.
                 unsafe { region.slots.add(index).write(first) };
                 true
@@ -269,44 +296,87 @@ fn reserve() -> bool {
     used().fetch_update(Relaxed, Relaxed, |used| (used < capacity()).then_some(used + 1)).is_ok()
 }
 
-/// The hits of one entry of this database, if it has any. Without `settled`, some of the numbers may have a hit
-/// that is being counted, and others not.
-pub fn of(user_id: &Uuid, digest: &Uuid, settled: bool) -> Option<Hits> {
+/// The hits of one entry of this database, if it has any, while none is being counted.
+pub fn settled_of(entry: &Entry) -> Option<Hits> {
     if !is_on() {
         return None;
     }
     let database = database();
-    let (number, start) = position(database, user_id, digest);
+    let (number, start) = position(database, &entry.user_id, &entry.digest);
     let region = region(number);
-    let read = || match region.find(database, user_id, digest, start) {
+    region.lock.exclusive(|| match region.find(database, entry, start) {
         Some((index, true)) => Some(region.slot(index).hits()),
         _ => None,
-    };
-    if settled { region.lock.exclusive(read) } else { region.lock.shared(read) }
+    })
 }
 
-/// The hits of one entry that its row does not show.
-pub fn pending_of(user_id: &Uuid, digest: &Uuid) -> u64 {
-    let stored = drained_hits().into_iter().filter(|hits| hits.user_id == *user_id && hits.digest == *digest);
-    let stored: u64 = stored.map(|hits| hits.hits).sum();
-    of(user_id, digest, false).map_or(0, |hits| hits.hits.saturating_sub(stored))
+/// The hits that no row shows of the entries of this user and digest: of the one that is there now, and of such as have
+/// been there since the last flush.
+pub fn pending_at(user_id: &Uuid, digest: &Uuid) -> Vec<Hits> {
+    let mut pending = at(user_id, digest);
+    if !pending.is_empty() {
+        take_off(&mut pending, &drained_hits());
+    }
+    pending
+}
+
+/// The hits of the entries of this database of this user and digest. Some of the numbers may have a hit that is being
+/// counted, and others not.
+fn at(user_id: &Uuid, digest: &Uuid) -> Vec<Hits> {
+    if !is_on() {
+        return Vec::new();
+    }
+    let database = database();
+    let (number, start) = position(database, user_id, digest);
+    let region = region(number);
+    let mut room = 4;
+    loop {
+        // Nothing is allocated under the lock.
+        let mut found = Vec::with_capacity(room);
+        let complete = region.lock.shared(|| {
+            let mut index = start;
+            for _ in 0..region.size {
+                let slot = region.slot(index);
+                if slot.database == pg_sys::InvalidOid {
+                    break;
+                }
+                if slot.is_at(database, user_id, digest) {
+                    if found.len() == room {
+                        return false;
+                    }
+                    found.push(slot.hits());
+                }
+                index = region.after(index);
+            }
+            true
+        });
+        if complete {
+            return found;
+        }
+        room = region.size.min(room * 8);
+    }
 }
 
 /// The hits of all entries that their rows do not show.
 pub fn pending() -> Vec<Hits> {
     let mut pending = all();
-    let stored = drained_hits();
-    if !stored.is_empty() {
-        let stored: HashMap<_, _> = stored.iter().map(|hits| ((hits.user_id, hits.digest), hits)).collect();
-        for hits in &mut pending {
-            if let Some(stored) = stored.get(&(hits.user_id, hits.digest)) {
-                hits.hits = hits.hits.saturating_sub(stored.hits);
-                hits.tokens = hits.tokens.minus(stored.tokens);
-            }
-        }
-        pending.retain(|hits| hits.hits > 0);
-    }
+    take_off(&mut pending, &drained_hits());
     pending
+}
+
+/// Takes what has been stored off hits.
+fn take_off(pending: &mut Vec<Hits>, stored: &[Hits]) {
+    if stored.is_empty() {
+        return;
+    }
+    let stored: HashMap<_, _> = stored.iter().map(|hits| (hits.entry, hits)).collect();
+    for hits in &mut *pending {
+        if let Some(stored) = stored.get(&hits.entry) {
+            hits.hits = hits.hits.saturating_sub(stored.hits);
+            hits.tokens = hits.tokens.minus(stored.tokens);
+        }
+    }
+    pending.retain(|hits| hits.hits > 0);
 }
 
 /// The hits of all entries of this database.
@@ -332,10 +402,10 @@ pub fn all() -> Vec<Hits> {
 pub fn drained(stored: &[Hits]) {
     let database = database();
     for hits in stored {
-        let (number, start) = position(database, &hits.user_id, &hits.digest);
+        let (number, start) = position(database, &hits.entry.user_id, &hits.entry.digest);
         let region = region(number);
         region.lock.exclusive(|| {
-            if let Some((index, true)) = region.find(database, &hits.user_id, &hits.digest, start) {
+            if let Some((index, true)) = region.find(database, &hits.entry, start) {
                 let slot = region.slot(index);
                 let mut left = slot.hits();
                 if left.hits <= hits.hits {
@@ -390,9 +460,10 @@ mod tests {
     /// Costs with every kind of fraction, by several threads at once: no unit is lost where one is carried.
     #[test]
     fn the_hits_of_a_slot_add_up() {
-        let (user_id, digest) = (Uuid::from_bytes([1; 16]), Uuid::from_bytes([2; 16]));
+        let [user_id, digest, id] = [1, 2, 3].map(|byte| Uuid::from_bytes([byte; 16]));
+        let entry = Entry { user_id, digest, id: Some(id) };
         let costs: Vec<i64> = (0..4_000_i64).map(|n| (n * 7_919_333) % 3_000_000 * (n % 5 + 1) / 5).collect();
-        let first = Hits { place: 3, user_id, digest, hits: 1, tokens: Tokens::of_cost(999_999), last: 5 };
+        let first = Hits { place: 3, entry, hits: 1, tokens: Tokens::of_cost(999_999), last: 5 };
         let slot = Slot::of(pg_sys::Oid::from(4), &first);
         std::thread::scope(|scope| {
             for costs in costs.chunks(1_000) {
@@ -402,6 +473,12 @@ mod tests {
         let found = slot.hits();
         assert_eq!((found.hits, found.last), (4_001, *costs.iter().max().unwrap()));
         assert_eq!(found.tokens.total(), 999_999 + costs.iter().map(|cost| *cost as u128).sum::<u128>());
-        assert!(found.tokens.millionths < MILLION && size_of::<Slot>() == 64);
+        assert!(found.entry == entry && found.tokens.millionths < MILLION);
+    }
+
+    /// As README says of max_tracked_entries, with the quarter that stays free.
+    #[test]
+    fn an_entry_takes_a_hundred_bytes() {
+        assert_eq!(size_of::<Slot>() * 5 / 4, 100);
     }
 }

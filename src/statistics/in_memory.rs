@@ -111,7 +111,7 @@ impl Per {
         for hits in pending {
             let key = match self {
                 Self::ContentType => (None, Some(hits.place)),
-                _ => (Some(hits.user_id), None),
+                _ => (Some(hits.entry.user_id), None),
             };
             sums.entry(key).and_modify(|sum| sum.add(&hits)).or_insert(hits);
         }
@@ -126,7 +126,7 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: the call's data are PostgreSQL's; an argument that there is, is a text.
     let per = unsafe { if (*fcinfo).nargs == 0 { Per::Entry } else { Per::read(pgrx::pg_getarg(fcinfo, 0)) } };
     let only = (!sees_all(&Home::current())).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
-    let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.user_id));
+    let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.entry.user_id));
     let sums = per.sum(hits::pending().into_iter().filter(mine));
     // A datum for each content type, not for each entry.
     let mut names: HashMap<u32, pg_sys::Datum> = HashMap::new();
@@ -142,9 +142,9 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
                 Err(_) => hits.tokens.numeric().into_datum(),
             };
             deliver([
-                (per != Per::ContentType).then(|| hits.user_id.as_bytes().as_ptr().into()),
+                (per != Per::ContentType).then(|| hits.entry.user_id.as_bytes().as_ptr().into()),
                 (per != Per::User).then_some(name),
-                (per == Per::Entry).then(|| hits.digest.as_bytes().as_ptr().into()),
+                (per == Per::Entry).then(|| hits.entry.digest.as_bytes().as_ptr().into()),
                 Some((hits.hits.min(counters::MOST) as i64).into()),
                 tokens,
                 Some(hits.last.into()),

@@ -14,17 +14,26 @@ pub mod tokens;
 use crate::audit::reads;
 use crate::clock;
 use crate::entry::Address;
+use pgrx::Uuid;
 use at_commit::{Action, at_commit};
 use content_types::place_of;
 use counters::{Count, Latency, place};
 use std::time::Instant;
 use tokens::Tokens;
 
+/// What is known of an entry that a lookup has found live.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hit {
+    /// `None` where the column is no uuid.
+    pub id: Option<Uuid>,
+    /// What it cost, if its row says so.
+    pub cost: Option<Tokens>,
+}
+
 /// What a lookup found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// A live entry, and what it cost.
-    Live(Tokens),
+    Live(Hit),
     /// One that has expired.
     Expired,
     Nothing,
@@ -53,11 +62,14 @@ impl Call {
         let Some(number) = counted_at else { return };
         let place = place(number);
         match found {
-            Found::Live(cost) => {
+            Found::Live(hit) => {
+                // Who inserts into the table does not say the cost: that of the content policy counts.
+                let cost = hit.cost.unwrap_or_else(|| content_types::cost_of(address.content_type));
+                let entry = hits::Entry { user_id: address.user_id, digest: address.digest, id: hit.id };
                 place.add(Count::Hits, 1);
                 place.add(Count::TokensSaved, cost.units);
                 place.add(Count::MillionthsSaved, cost.millionths);
-                if !hits::count(number, &address.user_id, &address.digest, cost, clock::now()) {
+                if !hits::count(number, &entry, cost, clock::now()) {
                     place.add(Count::UntrackedHits, 1);
                 }
             }

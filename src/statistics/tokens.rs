@@ -9,19 +9,10 @@ use pgrx::pg_sys;
 /// The greatest cost of an answer. Counters of units hold nine thousand million of them.
 pub const MOST_OF_AN_ANSWER: i64 = 1_000_000_000;
 
-macro_rules! cost {
-    () => {
-        "pg_catalog.numeric_larger(0, \
-         pg_catalog.numeric_smaller(1000000000, CAST(token_cost AS pg_catalog.numeric)))"
-    };
-}
-
-/// An expression: what an entry cost, as numeric; NULL when that is not known. The column of an adopted table
-/// may hold what no cost can be.
-pub const COST: &str = cost!();
-
-/// The same in millionths, as bigint.
-pub const MILLIONTHS: &str = concat!("pg_catalog.int8(pg_catalog.numeric_mul(", cost!(), ", 1000000))");
+/// An expression: what an entry cost, in millionths, as bigint; NULL when that is not known. The column of an adopted
+/// table may hold what no cost can be.
+pub const MILLIONTHS: &str = "pg_catalog.int8(pg_catalog.numeric_mul(pg_catalog.numeric_larger(0, \
+     pg_catalog.numeric_smaller(1000000000, CAST(token_cost AS pg_catalog.numeric))), 1000000))";
 
 pub const MILLION: u64 = 1_000_000;
 
