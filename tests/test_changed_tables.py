@@ -1,8 +1,9 @@
 """What an operator has made of the tables: errors that tell what is in the way, and no more of them than need be."""
 
+import psycopg
 import pytest
 
-from conftest import ALICE, sqlstate_of
+from conftest import ALICE, BOB, sqlstate_of
 from test_lookups import lookup, upsert
 from test_tenants import acting
 
@@ -34,6 +35,48 @@ def test_who_can_never_write_is_not_told_to_try_again(roles, empty_database, cha
         with acting(connection, ALICE, keep=False):
             explained(sqlstate_of(lambda: upsert(connection, "2", KEY)), "42501")
         assert lookup(connection, KEY) == 1
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "there"])
+@pytest.mark.parametrize("index, sqlstate", [
+    ("ALTER TABLE {table} ADD CONSTRAINT of_my_own UNIQUE (user_id, story_id)", "23505"),
+    ("CREATE UNIQUE INDEX of_my_own ON {table} (user_id, story_id)", "23505"),
+    ("ALTER TABLE {table} ADD CONSTRAINT of_my_own EXCLUDE (story_id WITH =)", "23P01"),
+])
+def test_a_unique_index_in_the_way_is_named(client, level, stored, index, sqlstate):
+    """One of the operator's own, on the partition of the month."""
+    story, other = "57000000-0000-4000-8000-000000000001", "57000000-0000-4000-8000-000000000002"
+    [(table,)] = client.execute(f"SELECT tableoid::regclass::text FROM {CACHE}").fetchall()
+    client.execute(index.format(table=table))
+    upsert(client, "1", KEY, story_id=story)
+    second = (ALICE, "tone", "second")
+    if stored:
+        upsert(client, "1", second, story_id=other)
+    client.execute(f"SET default_transaction_isolation = '{level}'")
+    error = sqlstate_of(lambda: upsert(client, "2", second, story_id=story))
+    explained(error, sqlstate)
+    assert "of_my_own" in error.message_primary and "policy" not in str(error.message_detail)
+    assert story in error.message_detail
+    batch = [{"user_id": ALICE, "content_type": "tone", "cache_key": "second", "content": 2, "story_id": story}]
+    error = sqlstate_of(lambda: client.execute("SELECT cache_upsert_many(%s)", (psycopg.types.json.Jsonb(batch),)))
+    explained(error, sqlstate)
+    assert "of_my_own" in error.message_primary
+    assert lookup(client, second) == (1 if stored else None)
+    upsert(client, "3", KEY, story_id=story)
+
+
+def test_a_tenant_is_told_of_a_unique_index_but_not_of_anothers_values(roles, empty_database):
+    empty_database.execute("CREATE EXTENSION infinite_pages_cache")
+    with empty_database.connect() as connection:
+        upsert(connection, "1", KEY)
+        [(table,)] = connection.execute(f"SELECT tableoid::regclass::text FROM {CACHE}").fetchall()
+        connection.execute(f"CREATE UNIQUE INDEX of_my_own ON {table} (content_type, foundation_dependency)")
+        upsert(connection, "1", KEY, foundation_dependency="secret")
+        with acting(connection, BOB, keep=False):
+            error = sqlstate_of(lambda: upsert(connection, "2", (BOB, "tone", "k"), foundation_dependency="secret"))
+            explained(error, "23505")
+            assert "of_my_own" in error.message_primary and "secret" not in error.message_detail
 
 
 def test_a_default_partition_in_the_way_is_named(client):
