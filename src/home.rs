@@ -67,6 +67,13 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// Has this backend take note of what others have committed of definitions, roles and privileges. The server does so
+/// with each lock that is new to a transaction: one that has looked before holds them all, and would hear of nothing.
+pub fn read_news() {
+    // SAFETY: what the server does itself with each lock, at any place in a function.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+}
+
 impl Home {
     /// The schema that the extension lives in now.
     ///

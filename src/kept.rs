@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::home::{CACHE, Home, POLICIES};
+use crate::home::{CACHE, Home, POLICIES, read_news};
 use crate::setting_scope::with_settings;
 use crate::spi::{Access, Rows, connected, rows, split};
 use pgrx::datum::DatumWithOid;
@@ -21,6 +21,7 @@ pub fn run<T>(
     args: &[DatumWithOid],
     f: impl FnOnce(&Rows) -> T,
 ) -> T {
+    read_news();
     let home = Home::current();
     connected(access, |caller_context| {
         let (mut types, mut values, nulls) = split(args);

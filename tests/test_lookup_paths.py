@@ -494,3 +494,87 @@ def test_a_lookup_keeps_its_locks_like_a_statement(both, database):
             other.execute("SET lock_timeout = '50ms'")
             assert state(lambda: other.execute(f"DROP TABLE {partition(1)}")) == "55P03"
             assert session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == (1,)
+
+
+# ── in an open transaction ───────────────────────────────────────────────────────────────────────
+
+@contextlib.contextmanager
+def open_transactions(both, key="k"):
+    """At READ COMMITTED, and with all locks held that a lookup takes."""
+    with contextlib.ExitStack() as stack:
+        for session in both.each():
+            stack.enter_context(session.transaction())
+            get(session, key)
+        both.lookup(key)
+        yield
+
+
+def get(session, key, user=ALICE):
+    found = session.execute("SELECT content FROM cache_get(%s, 't', %s)", (user, key)).fetchone()
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("first", ["get", "lookup"])
+def test_an_open_transaction_sees_a_partition_made_since(both, database, first):
+    insert(both.direct, "k", "1")
+    with database.connect() as other, open_transactions(both):
+        other.execute("SELECT create_monthly_cache_partition(%s)", (month(3),))
+        insert(other, "old", "3", ago=3)
+        if first == "get":
+            assert [get(session, "old") for session in both.each()] == [3, 3]
+        assert both.lookup("old") == 3
+        assert plans(both.direct) == 0
+
+
+def test_an_open_transaction_ends_to_see_what_is_revoked(both, database):
+    insert(both.direct, "k", "1")
+    with temporary_roles(database.cluster, "reader"), contextlib.ExitStack() as stack, database.connect() as other:
+        other.execute(f"ALTER ROLE reader LOGIN BYPASSRLS; GRANT SELECT ON {TABLE} TO reader")
+        readers = Both(database, stack, "reader")
+        for change in (f"REVOKE SELECT ON {TABLE} FROM reader", "REVOKE USAGE ON SCHEMA public FROM PUBLIC"):
+            for session in readers.each():
+                session.execute("BEGIN")
+            assert readers.lookup("k") == 1
+            other.execute(change)
+            assert [state(lambda session=session: session.execute("SELECT cache_lookup(%s, 't', 'k')", (ALICE,)))
+                    for session in readers.each()] == ["42501"] * 2
+            for session in readers.each():
+                session.execute("ROLLBACK")
+            other.execute(f"GRANT SELECT ON {TABLE} TO reader; GRANT USAGE ON SCHEMA public TO PUBLIC")
+
+
+def test_an_open_transaction_follows_memberships(both, database):
+    insert(both.direct, "k", "1")
+    with temporary_roles(database.cluster, "tenant", "suspended"), contextlib.ExitStack() as stack, database.connect() as other:
+        other.execute(f"ALTER ROLE tenant LOGIN; SELECT cache_grant_tenant('tenant'); "
+                      f"CREATE POLICY suspended ON {TABLE} AS RESTRICTIVE FOR SELECT TO suspended USING (false)")
+        tenants = Both(database, stack, "tenant", f"SET infinite_pages_cache.user_id = '{ALICE}'")
+        with open_transactions(tenants):
+            assert tenants.lookup("k") == 1
+            other.execute("GRANT suspended TO tenant")
+            assert tenants.lookup("k") is None
+            other.execute("REVOKE suspended FROM tenant")
+            assert tenants.lookup("k") == 1
+
+
+@pytest.mark.parametrize("first", ["get", "lookup"])
+def test_an_open_transaction_loses_a_partition_that_is_being_detached(both, database, first):
+    """The first of the two steps is committed, the second waits for whoever has the table locked."""
+    insert(both.direct, "k", "1")
+    insert(both.direct, "old", "2", ago=1)
+    with database.connect() as other, database.connect() as watcher:
+        with open_transactions(both, "old"):
+            assert both.lookup("old") == 2
+            thread = threading.Thread(target=lambda: other.execute(f"ALTER TABLE {TABLE} DETACH PARTITION {partition(1)} CONCURRENTLY"))
+            thread.start()
+            try:
+                wait_until(lambda: watcher.execute("SELECT count(*) FROM pg_inherits WHERE inhdetachpending").fetchone() == (1,))
+                assert watcher.execute(f"SELECT count(*) FROM {TABLE} WHERE cache_key = 'old'").fetchone() == (0,)
+                if first == "get":
+                    assert [get(session, "old") for session in both.each()] == [None, None]
+                assert both.lookup("old") is None
+                assert both.lookup("k") == 1
+            finally:
+                for session in both.each():
+                    session.execute("ROLLBACK")
+                thread.join(20)

@@ -7,7 +7,7 @@
 use super::Address;
 use crate::clock;
 use crate::compat;
-use crate::home::Home;
+use crate::home::{Home, read_news};
 use crate::jsonb::RawJsonb;
 use crate::partition::entry_index::{Columns, Entries, Partition};
 use crate::partition::sight::Sight;
@@ -91,6 +91,7 @@ fn walk(mut look: impl FnMut(&Scan) -> bool) -> bool {
 
 /// What is known of the table, and the table itself, locked; `None` when a statement has to find the way.
 fn open() -> Option<(Rc<Entries>, pg_sys::Relation)> {
+    read_news();
     loop {
         pgrx::check_for_interrupts!();
         let entries = Entries::current(&Home::current());
