@@ -203,6 +203,12 @@ CREATE FUNCTION @extschema@.cache_grant_service(role text) RETURNS void
 COMMENT ON FUNCTION @extschema@.cache_grant_service(text) IS
     'Lets a role use and watch the cache for every user: all entries, the audit log, metrics and cleanup';
 
+CREATE FUNCTION @extschema@.cache_grant_monitor(role text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_grant_monitor_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_grant_monitor(text) IS
+    'Lets a role watch the cache: every metric, alert, check and statistic, and nothing of what is cached';
+
 CREATE FUNCTION @extschema@.verify_production_cache()
     RETURNS TABLE (name text, ok boolean, detail text, hint text)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp

@@ -36,10 +36,8 @@ SELECT @extschema@.cache_replace('replaced_cache_upsert(uuid, text, text, jsonb,
 COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
     'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785), where a number has all its digits. The same request gives the same key in every language';
 
-DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
-
--- replaced: cache_search
-DROP FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer);
+ALTER FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer)
+    RENAME TO replaced_cache_search;
 CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metadata jsonb DEFAULT '{}', max_results integer DEFAULT 10)
     RETURNS TABLE (id uuid, cache_key text, content jsonb, metadata jsonb, reuse_score numeric,
                    created_at timestamptz, expires_at timestamptz, age interval, token_cost numeric,
@@ -48,5 +46,15 @@ CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metada
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_search';
 COMMENT ON FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer) IS
     'A user''s live entries of a content type whose metadata contains the given object, by reuse_score and then the newest first. Writes nothing';
+SELECT @extschema@.cache_replace('replaced_cache_search(uuid, text, jsonb, integer)',
+    'cache_search(uuid, text, jsonb, integer)',
+    'A user''s live entries of a content type whose metadata contains the given object, by reuse_score and then the newest first. Writes nothing');
+CREATE FUNCTION @extschema@.cache_grant_monitor(role text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_grant_monitor_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_grant_monitor(text) IS
+    'Lets a role watch the cache: every metric, alert, check and statistic, and nothing of what is cached';
+
+DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
 
 SELECT @extschema@.cache_setup();

@@ -29,6 +29,7 @@ mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod ttl;
+mod watch;
 mod worker;
 
 use pgrx::pg_sys;

@@ -12,17 +12,17 @@ from test_tenants import CACHE, acting, default_privileges, fill_for_alice, func
 ALL = {"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"}
 ROWS = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 READ = {"SELECT"}
+# One that was granted to be, and the predefined role.
+MONITORS = {"monitor": READ, "pg_monitor": READ}
 
 # Of anon, which has no rights, nothing is said; the owner of the tables has all of them.
 TABLES = {
     CACHE: {"authenticated": ROWS, "service_role": ROWS},
-    "cache_content_policies": {"authenticated": READ, "service_role": ROWS},
+    "cache_content_policies": {"authenticated": READ, "service_role": ROWS, **MONITORS},
     "cache_audit_log": {"service_role": READ | {"DELETE"}},
     "cache_audit_archive": {"service_role": READ | {"DELETE"}},
-    "cache_maintenance_runs": {"service_role": READ},
-    "cache_statistics_hourly": {"service_role": READ},
-    "cache_entry_summary": {"service_role": READ},
-    "cache_user_summary": {"service_role": READ},
+    **dict.fromkeys(["cache_maintenance_runs", "cache_statistics_hourly", "cache_entry_summary", "cache_user_summary"],
+                    {"service_role": READ, **MONITORS}),
     "cache_audit_log_id_seq": {},
     # A partition of either table.
     "infinite_pages_cache_YYYY_MM": {},
@@ -30,9 +30,9 @@ TABLES = {
 }
 # Views belong to the extension, not to the owner of the tables.
 VIEWS = {
-    "user_cache_analytics": {"authenticated": READ, "service_role": READ},
+    "user_cache_analytics": {"authenticated": READ, "service_role": READ, **MONITORS},
     **dict.fromkeys(["cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "cache_alerts", "cache_maintenance_log",
-                     "cache_maintenance_status", "cache_maintenance_progress"], {"service_role": READ}),
+                     "cache_maintenance_status", "cache_maintenance_progress"], {"service_role": READ, **MONITORS}),
 }
 
 CASTS = {f"cast from {name} to cache_ttl" for name in ("interval", "smallint", "integer", "bigint", "numeric", "real", "double precision")}
@@ -53,28 +53,32 @@ SERVICE_AND_WATCHER = {"verify_production_cache()", "check_partition_health()", 
     f"{view}()" for view, roles in VIEWS.items() if "authenticated" not in roles}
 SERVICE = {"cleanup_expired_cache_entries_production()", "cache_forget_user(uuid)"}
 OWNER = {"cache_setup()", "cache_run_maintenance()", "cache_flush_statistics()", "create_monthly_cache_partition(timestamp without time zone)",
-         "drop_old_cache_partitions(integer,boolean)", "archive_audit_logs(interval)", "cache_grant_tenant(text)", "cache_grant_service(text)"}
+         "drop_old_cache_partitions(integer,boolean)", "archive_audit_logs(interval)", "cache_grant_tenant(text)", "cache_grant_service(text)",
+         "cache_grant_monitor(text)"}
 EVERYBODY = COMPUTE | WITH_CALLERS_RIGHTS | OWN_ONLY
 EXECUTE = {
     "anon": EVERYBODY,
     "authenticated": EVERYBODY | TENANT,
     "service_role": EVERYBODY | TENANT | SERVICE | SERVICE_AND_WATCHER,
     "pg_read_all_data": EVERYBODY | SERVICE_AND_WATCHER,
+    "monitor": EVERYBODY | SERVICE_AND_WATCHER,
+    "pg_monitor": EVERYBODY | SERVICE_AND_WATCHER,
     "cache_owner": EVERYBODY,
 }
 # Without a search_path of their own: they run no statement, or qualify every name in it.
 WITHOUT_SEARCH_PATH = COMPUTE | {"cache_lookup(uuid,text,text)", "cache_statistics(boolean)"}
-ROLES = ["anon", "authenticated", "service_role", "cache_owner"]
+ROLES = ["anon", "authenticated", "service_role", "monitor", "pg_monitor", "cache_owner"]
 
 
 @pytest.fixture(params=["plain", "supabase"])
 def guarded(request, roles, empty_database):
     """A database with every kind of object, whose tables belong to a role that is no superuser; as it is installed, and under default
     privileges that open all of it."""
-    with temporary_roles(empty_database.cluster, "cache_owner"):
+    with temporary_roles(empty_database.cluster, "cache_owner", "monitor"):
         if request.param == "supabase":
             empty_database.execute(default_privileges("IN SCHEMA public"))
-        empty_database.execute("CREATE EXTENSION infinite_pages_cache; GRANT CREATE ON SCHEMA public TO cache_owner")
+        empty_database.execute("CREATE EXTENSION infinite_pages_cache; GRANT CREATE ON SCHEMA public TO cache_owner; "
+                               "SELECT cache_grant_monitor('monitor')")
         fill_for_alice(empty_database)
         with empty_database.connect() as connection:
             # A month that a tenant's write has made.
@@ -150,7 +154,7 @@ def is_denied(found):
     return isinstance(found, tuple) and found[0] == "42501" and re.match("permission denied for|must be owner of", found[1]) is not None
 
 
-@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role", "monitor"])
 def test_each_statement_on_each_relation(guarded, role):
     """That the privileges above are what decides, and that nothing else opens a way."""
     guarded.execute(f"CREATE SCHEMA work; GRANT ALL ON SCHEMA work TO {role}")
@@ -215,7 +219,7 @@ def test_each_function_has_been_reviewed(guarded):
                                   ).fetchall() == [(["search_path=pg_catalog, pg_temp"],)]
 
 
-@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role", "cache_owner"])
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role", "monitor", "cache_owner"])
 def test_each_function_called_by_each_role(guarded, role):
     with guarded.connect() as connection:
         names = {oid: name for name, oid in signatures(connection).items()}
@@ -225,11 +229,11 @@ def test_each_function_called_by_each_role(guarded, role):
             found = outcome(connection, statement, BOB, role)
             if signature not in EXECUTE[role]:
                 good = isinstance(found, tuple) and found[:2] == ("42501", f"permission denied for function {signature.split('(')[0]}")
-            elif role in ("anon", "authenticated") and signature.startswith(("cache_upsert(", "cache_upsert_many(")):
+            elif role in ("anon", "authenticated", "monitor") and signature.startswith(("cache_upsert(", "cache_upsert_many(")):
                 # The arguments are Alice's.
                 good = isinstance(found, tuple) and found[0] == "42501" and found[1].startswith(
                     ("an entry of another user", "permission denied for table ")[:1 if role == "authenticated" else 2])
-            elif role == "anon" and signature in WITH_CALLERS_RIGHTS:
+            elif (role == "anon" or role == "monitor" and signature != "user_cache_analytics()") and signature in WITH_CALLERS_RIGHTS:
                 good = isinstance(found, tuple) and found[0] == "42501" and found[1].startswith("permission denied for table ")
             else:
                 # One that fails for another reason has not been tried: give its arguments a value in ARGUMENTS.

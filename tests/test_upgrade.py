@@ -79,7 +79,9 @@ def test_grants_that_0_1_0_gave_as_it_was_created_are_in_a_dump_after_the_update
     assert database.value(recorded) == 0
     after = catalog(database)
     for part, grants in before.items():
-        assert [grant for grant in after[part] if "cache_search" not in grant[0] and "cache_pending_hits_by" not in grant[0]] == grants
+        # Of what there was; an object that the update brings has grants of its own.
+        there = {name for name, *_ in grants}
+        assert [grant for grant in after[part] if grant[0] in there] == grants
     expected = fresh(cluster, database)
     wanted = catalog(expected)
     for part in ("table grants", "function grants", "members", "functions"):

@@ -68,13 +68,9 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     FROM cache
     UNION ALL
     SELECT 10, 'warning', 'unusual access: share of one user in the writes of the last hour above 50 % (of 1,000 or more)',
-           CASE WHEN coalesce(sum(writes), 0) >= 1000 THEN round(100.0 * max(writes) / sum(writes), 1) ELSE 0 END, 50, true,
+           CASE WHEN writes >= 1000 THEN round(100.0 * of_one_user / writes, 1) ELSE 0 END, 50, true,
            'Look at cache_audit_log for that user: SELECT user_id, action, count(*) ... GROUP BY 1, 2.'
-    FROM (SELECT count(*) AS writes
-          -- The newest of them: an hour can hold millions.
-          FROM (SELECT user_id, "timestamp" FROM @extschema@.cache_audit_log
-                WHERE action <> 'lookup' ORDER BY id DESC LIMIT 10000) newest
-          WHERE "timestamp" > clock_timestamp() - interval '1 hour' GROUP BY user_id) by_user
+    FROM @recent_writes@ w
 )
 SELECT severity, rule, value, threshold,
        coalesce(CASE WHEN above THEN value > threshold ELSE value < threshold END, false),

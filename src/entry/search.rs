@@ -20,7 +20,8 @@ use pgrx::{Uuid, pg_sys};
 /// Entries that one search returns at most.
 const MAX_RESULTS: i32 = 1_000;
 
-/// The columns of the key and of the hits in the result. 0.2.0 declares all columns but the hits, the last one.
+/// The columns of the id, the key and the hits in the result. 0.2.0 declares all columns but the hits, the last one.
+const ID: i32 = 1;
 const CACHE_KEY: i32 = 2;
 const HIT_COUNT: i32 = 13;
 
@@ -68,7 +69,8 @@ fn search(fcinfo: pg_sys::FunctionCallInfo) {
         [user_id.into(), spi::text(content_type), metadata.into(), i64::from(max_results).into()];
     let hit_count = |rows: &Rows, row| {
         let digest = rows.text(row, CACHE_KEY).map(|key| key::digest_of(content_type, &key));
-        let pending = digest.map_or(0, |digest| hits::pending_of(&user_id, &digest));
+        let id = rows.get::<Uuid>(row, ID);
+        let pending = digest.map_or(0, |digest| hits::pending_of(&user_id, &digest, id));
         let stored = rows.get::<i64>(row, HIT_COUNT).unwrap_or_default();
         stored.saturating_add_unsigned(pending).into_datum()
     };

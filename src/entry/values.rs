@@ -75,7 +75,11 @@ impl Values<'_> {
             }
         }
         if let Some(tier) = self.priority_tier.filter(|tier| !(1..=3).contains(tier)) {
-            return invalid("priority_tier must be 1 (high), 2 or 3 (low)", format!("It is {tier}."), "Pass 1, 2 or 3.");
+            return invalid(
+                "priority_tier must be 1 (high), 2 or 3 (low)",
+                format!("It is {tier}."),
+                "Pass 1, 2 or 3.",
+            );
         }
         let limit = settings::MAX_CONTENT_BYTES.get() as usize;
         for (name, size) in [

@@ -4,11 +4,12 @@
 use super::archive::find_archive;
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
-use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, RUNS, STATISTICS};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES};
 use crate::owner;
 use crate::partition::catalog::function_name;
 use crate::partition::secure;
 use crate::spi::{self, Access};
+use crate::watch::FIGURES;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -38,10 +39,16 @@ const OWNER_FUNCTIONS: &[&str] = &[
     "archive_audit_logs",
     "cache_grant_tenant",
     "cache_grant_service",
+    "cache_grant_monitor",
 ];
 
-/// Functions under no view that whoever watches the cache calls.
-const WATCHED_FUNCTIONS: &[&str] = &["verify_production_cache", "check_partition_health", "cache_statistics"];
+/// What monitors call beside the functions of their views. Those of the second group are everybody's.
+const MONITOR_FUNCTIONS: [&[&str]; 2] = [
+    &["verify_production_cache", "check_partition_health", "cache_statistics"],
+    &["cache_latency_ms", "cache_pending_hits_by", "user_cache_analytics"],
+];
+/// The functions that no earlier version has.
+const NEW_FUNCTIONS: &[&str] = &["cache_grant_monitor"];
 
 /// Views, each with the function of the same name beneath it.
 const TENANT_VIEWS: &[&str] = &["user_cache_analytics"];
@@ -61,6 +68,8 @@ const WATCHER: &str = "pg_read_all_data";
 /// Roles of Supabase and PostgREST, provided for where they exist.
 const KNOWN_TENANT: &str = "authenticated";
 const KNOWN_SERVICE: &str = "service_role";
+/// The predefined role that exporters of metrics are members of.
+const KNOWN_MONITOR: &str = "pg_monitor";
 
 #[pg_extern(sql = false)]
 fn cache_grant_tenant(role: &str) {
@@ -78,6 +87,15 @@ fn cache_grant_service(role: &str) {
     let role = checked_role(&home, role);
     grant_service_members(&home, &role);
     grant_service_tables(&home, &role);
+}
+
+#[pg_extern(sql = false)]
+fn cache_grant_monitor(role: &str) {
+    advisory::lock(Class::Setup, 0);
+    let home = Home::current();
+    let role = checked_role(&home, role);
+    grant_monitor_members(&home, &role);
+    grant_monitor_tables(&home, &role);
 }
 
 /// The role's name, quoted.
@@ -99,7 +117,7 @@ fn quoted_role(role: &str) -> Option<String> {
     spi::run(Access::ReadLatest, sql, &[role.into()], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }
 
-/// Grants all to the roles of Supabase and PostgREST that exist.
+/// Grants all to the roles of Supabase and PostgREST that exist, and to the one of monitors.
 pub fn grant_to_known_roles(home: &Home) {
     if let Some(role) = quoted_role(KNOWN_TENANT) {
         grant_tenant_members(home, &role);
@@ -109,6 +127,8 @@ pub fn grant_to_known_roles(home: &Home) {
         grant_service_members(home, &role);
         grant_service_tables(home, &role);
     }
+    grant_monitor_members(home, KNOWN_MONITOR);
+    grant_monitor_tables(home, KNOWN_MONITOR);
 }
 
 fn grant_tenant_members(home: &Home, role: &str) {
@@ -136,18 +156,33 @@ fn grant_service_members(home: &Home, role: &str) {
     on_views(home, SERVICE_VIEWS, role);
 }
 
+fn grant_monitor_members(home: &Home, role: &str) {
+    spi::execute(&format!("GRANT USAGE ON SCHEMA {} TO {role}", home.schema));
+    for functions in MONITOR_FUNCTIONS.into_iter().chain([SERVICE_VIEWS]) {
+        on_functions(home, functions, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    }
+    on_views(home, SERVICE_VIEWS, role);
+    on_views(home, TENANT_VIEWS, role);
+}
+
 fn grant_tenant_tables(home: &Home, role: &str) {
     let schema = &home.schema;
     spi::execute(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{CACHE} TO {role}"));
     spi::execute(&format!("GRANT SELECT ON {schema}.{POLICIES} TO {role}"));
 }
 
+/// The tables of figures, and none that holds what users have stored or done.
+fn grant_monitor_tables(home: &Home, role: &str) {
+    for table in FIGURES.into_iter().chain([POLICIES]) {
+        spi::execute(&format!("GRANT SELECT ON {}.{table} TO {role}", home.schema));
+    }
+}
+
 fn grant_service_tables(home: &Home, role: &str) {
     let schema = &home.schema;
     grant_tenant_tables(home, role);
     spi::execute(&format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
-    spi::execute(&format!("GRANT SELECT ON {schema}.{RUNS}, {schema}.{STATISTICS} TO {role}"));
-    spi::execute(&format!("GRANT SELECT ON {schema}.{BY_TYPE}, {schema}.{BY_USER} TO {role}"));
+    grant_monitor_tables(home, role);
     add_to_policy(home, CACHE, role);
     grant_audit(home, AUDIT_LOG, role);
     if find_archive(home).is_some() {
@@ -220,8 +255,15 @@ pub fn reset_function(function: pg_sys::Oid) {
     for grantee in granted {
         spi::execute(&format!("REVOKE ALL ON FUNCTION {signature} FROM {grantee}"));
     }
-    if is_in(WATCHED_FUNCTIONS) || is_in(SERVICE_VIEWS) {
+    if is_in(MONITOR_FUNCTIONS[0]) || is_in(SERVICE_VIEWS) {
         spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO {WATCHER}"));
+    }
+}
+
+/// The same for the functions that an update brings, while it does.
+pub fn reset_new_members(home: &Home) {
+    for function in functions(home, NEW_FUNCTIONS) {
+        reset_function(function);
     }
 }
 
@@ -262,6 +304,17 @@ pub fn renew_members(home: &Home) {
     );
     for role in tenants {
         grant_tenant_members(home, &role);
+    }
+    let monitors = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(r.rolname) FROM pg_class c, aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE c.relnamespace = $1 AND c.relname = ANY ($2) AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner \
+         GROUP BY r.oid, r.rolname HAVING count(DISTINCT c.oid) = cardinality($2)",
+        &[home.namespace.into(), names(&FIGURES).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    for role in monitors {
+        grant_monitor_members(home, &role);
     }
     for role in service_roles(home) {
         grant_service_members(home, &role);

@@ -2,13 +2,14 @@
 
 #![allow(unsafe_code)]
 
-use crate::home::Home;
+use crate::home::{CACHE, Home};
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
 use crate::setting_scope::with_settings;
 use crate::shared_memory;
 use crate::spi::{self, Access};
 use crate::statistics::summary;
+use crate::{owner, watch};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
@@ -31,7 +32,13 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
     let name = function_name(unsafe { (*(*fcinfo).flinfo).fn_oid });
     let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
     let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
-    run(fcinfo, query);
+    let home = Home::current();
+    // It has a row for each user, which may be very many.
+    if name == "user_cache_analytics" && watch::only_watches(&home) {
+        owner::confined_to_owner_of(home.table(CACHE), || run(fcinfo, query));
+    } else {
+        run(fcinfo, query);
+    }
 }
 
 /// Makes the rows of a query the result of the function.

@@ -44,6 +44,7 @@ fn cache_setup() {
         }
     }
     if in_script() && !creating {
+        grants::reset_new_members(&home);
         grants::correct_first_privileges(&home, |f| as_if_created(f));
     }
     as_if_created(|| set_up(&home));

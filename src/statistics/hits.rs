@@ -320,6 +320,12 @@ pub fn pending_at(user_id: &Uuid, digest: &Uuid) -> Vec<Hits> {
     pending
 }
 
+/// How many hits of one entry no row shows.
+pub fn pending_of(user_id: &Uuid, digest: &Uuid, id: Option<Uuid>) -> u64 {
+    let of_entry = |hits: &Hits| hits.entry.id.is_none() || hits.entry.id == id;
+    pending_at(user_id, digest).iter().filter(|hits| of_entry(hits)).map(|hits| hits.hits).sum()
+}
+
 /// The hits of the entries of this database of this user and digest. Some of the numbers may have a hit that is being
 /// counted, and others not.
 fn at(user_id: &Uuid, digest: &Uuid) -> Vec<Hits> {

@@ -8,7 +8,7 @@ use super::tokens::Tokens;
 use super::{drain, histogram};
 use crate::home::{CACHE, Home, STATISTICS};
 use crate::materialize::materialize_values;
-use crate::{owner, tenant};
+use crate::{owner, tenant, watch};
 use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -119,13 +119,16 @@ impl Per {
     }
 }
 
-/// The hits that no entry's row has yet. A caller that may not see every user's statistics gets those of
-/// its own user; one that may not read the table, where claims are nobody's proof, gets none.
+/// The hits that no entry's row has yet. A caller that may not see every user's statistics, or of single entries
+/// and is a monitor, gets those of its own user; one that may not read the table, where claims are nobody's proof, gets none.
 fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     // Two SQL functions stand for this one: without an argument it is for each entry.
     // SAFETY: the call's data are PostgreSQL's; an argument that there is, is a text.
     let per = unsafe { if (*fcinfo).nargs == 0 { Per::Entry } else { Per::read(pgrx::pg_getarg(fcinfo, 0)) } };
-    let only = (!sees_all(&Home::current())).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
+    let home = Home::current();
+    // A digest would tell a monitor whether there is an entry of a key that it guesses.
+    let all = sees_all(&home) && !(per == Per::Entry && watch::only_watches(&home));
+    let only = (!all).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
     let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.entry.user_id));
     let sums = per.sum(hits::pending().into_iter().filter(mine));
     // A datum for each content type, not for each entry.

@@ -14,10 +14,10 @@ pub mod tokens;
 use crate::audit::reads;
 use crate::clock;
 use crate::entry::Address;
-use pgrx::Uuid;
 use at_commit::{Action, at_commit};
 use content_types::place_of;
 use counters::{Count, Latency, place};
+use pgrx::Uuid;
 use std::time::Instant;
 use tokens::Tokens;
 

@@ -3,9 +3,10 @@
 
 use super::in_memory::sees_all;
 use crate::advisory::{self, Class};
-use crate::home::{BY_TYPE, BY_USER, CACHE, Home};
+use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home};
 use crate::settings;
 use crate::spi::{self, Access};
+use crate::watch;
 
 const COUNT_BY_TYPE: &str = include_str!("../../sql/reports/entries_by_type.sql");
 const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql");
@@ -13,17 +14,39 @@ const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
 /// The partitions that have their entry index, as `indrelid`.
 pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
+/// What reports read of tables that a monitor may not read: the table, the query, and the columns of the result.
+const READ_BY_OWNER: [(&str, &str, &str, &str); 3] = [
+    ("@entries_by_type@", CACHE, COUNT_BY_TYPE, BY_TYPE_COLUMNS),
+    ("@earliest_expiry@", CACHE, include_str!("../../sql/reports/earliest_expiry.sql"), "expires_at timestamptz"),
+    (
+        "@recent_writes@",
+        AUDIT_LOG,
+        include_str!("../../sql/reports/recent_writes.sql"),
+        "writes bigint, of_one_user bigint",
+    ),
+];
+const BY_TYPE_COLUMNS: &str = "partition_name text, content_type text, entries bigint, expired_entries bigint, \
+    high_priority_entries bigint, hits numeric, tokens_saved numeric, last_activity timestamptz, measured_at timestamptz";
+
 /// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
-/// `@pending_by_user@`, `@recent_statistics@` and `@entry_indexes@`.
+/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@earliest_expiry@` and `@entry_indexes@`.
 pub fn with_sources(home: &Home, query: &str) -> String {
     let mut query = query
         .replace("@recent_statistics@", &format!("({RECENT})"))
         .replace("@entry_indexes@", &format!("({ENTRY_INDEXES})"));
-    for (name, table, count) in
-        [("@entries_by_type@", BY_TYPE, COUNT_BY_TYPE), ("@entries_by_user@", BY_USER, COUNT_BY_USER)]
-    {
+    for (name, table) in [("@entries_by_type@", BY_TYPE), ("@entries_by_user@", BY_USER)] {
+        if query.contains(name) && serves(home, table) {
+            query = query.replace(name, &format!("@extschema@.{table}"));
+        }
+    }
+    query = query.replace("@entries_by_user@", &format!("({COUNT_BY_USER})"));
+    for (name, table, sql, columns) in READ_BY_OWNER {
         if query.contains(name) {
-            let source = if serves(home, table) { format!("@extschema@.{table}") } else { format!("({count})") };
+            let source = if watch::only_watches(home) {
+                watch::read_by_owner_of(home, table, sql, columns)
+            } else {
+                format!("({sql})")
+            };
             query = query.replace(name, &source);
         }
     }

@@ -1,0 +1,31 @@
+//! Monitors: roles that see the figures of every user, and no entry. They have no right on the entries nor on the audit log,
+//! since row security cannot show a role the rows of others without all that it may read of them. What a report counts in
+//! these tables is counted with their owner's rights.
+
+use crate::home::{BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
+use crate::owner;
+use crate::partition::sight::Sight;
+use crate::spi::{self, Access};
+use pgrx::spi::quote_literal;
+
+/// The tables of figures. Who may read all of them is a monitor.
+pub const FIGURES: [&str; 4] = [STATISTICS, RUNS, BY_TYPE, BY_USER];
+
+/// Whether the current user is a monitor that may not read every user's entries for itself. As a tenant it may
+/// read those of one user.
+pub fn only_watches(home: &Home) -> bool {
+    FIGURES.iter().all(|table| home.find_table(table).is_some_and(owner::may_read))
+        && home
+            .find_table(CACHE)
+            .is_some_and(|cache| !owner::may_read(cache) || Sight::of_current_user(home, cache) == Sight::OneUser)
+}
+
+/// The rows of a query on a table, read now with the rights of the table's owner, as a source for a statement of a role
+/// that may not read it. `columns` names them with their types.
+pub fn read_by_owner_of(home: &Home, table: &str, query: &str, columns: &str) -> String {
+    let sql = format!("SELECT coalesce(json_agg(r), '[]')::text FROM ({query}) r").replace("@extschema@", &home.schema);
+    let rows = owner::confined_to_owner_of(home.table(table), || {
+        spi::run(Access::Read, &sql, &[], |rows| rows.get::<String>(0, 1).expect("an array"))
+    });
+    format!("(SELECT * FROM json_to_recordset({}) AS r ({columns}))", quote_literal(rows))
+}
