@@ -7,13 +7,14 @@ use super::{Address, checked_content_type, checked_user, matching, or_raise};
 use crate::error::Refusal;
 use crate::jsonb::RawJsonb;
 use crate::kept;
-use crate::materialize::{materialize, materialize_values, nothing};
+use crate::materialize::{materialize_values, materialize_with, nothing};
 use crate::settings;
 use crate::spi::{self, Access, Rows};
 use crate::statistics::counters::Latency;
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
 use crate::statistics::{Call, Found, Hit, hits};
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
@@ -82,6 +83,16 @@ fn newest_by_statement(address: &Address) -> Option<Version> {
     })
 }
 
+/// The column of the hits in the result of cache_get().
+const HIT_COUNT: i32 = 7;
+
+/// The hits of an entry in a row of a statement that has its id and its stored hits in these columns, with those that are in
+/// memory.
+pub(super) fn hits_of(rows: &Rows, row: u64, (id, stored): (i32, i32), user_id: &Uuid, digest: &Uuid) -> Option<Datum> {
+    let pending = hits::pending_of(user_id, digest, rows.get(row, id));
+    rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(pending).into_datum()
+}
+
 crate::materialize::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
 
 fn get(fcinfo: pg_sys::FunctionCallInfo) {
@@ -97,21 +108,17 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         format!(
             "SELECT id, content, metadata, created_at, expires_at, \
                     CASE WHEN isfinite(created_at) THEN clock_timestamp() - created_at END, \
-                    least(coalesce(hit_count, 0)::numeric + coalesce($6[array_position($5, id::text)], 0), 9223372036854775807)::bigint, \
+                    coalesce(hit_count, 0)::bigint, \
                     trim_scale(token_cost::numeric), priority_tier::integer, story_id, foundation_dependency::text, \
                     expires_at > clock_timestamp(), {MILLIONTHS} \
              FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
             matching(schema)
         )
     };
-    let mut args = address.args();
-    // Those of entries that are gone are among them.
-    let pending = hits::pending_at(&address.user_id, &address.digest);
-    args.push(pending.iter().map(|hits| hits.entry.id.map(|id| id.to_string())).collect::<Vec<_>>().into());
-    args.push(pending.iter().map(|hits| hits.hits as i64).collect::<Vec<_>>().into());
     let mut found = Found::Nothing;
-    materialize(fcinfo, |deliver| {
-        kept::run(Access::Read, "get", sql, &args, |rows| {
+    let hit_count = |rows: &Rows, row| hits_of(rows, row, (1, HIT_COUNT), &address.user_id, &address.digest);
+    materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {
+        kept::run(Access::Read, "get", sql, &address.args(), |rows| {
             let live = rows.count() > 0 && rows.get(0, 12).unwrap_or(false);
             if live {
                 deliver(rows);

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use super::lookup::hits_of;
 use super::{Address, checked_content_type, checked_user, key, missing, or_raise};
 use crate::audit::reads;
 use crate::error::{Refusal, shown};
@@ -12,7 +13,6 @@ use crate::kept;
 use crate::materialize::{materialize_with, nothing};
 use crate::settings;
 use crate::spi::{self, Access, Rows};
-use crate::statistics::hits;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -68,11 +68,8 @@ fn search(fcinfo: pg_sys::FunctionCallInfo) {
     let args: [DatumWithOid; 4] =
         [user_id.into(), spi::text(content_type), metadata.into(), i64::from(max_results).into()];
     let hit_count = |rows: &Rows, row| {
-        let digest = rows.text(row, CACHE_KEY).map(|key| key::digest_of(content_type, &key));
-        let id = rows.get::<Uuid>(row, ID);
-        let pending = digest.map_or(0, |digest| hits::pending_of(&user_id, &digest, id));
-        let stored = rows.get::<i64>(row, HIT_COUNT).unwrap_or_default();
-        stored.saturating_add_unsigned(pending).into_datum()
+        let digest = rows.text(row, CACHE_KEY).map(|key| key::digest_of(content_type, &key))?;
+        hits_of(rows, row, (ID, HIT_COUNT), &user_id, &digest)
     };
     materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {
         kept::run(Access::Read, "search", statement, &args, |rows| {

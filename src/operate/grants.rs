@@ -2,6 +2,7 @@
 //! of every user; everything else is the owner's.
 
 use super::archive::find_archive;
+use super::former::former;
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES};
@@ -140,8 +141,8 @@ fn grant_tenant_members(home: &Home, role: &str) {
         "SELECT p.oid::regprocedure::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid \
          WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
            AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache') \
-           AND p.proname <> ALL ($1)",
-        &[names(&reserved).into()],
+           AND p.proname <> ALL ($1) AND p.oid <> ALL ($2)",
+        &[names(&reserved).into(), former(home).into_iter().map(|(former, _)| former).collect::<Vec<_>>().into()],
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
     );
     for function in open {
@@ -245,6 +246,13 @@ pub fn reset_function(function: pg_sys::Oid) {
         return;
     }
     let signature = signature(function);
+    revoke_all(function, &signature);
+    if is_in(MONITOR_FUNCTIONS[0]) || is_in(SERVICE_VIEWS) {
+        spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO {WATCHER}"));
+    }
+}
+
+fn revoke_all(function: pg_sys::Oid, signature: &str) {
     let granted = spi::run(
         Access::ReadLatest,
         "SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
@@ -255,9 +263,13 @@ pub fn reset_function(function: pg_sys::Oid) {
     for grantee in granted {
         spi::execute(&format!("REVOKE ALL ON FUNCTION {signature} FROM {grantee}"));
     }
-    if is_in(MONITOR_FUNCTIONS[0]) || is_in(SERVICE_VIEWS) {
-        spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO {WATCHER}"));
-    }
+}
+
+/// Gives a function the privileges that one has to which nothing was granted.
+pub fn reset_to_default(function: pg_sys::Oid) {
+    let signature = signature(function);
+    revoke_all(function, &signature);
+    spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO PUBLIC"));
 }
 
 /// The same for the functions that an update brings, while it does.

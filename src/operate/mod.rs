@@ -2,6 +2,7 @@
 
 mod analytics;
 pub mod archive;
+mod former;
 mod grants;
 mod policies;
 mod replace;

@@ -2,9 +2,11 @@
 //! script renames the old one, creates the new one, and calls cache_replace(), which hands over what an operator has
 //! given the old one, and drops it. The script makes cache_replace() first, and drops it at its end.
 
+use super::former::former;
 use super::grants;
 use super::setup::as_if_created;
 use crate::error::Refusal;
+use crate::home::Home;
 use crate::owner;
 use crate::spi::{self, Access};
 use pgrx::datum::DatumWithOid;
@@ -34,6 +36,19 @@ fn cache_replace(old: pg_sys::Oid, new: pg_sys::Oid, released: &str) {
         spi::execute(&format!("COMMENT ON FUNCTION {new_name} IS {comment}"));
     }
     spi::execute(&format!("DROP FUNCTION {old_name}"));
+}
+
+/// Hands over what the dump of an older version has granted.
+pub fn hand_over_restored_grants(home: &Home) {
+    const IS_RESTORED: &str = "SELECT FROM pg_proc p WHERE p.oid = $1 \
+        AND (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) a) <> \
+            (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(acldefault('f', p.proowner)) a)";
+    for (former, now) in former(home) {
+        if spi::run(Access::ReadLatest, IS_RESTORED, &[former.into()], |rows| rows.count() > 0) {
+            hand_over_grants(&grants::signature(now), &[former.into(), now.into()]);
+            grants::reset_to_default(former);
+        }
+    }
 }
 
 /// The text in the only column of the first row of a query.

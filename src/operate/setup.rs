@@ -5,6 +5,7 @@
 
 use super::grants;
 use super::policies::ensure_policies;
+use super::replace;
 use super::upgrade::{renew_comments, upgrade};
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, warn};
@@ -75,6 +76,7 @@ fn set_up(home: &Home) {
         }
     }
     secure::secure_all(home, true, || ());
+    replace::hand_over_restored_grants(home);
     grants::grant_to_known_roles(home);
     grants::renew_members(home);
 }
