@@ -123,6 +123,9 @@ pub fn on_shared_memory_request(request: fn()) {
 /// The privilege to read a table. Since PostgreSQL 16 a set of privileges has 64 bits.
 #[allow(clippy::unnecessary_cast)]
 pub const SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+/// The privilege to delete from a table.
+#[allow(clippy::unnecessary_cast)]
+pub const DELETE: pg_sys::AclMode = pg_sys::ACL_DELETE as pg_sys::AclMode;
 /// The privilege to use a schema.
 #[allow(clippy::unnecessary_cast)]
 const USAGE: pg_sys::AclMode = pg_sys::ACL_USAGE as pg_sys::AclMode;

@@ -6,6 +6,7 @@
 use crate::compat;
 use crate::error::Refusal;
 use crate::home::Home;
+use crate::partition::sight::Sight;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Runs `f` with the rights of the owner of a table.
@@ -51,6 +52,13 @@ pub fn confined_to_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
 /// The same for a caller who has the owner's rights, as a superuser has; any other keeps its own.
 pub fn without_more_than_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
     if has_rights_of(owner_of(table)) { confined_to_owner_of(table, f) } else { f() }
+}
+
+/// Whether the current user is a service: it does not have the rights of the owner of the entries, and may delete every
+/// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
+/// have been granted with all others.
+pub fn is_service(cache: pg_sys::Oid) -> bool {
+    !has_rights_of(owner_of(cache)) && Sight::is_of_every_delete(cache)
 }
 
 /// Two of the tables that have different owners, if there are any: a statement that writes several runs the triggers
@@ -103,8 +111,17 @@ pub fn check(home: &Home, table: &str, detail: &str, hint: &str) {
 
 /// Whether the current user may read a table, or as much of it as row security shows.
 pub fn may_read(table: pg_sys::Oid) -> bool {
+    holds(table, compat::SELECT)
+}
+
+/// Whether the current user may delete from a table, or as much of it as row security allows.
+pub fn may_delete(table: pg_sys::Oid) -> bool {
+    holds(table, compat::DELETE)
+}
+
+fn holds(table: pg_sys::Oid, privilege: pg_sys::AclMode) -> bool {
     // SAFETY: a lookup in the system caches, for a table that exists.
-    unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), compat::SELECT) == pg_sys::AclResult::ACLCHECK_OK }
+    unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), privilege) == pg_sys::AclResult::ACLCHECK_OK }
 }
 
 /// Whether row security restricts the current user on a table.

@@ -14,6 +14,8 @@ ROWS = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 READ = {"SELECT"}
 # One that was granted to be, and the predefined role.
 MONITORS = {"monitor": READ, "pg_monitor": READ}
+# The role that the owner of the database is a member of: what it may call acts for the owner of the tables only.
+DATABASE_OWNER = {"pg_database_owner": READ}
 
 # Of anon, which has no rights, nothing is said; the owner of the tables has all of them.
 TABLES = {
@@ -30,9 +32,9 @@ TABLES = {
 }
 # Views belong to the extension, not to the owner of the tables.
 VIEWS = {
-    "user_cache_analytics": {"authenticated": READ, "service_role": READ, **MONITORS},
+    "user_cache_analytics": {"authenticated": READ, "service_role": READ, **MONITORS, **DATABASE_OWNER},
     **dict.fromkeys(["cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "cache_alerts", "cache_maintenance_log",
-                     "cache_maintenance_status", "cache_maintenance_progress"], {"service_role": READ, **MONITORS}),
+                     "cache_maintenance_status", "cache_maintenance_progress"], {"service_role": READ, **MONITORS, **DATABASE_OWNER}),
 }
 
 CASTS = {f"cast from {name} to cache_ttl" for name in ("interval", "smallint", "integer", "bigint", "numeric", "real", "double precision")}
@@ -51,10 +53,11 @@ OWN_ONLY = {"cache_pending_hits()", "cache_pending_hits_by(text)"}
 TENANT = {"cache_create_current_partition()"}
 SERVICE_AND_WATCHER = {"verify_production_cache()", "check_partition_health()", "cache_statistics(boolean)"} | {
     f"{view}()" for view, roles in VIEWS.items() if "authenticated" not in roles}
-SERVICE = {"cleanup_expired_cache_entries_production()", "cache_forget_user(uuid)"}
-OWNER = {"cache_setup()", "cache_run_maintenance()", "cache_flush_statistics()", "create_monthly_cache_partition(timestamp without time zone)",
-         "drop_old_cache_partitions(integer,boolean)", "archive_audit_logs(interval)", "cache_grant_tenant(text)", "cache_grant_service(text)",
-         "cache_grant_monitor(text)"}
+SERVICE = {"cleanup_expired_cache_entries_production()", "cache_forget_user(uuid)",
+           "create_monthly_cache_partition(timestamp without time zone)", "drop_old_cache_partitions(integer,boolean)"}
+OWNER = {"cache_setup()", "cache_run_maintenance()", "cache_flush_statistics()", "archive_audit_logs(interval)"}
+# They are for who has created the extension, to whom functions and views belong.
+GRANTING = {"cache_grant_tenant(text)", "cache_grant_service(text)", "cache_grant_monitor(text)"}
 EVERYBODY = COMPUTE | WITH_CALLERS_RIGHTS | OWN_ONLY
 EXECUTE = {
     "anon": EVERYBODY,
@@ -63,11 +66,12 @@ EXECUTE = {
     "pg_read_all_data": EVERYBODY | SERVICE_AND_WATCHER,
     "monitor": EVERYBODY | SERVICE_AND_WATCHER,
     "pg_monitor": EVERYBODY | SERVICE_AND_WATCHER,
+    "pg_database_owner": EVERYBODY | TENANT | SERVICE | SERVICE_AND_WATCHER | OWNER,
     "cache_owner": EVERYBODY,
 }
 # Without a search_path of their own: they run no statement, or qualify every name in it.
 WITHOUT_SEARCH_PATH = COMPUTE | {"cache_lookup(uuid,text,text)", "cache_statistics(boolean)"}
-ROLES = ["anon", "authenticated", "service_role", "monitor", "pg_monitor", "cache_owner"]
+ROLES = ["anon", "authenticated", "service_role", "monitor", "pg_monitor", "pg_database_owner", "cache_owner"]
 
 
 @pytest.fixture(params=["plain", "supabase"])
@@ -199,7 +203,7 @@ def signatures(connection):
 def test_each_function_has_been_reviewed(guarded):
     with guarded.connect() as connection:
         known = signatures(connection)
-        assert set(known) == EVERYBODY | TENANT | SERVICE | SERVICE_AND_WATCHER | OWNER
+        assert set(known) == EVERYBODY | TENANT | SERVICE | SERVICE_AND_WATCHER | OWNER | GRANTING
         # Nothing stands in the schema beside them.
         assert connection.execute("SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace").fetchone() == (len(known),)
         for role, expected in EXECUTE.items():

@@ -20,6 +20,8 @@ const TENANT_FUNCTION: &str = "cache_create_current_partition";
 const SERVICE_FUNCTIONS: &[&str] = &[
     "cleanup_expired_cache_entries_production",
     "cache_forget_user",
+    "create_monthly_cache_partition",
+    "drop_old_cache_partitions",
     "verify_production_cache",
     "check_partition_health",
     "cache_statistics",
@@ -31,17 +33,13 @@ const SERVICE_FUNCTIONS: &[&str] = &[
     "cache_maintenance_status",
     "cache_maintenance_progress",
 ];
-const OWNER_FUNCTIONS: &[&str] = &[
-    "cache_setup",
-    "cache_run_maintenance",
-    "cache_flush_statistics",
-    "create_monthly_cache_partition",
-    "drop_old_cache_partitions",
-    "archive_audit_logs",
-    "cache_grant_tenant",
-    "cache_grant_service",
-    "cache_grant_monitor",
-];
+/// Each acts for the owner of the tables only.
+const OWNER_FUNCTIONS: &[&str] =
+    &["cache_setup", "cache_run_maintenance", "cache_flush_statistics", "archive_audit_logs"];
+/// They grant functions and views, which belong to who has created the extension.
+const GRANTING_FUNCTIONS: &[&str] = &["cache_grant_tenant", "cache_grant_service", "cache_grant_monitor"];
+/// All that are not everybody's.
+const CLOSED: [&[&str]; 4] = [&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCTIONS, GRANTING_FUNCTIONS];
 
 /// What monitors call beside the functions of their views. Those of the second group are everybody's.
 const MONITOR_FUNCTIONS: [&[&str]; 2] = [
@@ -69,6 +67,8 @@ const WATCHER: &str = "pg_read_all_data";
 /// Roles of Supabase and PostgREST, provided for where they exist.
 const KNOWN_TENANT: &str = "authenticated";
 const KNOWN_SERVICE: &str = "service_role";
+/// The role that the owner of the database is a member of.
+const DATABASE_OWNER: &str = "pg_database_owner";
 /// The predefined role that exporters of metrics are members of.
 const KNOWN_MONITOR: &str = "pg_monitor";
 
@@ -118,24 +118,48 @@ fn quoted_role(role: &str) -> Option<String> {
     spi::run(Access::ReadLatest, sql, &[role.into()], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }
 
-/// Grants all to the roles of Supabase and PostgREST that exist, and to the one of monitors.
+/// Grants all to the roles of Supabase and PostgREST that exist, to the one of monitors, and to the database's owner
+/// what it may call as the owner of the tables.
 pub fn grant_to_known_roles(home: &Home) {
+    let members = may_grant_members(home);
     if let Some(role) = quoted_role(KNOWN_TENANT) {
-        grant_tenant_members(home, &role);
+        if members {
+            grant_tenant_members(home, &role);
+        }
         grant_tenant_tables(home, &role);
     }
     if let Some(role) = quoted_role(KNOWN_SERVICE) {
-        grant_service_members(home, &role);
+        if members {
+            grant_service_members(home, &role);
+        }
         grant_service_tables(home, &role);
     }
-    grant_monitor_members(home, KNOWN_MONITOR);
     grant_monitor_tables(home, KNOWN_MONITOR);
+    if members {
+        grant_monitor_members(home, KNOWN_MONITOR);
+        grant_service_members(home, DATABASE_OWNER);
+        on_functions(home, OWNER_FUNCTIONS, |function| {
+            format!("GRANT EXECUTE ON FUNCTION {function} TO {DATABASE_OWNER}")
+        });
+    }
+}
+
+/// Whether the current user can grant the functions and views: an owner of the tables that has not created the
+/// extension cannot, and leaves their grants as they are.
+pub fn may_grant_members(home: &Home) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT coalesce(bool_and(pg_has_role(p.proowner, 'USAGE')), false) FROM pg_proc p \
+         WHERE p.pronamespace = $1 AND p.proname = 'cache_setup'",
+        &[home.namespace.into()],
+        |rows| rows.get(0, 1).unwrap_or(false),
+    )
 }
 
 fn grant_tenant_members(home: &Home, role: &str) {
     spi::execute(&format!("GRANT USAGE ON SCHEMA {} TO {role}", home.schema));
     spi::execute(&format!("GRANT USAGE ON TYPE {}.cache_ttl TO {role}", home.schema));
-    let reserved: Vec<&str> = SERVICE_FUNCTIONS.iter().chain(OWNER_FUNCTIONS).copied().collect();
+    let reserved = [SERVICE_FUNCTIONS, OWNER_FUNCTIONS, GRANTING_FUNCTIONS].concat();
     let open = spi::run(
         Access::ReadLatest,
         "SELECT p.oid::regprocedure::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid \
@@ -222,13 +246,13 @@ fn policy_roles(home: &Home, table: &str) -> Vec<String> {
 
 /// The service roles, quoted.
 pub fn service_roles(home: &Home) -> Vec<String> {
-    policy_roles(home, CACHE).into_iter().filter(|role| role.trim_matches('"') != "pg_database_owner").collect()
+    policy_roles(home, CACHE).into_iter().filter(|role| role != DATABASE_OWNER).collect()
 }
 
 /// Gives the functions and views of the extension that is being created their first privileges,
 /// whatever default privileges have granted.
 pub fn reset_members(home: &Home) {
-    for function in functions(home, &[&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCTIONS].concat()) {
+    for function in functions(home, &CLOSED.concat()) {
         reset_function(function);
     }
     for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
@@ -242,7 +266,7 @@ pub fn reset_members(home: &Home) {
 pub fn reset_function(function: pg_sys::Oid) {
     let name = function_name(function);
     let is_in = |list: &[&str]| list.contains(&name.as_str());
-    if !is_in(&[TENANT_FUNCTION]) && !is_in(SERVICE_FUNCTIONS) && !is_in(OWNER_FUNCTIONS) {
+    if !CLOSED.iter().any(|list| is_in(list)) {
         return;
     }
     let signature = signature(function);
@@ -306,6 +330,9 @@ pub fn correct_first_privileges(home: &Home, as_if_created: impl Fn(&dyn Fn())) 
 /// Grants the functions and views again to the roles that have rights on the tables: when the extension is
 /// created anew over them, those are all that is left of earlier grants.
 pub fn renew_members(home: &Home) {
+    if !may_grant_members(home) {
+        return;
+    }
     let tenants = spi::run(
         Access::ReadLatest,
         "SELECT DISTINCT quote_ident(r.rolname) FROM pg_class c, aclexplode(c.relacl) a \

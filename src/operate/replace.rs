@@ -43,6 +43,9 @@ pub fn hand_over_restored_grants(home: &Home) {
     const IS_RESTORED: &str = "SELECT FROM pg_proc p WHERE p.oid = $1 \
         AND (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) a) <> \
             (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(acldefault('f', p.proowner)) a)";
+    if !grants::may_grant_members(home) {
+        return;
+    }
     for (former, now) in former(home) {
         if spi::run(Access::ReadLatest, IS_RESTORED, &[former.into()], |rows| rows.count() > 0) {
             hand_over_grants(&grants::signature(now), &[former.into(), now.into()]);

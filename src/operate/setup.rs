@@ -212,9 +212,10 @@ fn has_lz4() -> bool {
 ///
 /// # Errors
 /// 42501 when it belongs to a role that is neither the caller, nor a superuser, nor the database's
-/// owner: whoever can create tables here could have planted it. 55000 when it cannot serve.
+/// owner: whoever can create tables here could have planted it; and unless the caller has its owner's rights. 55000 when it cannot serve.
 fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
     check_origin(home, name, table);
+    owner::check(home, name, "Set-up changes tables.", "Run it as the owner, or as a superuser.");
     let parent = TABLES.iter().find(|(parent, _)| *parent == name).map(|(_, sql)| sql.contains("PARTITION BY RANGE"));
     if parent == Some(true) {
         check_partitioning(home, name, table);

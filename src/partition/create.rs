@@ -58,7 +58,7 @@ fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
         crate::entry::missing("target_date").hint("Pass any day of the month, such as '2027-01-01'.").raise()
     });
     let home = Home::current();
-    home.table(CACHE);
+    let cache = home.table(CACHE);
     let month = Month::of(target_date.into()).unwrap_or_else(|| {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
@@ -68,7 +68,11 @@ fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
         .hint("Pass any day of the month, such as '2027-01-01'.")
         .raise()
     });
-    create(&home, Table::Cache, month).0
+    if owner::is_service(cache) {
+        owner::confined_to_owner_of(cache, || with_storage_of_database(|| create(&home, Table::Cache, month))).0
+    } else {
+        create(&home, Table::Cache, month).0
+    }
 }
 
 fn show(timestamp: Timestamp) -> String {
@@ -91,7 +95,7 @@ fn cache_create_current_partition() -> String {
     with_storage_of_database(|| create(&Home::current(), Table::Cache, month)).0
 }
 
-/// Runs `f` for a session that may be a tenant's: where a partition of everybody's is stored is not its choice.
+/// Runs `f` for a session that may be a tenant's or a service's: where a partition of everybody's is stored is not its choice.
 fn with_storage_of_database<T>(f: impl FnOnce() -> T) -> T {
     with_settings(&[(c"default_tablespace", c""), (c"default_table_access_method", c"heap")], f)
 }
@@ -146,7 +150,8 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
         home,
         table.name(),
         "Only the owner of a table can change its partitions.",
-        "Run it as the owner. Any role can make the current month's partition with cache_create_current_partition().",
+        "Run it as the owner, or as a service role. Any role can make the current month's partition with \
+         cache_create_current_partition().",
     );
     advisory::lock(Class::CreatePartition, table as u32);
     // Others may have made it while this backend waited.

@@ -8,6 +8,7 @@ use crate::clock::{month_of, now};
 use crate::entry::same_entry;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
+use crate::owner;
 use crate::setting_scope::with_setting;
 use crate::settings;
 use crate::spi::{self, Access};
@@ -25,7 +26,7 @@ pub struct Retired {
 }
 
 /// # Errors
-/// 22023 when no month would be kept.
+/// 22023 when no month would be kept, 42501 unless the current user owns the table or is a service.
 #[pg_extern(sql = false)]
 fn drop_old_cache_partitions(
     months_to_keep: Option<i32>,
@@ -53,7 +54,15 @@ fn drop_old_cache_partitions(
     let this = month_of(now());
     let oldest_kept = this.plus(1 - i64::from(months_to_keep)).map_or(i64::MIN, Month::start);
     let old = partitions_of(parent).into_iter().filter(|partition| partition.to <= oldest_kept).collect();
-    let retired = retire(&home, Table::Cache, old, include_live.unwrap_or(false), settings::LOCK_TIMEOUT.get());
+    let include_live = include_live.unwrap_or(false);
+    let retire_old = || retire(&home, Table::Cache, old, include_live, settings::LOCK_TIMEOUT.get());
+    let retired = if owner::is_service(parent) {
+        owner::confined_to_owner_of(parent, retire_old)
+    } else {
+        let hint = "Run it as the owner, or as a service role.";
+        owner::check(&home, CACHE, "Only the owner of a table can drop its partitions.", hint);
+        retire_old()
+    };
     TableIterator::new(
         retired.into_iter().map(|old| (old.name, old.dropped, old.live_entries, old.freed_bytes, old.detail)),
     )

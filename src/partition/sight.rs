@@ -29,6 +29,7 @@ enum Use {
     Read = b'r',
     Insert = b'a',
     Update = b'w',
+    Delete = b'd',
 }
 
 impl Sight {
@@ -54,6 +55,17 @@ impl Sight {
             [Use::Insert, Use::Update].into_iter().all(|way| Self::by_policies(table, role, way) == Self::OneUser)
         };
         owner::is_restricted(table) && while_it_stays(table, allows_own_only).unwrap_or(false)
+    }
+
+    /// Whether row security is sure to let the current user read and delete every entry, and its privileges, too.
+    pub fn is_of_every_delete(table: pg_sys::Oid) -> bool {
+        // SAFETY: reads a variable of this backend.
+        let role = unsafe { pg_sys::GetUserId() };
+        let allows_all =
+            |table| [Use::Read, Use::Delete].into_iter().all(|way| Self::by_policies(table, role, way) == Self::All);
+        owner::may_read(table)
+            && owner::may_delete(table)
+            && (!owner::is_restricted(table) || while_it_stays(table, allows_all).unwrap_or(false))
     }
 
     /// What the policies of a table let a role use in a way: each that permits adds to it. One that restricts, and any
