@@ -81,6 +81,29 @@ def test_the_next_entry_of_a_key_begins_without_hits(client, removal, made_by):
     assert rolled_up(client.database, "hits", "tokens_saved") == {"tone": {"hits": 13, "tokens_saved": 9 * 5 + 4}}
 
 
+def test_reports_show_no_hits_of_an_entry_that_was_invalidated(client):
+    client.upsert(TONE, 5)
+    client.lookup(TONE, 7)
+
+    def shown():
+        [metrics] = report(client.database, "cache_performance_metrics")
+        [user] = report(client.database, "user_cache_analytics")
+        assert (metrics["cache_hits"], metrics["tokens_saved"]) == (user["total_cache_hits"], user["total_tokens_saved"])
+        return metrics["cache_hits"], metrics["tokens_saved"]
+
+    # Not before it is certain, nor if it was not to be.
+    with client.connection.transaction(force_rollback=True):
+        client.connection.execute("SELECT cache_invalidate(%s, %s, %s)", TONE)
+        assert pending(client.database) == (7, 35)
+    assert shown() == (7, 35)
+    client.invalidate(TONE)
+    client.upsert(TONE, 1)
+    client.lookup(TONE, 2)
+    for _ in range(2):
+        assert shown() == (2, 2)
+        flush(client.connection)
+
+
 @pytest.mark.parametrize("sql", [ONE, GET, MANY])
 @pytest.mark.parametrize("way", WAYS)
 def test_hits_know_their_entry_whichever_way_it_was_found(client, sql, way):

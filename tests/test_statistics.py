@@ -3,12 +3,14 @@
 import json
 import random
 from contextlib import contextmanager
+from decimal import Decimal
 
 import psycopg
 import pytest
 
 from conftest import ALICE, BOB, Database, sqlstate_of, together, wait_until
 from tally import CACHE, COUNTERS, GET, MANY, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from test_maintenance import report
 
 STORY, TONE = (ALICE, "story_foundation", "k"), (ALICE, "tone", "k")
 EVERYTHING = [*COUNTERS, "lookup_us"]
@@ -164,13 +166,78 @@ def test_invalidations(client):
     assert_counted(client)
 
 
-def test_an_entry_of_unknown_cost_saves_nothing_that_is_known(client):
-    """Entries of clients that write into the table themselves, or from before the column, have no cost."""
-    client.connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content) VALUES (%s, %s, %s, '1')", STORY)
-    client.tally.costs[STORY] = 0
-    for sql in (ONE, GET, MANY):
-        client.lookup(STORY, 2, sql)
+INSERT = f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content) VALUES (%s, %s, %s, '1')"
+
+
+@pytest.mark.parametrize("way", ["on", "off"])
+def test_an_entry_without_a_cost_saves_that_of_its_content_policy(client, way):
+    """Entries of clients that write into the table themselves, or from before the column, have none."""
+    client.connection.execute(f"SET enable_indexscan = {way}")
+    # As the policies of these types say, and the one for all others.
+    for entry, cost in ((STORY, 8), (TONE, "0.5"), ((BOB, "Unfug", "k"), 1)):
+        client.connection.execute(INSERT, entry)
+        client.tally.costs[entry] = Decimal(str(cost))
+        for sql in (ONE, GET, MANY):
+            client.lookup(entry, 3, sql)
+    # What the row says goes before what a policy says, also when it is nothing.
+    client.connection.execute(INSERT.replace("content)", "content, token_cost)").replace("'1')", "'1', 0)"), (ALICE, "story_foundation", "free"))
+    client.tally.costs[(ALICE, "story_foundation", "free")] = 0
+    client.lookup((ALICE, "story_foundation", "free"), 2)
+    found = client.database.value("SELECT get_infinite_pages_analytics(%s)", (ALICE,))
+    assert (found["total_tokens_saved"], found["total_tokens_spent"]) == (9 * 8 + 9 * 0.5, 8.5)
+    assert report(client.database, "user_cache_analytics")[-1]["total_tokens_saved"] == 9
     assert_counted(client)
+    assert rows_of(client.database, "token_cost_saved") == {
+        STORY: 72, TONE: 4, (BOB, "Unfug", "k"): 9, (ALICE, "story_foundation", "free"): 0}
+    # The column shows what is stored.
+    assert client.connection.execute("SELECT token_cost FROM cache_get(%s, %s, %s)", STORY).fetchall() == [(None,)]
+
+
+def test_fractions_of_a_policys_cost_add_up_over_several_flushes(client):
+    client.connection.execute(INSERT, TONE)
+    client.tally.costs[TONE] = Decimal("0.5")
+    for hits in (1, 1, 3, 1, 1):
+        client.lookup(TONE, hits)
+        flush(client.connection)
+        assert rows_of(client.database, "token_cost_saved") == {TONE: client.tally.hits[TONE] // 2}
+
+
+def test_the_cost_of_a_policy_that_has_been_changed(client):
+    """A new session has it at once, others within a minute."""
+    client.connection.execute(INSERT, STORY)
+    client.connection.execute(ONE, STORY)
+    assert counters(client.database, "tokens_saved") == {"story_foundation": {"tokens_saved": 8}}
+    for change, cost in (("UPDATE cache_content_policies SET token_cost = 1.25 WHERE content_type = 'story_foundation'", Decimal("1.25")),
+                         ("UPDATE cache_content_policies SET token_cost = 3 WHERE content_type = '*'", Decimal("1.25")),
+                         ("DELETE FROM cache_content_policies WHERE content_type = 'story_foundation'", 3),
+                         ("DELETE FROM cache_content_policies", 1)):
+        client.database.execute(change)
+        before = client.database.value("SELECT sum(tokens_saved) FROM cache_statistics()")
+        with client.database.connect() as connection:
+            connection.execute(ONE, STORY)
+        assert client.database.value("SELECT sum(tokens_saved) FROM cache_statistics()") - before == cost
+    # Neither has the row a cost nor waits a lookup for who has the policies locked.
+    with client.database.connect(autocommit=False) as holder:
+        holder.execute("LOCK TABLE cache_content_policies")
+        with client.database.connect() as connection:
+            connection.execute("SET statement_timeout = '2s'")
+            assert connection.execute(ONE, STORY).fetchone() == (1,)
+            holder.rollback()
+            # It asks again, as soon as it can be told.
+            before = client.database.value("SELECT sum(tokens_saved) FROM cache_statistics()")
+            connection.execute(ONE, STORY)
+            assert client.database.value("SELECT sum(tokens_saved) FROM cache_statistics()") - before == 1
+
+
+def test_a_hit_of_an_entry_without_a_cost_reads_no_table_but_its_own(client):
+    """The policies are read once; a thousand hits more do not look at them."""
+    client.connection.execute(INSERT, STORY)
+    scans = "SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) FROM pg_stat_xact_user_tables WHERE relname = 'cache_content_policies'"
+    with client.connection.transaction():
+        client.connection.execute(ONE, STORY)
+        before = client.connection.execute(scans).fetchall()
+        client.connection.execute("SELECT count(cache_lookup(%s, %s, %s)) FROM generate_series(1, 1000)", STORY)
+        assert client.connection.execute(scans).fetchall() == before == [(1,)]
 
 
 # ── transactions ─────────────────────────────────────────────────────────────────────────────────

@@ -1,13 +1,15 @@
 //! Invalidation: entries removed because what they were made from has changed.
 
-use super::{Address, checked_content_type, checked_user, matching, missing, or_raise, same_entry};
+use super::{Address, checked_content_type, checked_user, key, matching, missing, or_raise, same_entry};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
 use crate::kept;
 use crate::spi::{self, Access};
 use crate::statistics;
+use crate::statistics::at_commit::{Action, at_commit};
 use crate::statistics::counters::Count;
+use crate::statistics::hits::Entry;
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -85,32 +87,41 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         args,
         |_| (),
     );
-    let events = kept::run(
+    let removed = kept::run(
         Access::Write,
         action,
         |schema| {
             let cache = format!("{schema}.infinite_pages_cache_partitioned");
             format!(
-                "WITH gone AS (DELETE FROM {cache} WHERE {} RETURNING user_id, content_type, cache_key, created_at), \
+                "WITH gone AS (DELETE FROM {cache} WHERE {} RETURNING user_id, content_type, cache_key, created_at, id), \
                  superseded AS ( \
                      DELETE FROM {cache} o USING gone g \
                      WHERE {} AND o.created_at OPERATOR(pg_catalog.<) g.created_at \
-                     RETURNING o.user_id, o.content_type, o.cache_key) \
-                 SELECT user_id, content_type::text, cache_key::text FROM gone \
-                 UNION ALL SELECT user_id, content_type::text, cache_key::text FROM superseded",
+                     RETURNING o.user_id, o.content_type, o.cache_key, o.id) \
+                 SELECT user_id, content_type::text, cache_key::text, id FROM gone \
+                 UNION ALL SELECT user_id, content_type::text, cache_key::text, id FROM superseded",
                 condition(schema),
                 same_entry(schema, "o", "g")
             )
         },
         args,
         |rows| {
-            rows.map(|rows, row| Event {
-                user_id: rows.get(row, 1).expect("user_id is NOT NULL"),
-                content_type: rows.text(row, 2).expect("content_type is NOT NULL"),
-                cache_key: rows.text(row, 3).expect("cache_key is NOT NULL"),
+            rows.map(|rows, row| {
+                let event = Event {
+                    user_id: rows.get(row, 1).expect("user_id is NOT NULL"),
+                    content_type: rows.text(row, 2).expect("content_type is NOT NULL"),
+                    cache_key: rows.text(row, 3).expect("cache_key is NOT NULL"),
+                };
+                (event, rows.uuid(row, 4))
             })
         },
     );
+    let entry = |(event, id): &(Event, Option<Uuid>)| {
+        let digest = key::digest_of(&event.content_type, &event.cache_key);
+        Entry { user_id: event.user_id, digest, id: *id }
+    };
+    at_commit(Action::Removed(removed.iter().map(entry).collect()));
+    let events: Vec<Event> = removed.into_iter().map(|(event, _)| event).collect();
     audit::record(action, &events);
     for event in &events {
         statistics::counted(&event.content_type, Count::Invalidations, 1);

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::counters::{self, Count, Values};
-use super::hits::{self, Hits};
+use super::hits::{self, Entry, Hits};
 use crate::audit::{reads, ring};
 use crate::error::Refusal;
 use pgrx::Uuid;
@@ -21,6 +21,8 @@ pub enum Action {
     HitsDrained(Vec<Hits>),
     /// The audit records at these positions have been stored.
     AuditDrained(Vec<u64>),
+    /// These entries have been removed: what hits they had is no more.
+    Removed(Vec<Entry>),
     /// Nothing of this user may be left.
     ForgetUser(Uuid),
 }
@@ -88,7 +90,8 @@ pub fn drained_counters(place: u32) -> Option<Values> {
 
 /// Whether the transaction has drained something: what it has stored must not be stored again.
 pub fn has_drained() -> bool {
-    PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| !matches!(action, Action::Count(..))))
+    let has_stored = |action: &Action| !matches!(action, Action::Count(..) | Action::Removed(_));
+    PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| has_stored(action)))
 }
 
 #[pg_guard]
@@ -137,6 +140,7 @@ fn perform(action: Action) {
         Action::Count(place, count, number) => counters::place(place).add(count, number),
         Action::CountersDrained(place, values) => counters::drained(place, &values),
         Action::HitsDrained(hits) => hits::drained(&hits),
+        Action::Removed(entries) => entries.iter().for_each(hits::forget),
         Action::AuditDrained(positions) => ring::drained(&positions),
         Action::ForgetUser(user_id) => {
             hits::forget_user(&user_id);

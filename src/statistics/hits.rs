@@ -427,6 +427,24 @@ pub fn drained(stored: &[Hits]) {
     }
 }
 
+/// Frees the slot of an entry of this database, if it has one.
+pub fn forget(entry: &Entry) {
+    if !is_on() {
+        return;
+    }
+    let database = database();
+    let (number, start) = position(database, &entry.user_id, &entry.digest);
+    let region = region(number);
+    let find = || match region.find(database, entry, start) {
+        Some((index, true)) => Some(index),
+        _ => None,
+    };
+    // Most have none: nobody is kept out to find that out.
+    if region.lock.shared(find).is_some() {
+        region.lock.exclusive(|| find().map(|index| region.free(index)));
+    }
+}
+
 /// Frees the slots of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
     remove(|slot| is_gone(slot.database));
