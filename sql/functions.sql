@@ -96,14 +96,6 @@ CREATE FUNCTION @extschema@.cache_upsert(
 COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz) IS
     'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies';
 
--- Dumps of 0.2.0 and older name cache_upsert() with these arguments in their grants. cache_setup() hands those over to the function
--- above. No call finds this one but by position with all arguments, since it has neither names nor defaults.
-CREATE FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz)
-    RETURNS uuid LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'cache_upsert_wrapper';
-COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz) IS
-    'cache_upsert() with the arguments of 0.2.0, which dumps of that version grant rights on; cache_setup() hands them over';
-
 CREATE FUNCTION @extschema@.cache_upsert_many(entries jsonb) RETURNS uuid[]
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'cache_upsert_many_wrapper';

@@ -5,12 +5,17 @@ import re
 
 import pytest
 
+from catalog import FORMER
 from conftest import ALICE, BOB, ROOT, Database, sqlstate_of
 from restore_matrix import with_lz4
 from test_restore import same
 from test_setup import LEGACY, legacy_month
 from upgrade import (CACHE, RELEASED, RELEASES, ROWS, UPDATE, VERSION, catalog, checks, fresh, known, old, play,  # noqa: F401
                      rows, script, warnings_of, without_lz4, works)
+
+
+# Functions that 0.1.0 does not have, or has with other arguments.
+LATER = "cache_search|cache_pending_hits_by|cache_upsert\\(.*double precision|cache_grant_monitor"
 
 
 def digests():

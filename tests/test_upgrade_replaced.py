@@ -94,7 +94,7 @@ def test_an_update_keeps_grants_and_an_operators_comment(cluster, known, version
     database.execute(f"""
         REVOKE ALL ON FUNCTION {signature} FROM PUBLIC, app_tenant;
         GRANT EXECUTE ON FUNCTION {signature} TO app_reader WITH GRANT OPTION;
-        GRANT USAGE ON SCHEMA public TO app_reader;
+        GRANT USAGE ON SCHEMA public TO app_reader, anon;
         SET ROLE app_reader; GRANT EXECUTE ON FUNCTION {signature} TO anon WITH GRANT OPTION;
         SET ROLE anon; GRANT EXECUTE ON FUNCTION {signature} TO app_service; RESET ROLE;
         COMMENT ON FUNCTION {signature} IS 'ours, it''s "kept"'""")
@@ -102,7 +102,7 @@ def test_an_update_keeps_grants_and_an_operators_comment(cluster, known, version
     assert ("app_reader", "anon", True) in before and ("anon", "app_service", False) in before
     database.execute(f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO service_role, app_reader; {UPDATE}")
     # cache_setup() renews what tenants and services of the tables have.
-    renewed = {("postgres", role, False) for role in ("app_tenant", "app_service", "authenticated", "service_role")}
+    renewed = {("postgres", role, False) for role in ("app_tenant", "app_service", "authenticated", "service_role", "pg_database_owner")}
     assert set(before) <= set(grants(database, name)) <= set(before) | renewed
     assert comment(database, name) == 'ours, it\'s "kept"'
     database.drop()

@@ -10,6 +10,7 @@ use crate::audit::reads;
 use crate::catch;
 use crate::clock::now;
 use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
+use crate::operate::former;
 use crate::owner;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
@@ -175,14 +176,14 @@ fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
     Outcome::in_time(evict_over_limit(home, turn), turn)
 }
 
-/// A missing index is built by hand only: a restore may be about to build one of that name, and it would run
+/// Secures partitions, and functions that a restore has left. A missing index is built by hand only: a restore may be about to build one of that name, and it would run
 /// code. What is left is for who may give a partition away that somebody else has made.
 fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
     let secured = secure_all(home, !turn.is_unattended(), || {
         turn.did(1);
         turn.let_go();
     });
-    secured.into()
+    (secured + former::hand_over(home)).into()
 }
 
 /// Deletes the rows of a table that are older than so many minutes; none for 0.

@@ -1,19 +1,82 @@
 //! Functions that have the arguments of a released version. A dump of that version grants rights on a function by its
-//! arguments: where those have changed, one that has the old ones takes the grants, and cache_setup() hands them over to the
-//! one that is called now. Nobody calls a former one, and this version grants nobody rights on it.
+//! arguments. Where those have changed since, a restore gets a function that has the old ones, or it would fail. Maintenance
+//! and cache_setup() hand the grants over to the function that is called now, and drop the former one.
 
+use super::grants;
+use super::replace::hand_over_grants;
+use super::setup::as_if_created;
 use crate::home::Home;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
 
-/// Each with the function that is called now. A former one has no names of arguments, so that no call by name finds it.
-pub fn former(home: &Home) -> Vec<(pg_sys::Oid, pg_sys::Oid)> {
-    const FORMER: &str = "\
-        SELECT former.oid, now.oid FROM pg_proc former \
-        JOIN pg_proc now ON now.pronamespace = former.pronamespace AND now.proname = former.proname \
-        WHERE former.pronamespace = $1 AND former.proname = 'cache_upsert' \
-          AND former.proargnames IS NULL AND now.proargnames IS NOT NULL";
-    spi::run(Access::ReadLatest, FORMER, &[home.namespace.into()], |rows| {
-        rows.map(|rows, row| (rows.get(row, 1).expect("an OID"), rows.get(row, 2).expect("an OID")))
-    })
+/// A function of a released version.
+struct Former {
+    name: &'static str,
+    arguments: &'static str,
+    returns: &'static str,
+    symbol: &'static str,
+}
+
+/// No call by name finds one, since its arguments have neither names nor defaults.
+const FORMER: [Former; 1] = [Former {
+    name: "cache_upsert",
+    arguments: "uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz",
+    returns: "uuid",
+    symbol: "cache_upsert_wrapper",
+}];
+
+impl Former {
+    fn signature(&self, home: &Home) -> String {
+        format!("{}.{}({})", home.schema, self.name, self.arguments.replace("@extschema@", &home.schema))
+    }
+
+    fn find(&self, home: &Home) -> Option<pg_sys::Oid> {
+        let sql = "SELECT to_regprocedure($1)::oid";
+        spi::run(Access::ReadLatest, sql, &[self.signature(home).into()], |rows| rows.get(0, 1))
+    }
+
+    /// The function that is called now; `None` where the SQL is of the version that this one is of.
+    fn successor(&self, home: &Home, former: pg_sys::Oid) -> Option<pg_sys::Oid> {
+        let sql = "SELECT oid FROM pg_proc WHERE pronamespace = $1 AND proname = $2::name AND oid <> $3";
+        let args = [home.namespace.into(), self.name.into(), former.into()];
+        spi::run(Access::ReadLatest, sql, &args, |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
+    }
+}
+
+/// Makes the former functions for a restore, as members of the extension that it creates.
+pub fn make(home: &Home) {
+    for former in FORMER.iter().filter(|former| former.find(home).is_none()) {
+        spi::execute(&format!(
+            "CREATE FUNCTION {} RETURNS {} LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'infinite_pages_cache', '{}'",
+            former.signature(home),
+            former.returns,
+            former.symbol
+        ));
+    }
+}
+
+/// Whether a restore has left any.
+pub fn are_left(home: &Home) -> bool {
+    FORMER.iter().any(|former| former.find(home).is_some_and(|oid| former.successor(home, oid).is_some()))
+}
+
+/// Hands over what a dump has granted; returns how many functions were dropped. Leaves that to whoever may do it.
+pub fn hand_over(home: &Home) -> i64 {
+    const IS_GRANTED: &str = "SELECT FROM pg_proc p WHERE p.oid = $1 AND p.proacl IS NOT NULL";
+    if !are_left(home) || !grants::may_grant_members(home) {
+        return 0;
+    }
+    let mut dropped = 0;
+    for former in &FORMER {
+        let Some(oid) = former.find(home) else { continue };
+        let Some(now) = former.successor(home, oid) else { continue };
+        if spi::run(Access::ReadLatest, IS_GRANTED, &[oid.into()], |rows| rows.count() > 0) {
+            as_if_created(|| hand_over_grants(oid, now));
+        }
+        let signature = grants::signature(oid);
+        spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP FUNCTION {signature}"));
+        spi::execute(&format!("DROP FUNCTION {signature}"));
+        dropped += 1;
+    }
+    dropped
 }

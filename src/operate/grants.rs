@@ -2,7 +2,6 @@
 //! of every user; everything else is the owner's.
 
 use super::archive::find_archive;
-use super::former::former;
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES};
@@ -165,8 +164,8 @@ fn grant_tenant_members(home: &Home, role: &str) {
         "SELECT p.oid::regprocedure::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid \
          WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
            AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache') \
-           AND p.proname <> ALL ($1) AND p.oid <> ALL ($2)",
-        &[names(&reserved).into(), former(home).into_iter().map(|(former, _)| former).collect::<Vec<_>>().into()],
+           AND p.proname <> ALL ($1)",
+        &[names(&reserved).into()],
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
     );
     for function in open {
@@ -287,13 +286,6 @@ fn revoke_all(function: pg_sys::Oid, signature: &str) {
     for grantee in granted {
         spi::execute(&format!("REVOKE ALL ON FUNCTION {signature} FROM {grantee}"));
     }
-}
-
-/// Gives a function the privileges that one has to which nothing was granted.
-pub fn reset_to_default(function: pg_sys::Oid) {
-    let signature = signature(function);
-    revoke_all(function, &signature);
-    spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO PUBLIC"));
 }
 
 /// The same for the functions that an update brings, while it does.

@@ -2,7 +2,7 @@
 
 mod analytics;
 pub mod archive;
-mod former;
+pub mod former;
 mod grants;
 mod policies;
 mod replace;

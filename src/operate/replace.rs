@@ -2,11 +2,9 @@
 //! script renames the old one, creates the new one, and calls cache_replace(), which hands over what an operator has
 //! given the old one, and drops it. The script makes cache_replace() first, and drops it at its end.
 
-use super::former::former;
 use super::grants;
 use super::setup::as_if_created;
 use crate::error::Refusal;
-use crate::home::Home;
 use crate::owner;
 use crate::spi::{self, Access};
 use pgrx::datum::DatumWithOid;
@@ -29,29 +27,13 @@ fn cache_replace(old: pg_sys::Oid, new: pg_sys::Oid, released: &str) {
         spi::execute(&format!("ALTER FUNCTION {new_name} OWNER TO {owner}"));
     }
     grants::reset_function(new);
-    as_if_created(|| hand_over_grants(&new_name, &args));
+    as_if_created(|| hand_over_grants(old, new));
     let comment = "SELECT coalesce(quote_literal(obj_description($1, 'pg_proc')), 'NULL') \
                    WHERE obj_description($1, 'pg_proc') IS DISTINCT FROM $2";
     if let Some(comment) = one(&[old.into(), released.into()], comment) {
         spi::execute(&format!("COMMENT ON FUNCTION {new_name} IS {comment}"));
     }
     spi::execute(&format!("DROP FUNCTION {old_name}"));
-}
-
-/// Hands over what the dump of an older version has granted.
-pub fn hand_over_restored_grants(home: &Home) {
-    const IS_RESTORED: &str = "SELECT FROM pg_proc p WHERE p.oid = $1 \
-        AND (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(p.proacl) a) <> \
-            (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(acldefault('f', p.proowner)) a)";
-    if !grants::may_grant_members(home) {
-        return;
-    }
-    for (former, now) in former(home) {
-        if spi::run(Access::ReadLatest, IS_RESTORED, &[former.into()], |rows| rows.count() > 0) {
-            hand_over_grants(&grants::signature(now), &[former.into(), now.into()]);
-            grants::reset_to_default(former);
-        }
-    }
 }
 
 /// The text in the only column of the first row of a query.
@@ -79,7 +61,7 @@ fn refuse_if_needed(old: pg_sys::Oid, name: &str) {
 }
 
 /// Makes the privileges on the new function those on the old one, whatever default privileges have granted.
-fn hand_over_grants(name: &str, args: &[DatumWithOid]) {
+pub fn hand_over_grants(old: pg_sys::Oid, new: pg_sys::Oid) {
     // A privilege is granted after the one that its grantor needs: the owner's come first.
     const CHANGES: &str = "\
         WITH RECURSIVE entry AS ( \
@@ -103,11 +85,12 @@ fn hand_over_grants(name: &str, args: &[DatumWithOid]) {
                 || CASE WHEN bool_or(g.is_grantable) THEN ' WITH GRANT OPTION' ELSE '' END \
             FROM granted g JOIN role r ON r.oid = g.grantee GROUP BY g.grantor, g.grantee, r.name) \
         SELECT statement, grantor FROM change WHERE EXISTS (SELECT FROM differ) ORDER BY depth, statement";
-    let changes = spi::run(Access::ReadLatest, CHANGES, args, |rows| {
+    let changes = spi::run(Access::ReadLatest, CHANGES, &[old.into(), new.into()], |rows| {
         rows.map(|rows, row| (rows.get::<String>(row, 1).expect("a statement"), rows.get::<pg_sys::Oid>(row, 2)))
     });
+    let name = grants::signature(new);
     for (statement, grantor) in changes {
-        let grant = || spi::execute(&statement.replacen("%s", name, 1));
+        let grant = || spi::execute(&statement.replacen("%s", &name, 1));
         match grantor {
             Some(grantor) => owner::as_role(grantor, grant),
             None => grant(),

@@ -3,9 +3,9 @@
 
 #![allow(unsafe_code)]
 
+use super::former;
 use super::grants;
 use super::policies::ensure_policies;
-use super::replace;
 use super::upgrade::{renew_comments, upgrade};
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, warn};
@@ -41,6 +41,7 @@ fn cache_setup() {
         grants::reset_members(&home);
         // A restore sets row_security off. It brings the tables itself, after this statement, and all grants.
         if !row_security() {
+            former::make(&home);
             return;
         }
     }
@@ -76,7 +77,7 @@ fn set_up(home: &Home) {
         }
     }
     secure::secure_all(home, true, || ());
-    replace::hand_over_restored_grants(home);
+    former::hand_over(home);
     grants::grant_to_known_roles(home);
     grants::renew_members(home);
 }
