@@ -1,10 +1,9 @@
-WITH RECURSIVE wanted_table (name, restricted) AS (
-    VALUES ('infinite_pages_cache_partitioned', true), ('cache_audit_log', true),
-           ('cache_content_policies', false), ('cache_maintenance_runs', false),
-           ('cache_statistics_hourly', false), ('cache_entry_summary', false), ('cache_user_summary', false)
+WITH RECURSIVE wanted_table (name) AS (
+    VALUES ('infinite_pages_cache_partitioned'), ('cache_audit_log'), ('cache_content_policies'), ('cache_maintenance_runs'),
+           ('cache_statistics_hourly'), ('cache_entry_summary'), ('cache_user_summary')
 ),
 found AS (
-    SELECT w.name, w.restricted, c.oid, c.relrowsecurity, c.relowner
+    SELECT w.name, c.oid, c.relrowsecurity, c.relowner
     FROM wanted_table w
     LEFT JOIN pg_class c ON c.relname = w.name AND c.relkind IN ('r', 'p')
         AND c.relnamespace = (SELECT extnamespace FROM pg_extension WHERE extname = 'infinite_pages_cache')
@@ -67,7 +66,7 @@ SELECT * FROM (
                || (SELECT count(*) FROM below) - (SELECT count(*) FROM open_partition) || ' of ' || (SELECT count(*) FROM below) || ' partitions',
            CASE WHEN NOT coalesce(bool_and(relrowsecurity), false) OR EXISTS (SELECT FROM open_partition)
                 THEN 'Run SELECT @extschema@.cache_setup();' END
-    FROM found WHERE restricted
+    FROM found
     UNION ALL
     SELECT 'policies exist', count(DISTINCT p.polname) = 3, coalesce(string_agg(DISTINCT p.polname::text, ', '), 'none'),
            CASE WHEN count(DISTINCT p.polname) < 3 THEN 'Run SELECT @extschema@.cache_setup();' END

@@ -2,6 +2,7 @@
 //! of every user; everything else is the owner's.
 
 use super::archive::find_archive;
+use super::policies::{self, ADMIN};
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES};
@@ -208,6 +209,10 @@ fn grant_service_tables(home: &Home, role: &str) {
     spi::execute(&format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
     grant_monitor_tables(home, role);
     add_to_policy(home, CACHE, role);
+    // Earlier versions have none there, until cache_setup() has run.
+    if policies::exists(home, POLICIES, ADMIN) {
+        add_to_policy(home, POLICIES, role);
+    }
     grant_audit(home, AUDIT_LOG, role);
     if find_archive(home).is_some() {
         grant_audit(home, AUDIT_ARCHIVE, role);
@@ -222,30 +227,30 @@ pub fn grant_audit(home: &Home, table: &str, role: &str) {
 
 fn add_to_policy(home: &Home, table: &str, role: &str) {
     let mut roles = policy_roles(home, table);
-    if !roles.iter().any(|known| known == role) {
+    if !roles.iter().any(|known| known == role || known == "PUBLIC") {
         roles.push(role.to_string());
         spi::execute(&format!(
-            "ALTER POLICY admin_maintenance_access ON {}.{table} TO {}",
+            "ALTER POLICY {ADMIN} ON {}.{table} TO {}",
             home.schema,
             roles.join(", ")
         ));
     }
 }
 
-/// The roles of a table's admin_maintenance_access, quoted.
+/// The roles of a table's policy of services, quoted.
 fn policy_roles(home: &Home, table: &str) -> Vec<String> {
     spi::run(
         Access::ReadLatest,
-        "SELECT quote_ident(r.rolname) FROM pg_policy p JOIN pg_roles r ON r.oid = ANY (p.polroles) \
-         WHERE p.polrelid = $1 AND p.polname = 'admin_maintenance_access' ORDER BY 1",
-        &[home.table(table).into()],
+        "SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)) END FROM pg_policy p, unnest(p.polroles) role \
+         WHERE p.polrelid = $1 AND p.polname = $2 ORDER BY 1",
+        &[home.table(table).into(), ADMIN.into()],
         |rows| rows.map(|rows, row| rows.get(row, 1).expect("a name")),
     )
 }
 
 /// The service roles, quoted.
 pub fn service_roles(home: &Home) -> Vec<String> {
-    policy_roles(home, CACHE).into_iter().filter(|role| role != DATABASE_OWNER).collect()
+    policy_roles(home, CACHE).into_iter().filter(|role| role != DATABASE_OWNER && role != "PUBLIC").collect()
 }
 
 /// Gives the functions and views of the extension that is being created their first privileges,

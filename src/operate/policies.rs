@@ -1,10 +1,13 @@
 //! The policies of row security.
 
-use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES as CONTENT_POLICIES, RUNS, STATISTICS};
 use crate::spi::{self, Access};
 
+/// The policy of services.
+pub const ADMIN: &str = "admin_maintenance_access";
+
 /// Each policy with the tables that have it.
-const POLICIES: [(&str, &str, &[&str]); 3] = [
+const POLICIES: [(&str, &str, &[&str]); 4] = [
     ("tenant_isolation_cache_access", include_str!("../../sql/policies/tenant_isolation_cache_access.sql"), &[CACHE]),
     (
         "analytics_readonly_access",
@@ -12,9 +15,14 @@ const POLICIES: [(&str, &str, &[&str]); 3] = [
         &[CACHE, AUDIT_LOG, AUDIT_ARCHIVE],
     ),
     (
-        "admin_maintenance_access",
+        ADMIN,
         include_str!("../../sql/policies/admin_maintenance_access.sql"),
-        &[CACHE, AUDIT_LOG, AUDIT_ARCHIVE],
+        &[CACHE, AUDIT_LOG, AUDIT_ARCHIVE, CONTENT_POLICIES],
+    ),
+    (
+        "privileged_readonly_access",
+        include_str!("../../sql/policies/privileged_readonly_access.sql"),
+        &[CONTENT_POLICIES, RUNS, STATISTICS, BY_TYPE, BY_USER],
     ),
 ];
 
@@ -35,15 +43,39 @@ pub fn ensure_policies(home: &Home, table: &str) {
         if !tables.contains(&table) {
             continue;
         }
-        let exists = spi::run(
-            Access::ReadLatest,
-            "SELECT EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = $1 AND polname = $2)",
-            &[home.table(table).into(), policy.into()],
-            |rows| rows.get::<bool>(0, 1).unwrap_or(false),
-        );
-        if !exists {
+        if !exists(home, table, policy) {
             let sql = sql.replace("@extschema@", &home.schema).replace("@table@", table);
             spi::execute(&sql);
+            if (policy, table) == (ADMIN, CONTENT_POLICIES) {
+                keep_writers(home, table);
+            }
         }
+    }
+}
+
+/// Whether a table has a policy of a name.
+pub fn exists(home: &Home, table: &str, policy: &str) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = $1 AND polname = $2)",
+        &[home.table(table).into(), policy.into()],
+        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
+    )
+}
+
+/// Lets those who were granted to write a table go on to, now that it has row security: earlier versions had none.
+fn keep_writers(home: &Home, table: &str) {
+    let writers = spi::run(
+        Access::ReadLatest,
+        "SELECT CASE WHEN bool_or(a.grantee = 0) THEN 'PUBLIC' \
+                ELSE 'pg_database_owner, ' || string_agg(DISTINCT quote_ident(pg_get_userbyid(a.grantee)), ', ') END \
+         FROM pg_class c, aclexplode(c.relacl) a \
+         WHERE c.oid = $1 AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE') AND a.grantee <> c.relowner",
+        &[home.table(table).into()],
+        |rows| rows.get::<String>(0, 1),
+    );
+    if let Some(writers) = writers {
+        let sql = format!("ALTER POLICY {ADMIN} ON {}.{table} TO {writers}", home.schema);
+        spi::execute(&sql);
     }
 }

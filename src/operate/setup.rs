@@ -70,8 +70,10 @@ fn set_up(home: &Home) {
         add_missing_columns(home, AUDIT_ARCHIVE, home.table(AUDIT_LOG));
         renew_comments(home, AUDIT_ARCHIVE, archive, home.table(AUDIT_LOG));
     }
-    for (name, table) in [(CACHE, Table::Cache), (AUDIT_LOG, Table::AuditLog)] {
+    for (name, _) in TABLES {
         ensure_policies(home, name);
+    }
+    for table in [Table::Cache, Table::AuditLog] {
         for month in wanted_months() {
             create(home, table, month);
         }
