@@ -48,6 +48,11 @@ SELECT * FROM (
           WHERE name = 'infinite_pages_cache_partitioned' AND atttypid = 'numeric'::regtype AND atttypmod = -1
             AND EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = found.oid AND c.contype = 'c' AND c.conname LIKE '%token_cost_check')
           UNION ALL
+          SELECT name || ' has no CHECK of content_type' FROM found WHERE name = 'cache_content_policies'
+            AND EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = found.oid AND c.contype = 'c' AND c.conname LIKE '%token_cost_check')
+            AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = found.oid AND c.contype = 'c'
+                            AND strpos(pg_get_expr(c.conbin, c.conrelid), 'octet_length(content_type)') > 0)
+          UNION ALL
           SELECT name || ' has an old ' || conname FROM found JOIN pg_constraint c ON conrelid = found.oid AND conname LIKE '%token_cost_check'
           WHERE strpos(pg_get_expr(c.conbin, c.conrelid), '1000000000000000') > 0) o (what)
     UNION ALL

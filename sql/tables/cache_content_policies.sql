@@ -1,7 +1,7 @@
 -- What each type of content is worth and how long it lives. An operator edits it; the row '*' serves
 -- every type that has none of its own.
 CREATE TABLE @extschema@.cache_content_policies (
-    content_type text PRIMARY KEY,
+    content_type text PRIMARY KEY CHECK (octet_length(content_type) BETWEEN 1 AND 255),
     ttl interval CHECK (ttl > interval '0'),
     stale_ttl interval NOT NULL DEFAULT '0' CHECK (stale_ttl >= interval '0'),
     token_cost numeric NOT NULL DEFAULT 1 CHECK (token_cost BETWEEN 0 AND 1e9),

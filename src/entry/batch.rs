@@ -188,7 +188,7 @@ impl Raw {
                     .hint("Write it as a string such as \"a11ce000-0000-4000-8000-000000000001\".")
             }),
         };
-        let address = Address::new(uuid("user_id")?, bytes("content_type"), bytes("cache_key"))?;
+        let address = Address::to_write(uuid("user_id")?, bytes("content_type"), bytes("cache_key"))?;
         let values = Values {
             content: checked_content(self.content)?,
             ttl: self.read(position, "ttl", "a time to live such as \"7 days\", seconds or \"infinity\"", ttl::parse),

@@ -15,7 +15,7 @@ mod values;
 mod writer;
 
 use crate::error::{Refusal, shown};
-use crate::spi;
+use crate::{policy, spi};
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -47,6 +47,25 @@ impl<'a> Address<'a> {
         let content_type = checked_content_type(content_type)?;
         let cache_key = checked_key(cache_key)?;
         Ok(Self { user_id, content_type, cache_key, digest: key::digest_of(content_type, cache_key) })
+    }
+
+    /// The same of an entry that is to be written. Lookups and invalidations take any name: of one that no entry can
+    /// have there is none, and what an older version has stored can be removed.
+    ///
+    /// # Errors
+    /// Also 22023 for the name of the policy of all other types.
+    pub fn to_write(
+        user_id: Option<Uuid>,
+        content_type: Option<&'a [u8]>,
+        cache_key: Option<&'a [u8]>,
+    ) -> Result<Self, Refusal> {
+        let address = Self::new(user_id, content_type, cache_key)?;
+        if address.content_type == policy::OF_ALL_OTHERS {
+            return Err(Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "content_type must not be *")
+                .detail("The value is \"*\".")
+                .hint("* is the content policy of all types that have none of their own; name the type itself."));
+        }
+        Ok(address)
     }
 
     /// The first four arguments, $1 to $4, of every statement that contains [`matching`].

@@ -19,7 +19,7 @@ fn cache_touch(
     cache_key: Option<&[u8]>,
     ttl: Option<i64>,
 ) -> Option<TimestampWithTimeZone> {
-    let address = or_raise(Address::new(user_id, content_type, cache_key));
+    let address = or_raise(Address::to_write(user_id, content_type, cache_key));
     if !settings::ENABLED.get() {
         return None;
     }

@@ -36,7 +36,7 @@ pub fn cache_upsert(
     expires_at: Option<TimestampWithTimeZone>,
 ) -> Option<Uuid> {
     let call = Call::begins(Latency::Upsert);
-    let address = or_raise(Address::new(user_id, content_type, cache_key));
+    let address = or_raise(Address::to_write(user_id, content_type, cache_key));
     let values = Values {
         content: or_raise(checked_content(content)),
         ttl,

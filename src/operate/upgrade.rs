@@ -53,9 +53,13 @@ fn upgrade_values(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys:
             ),
         }
     }
-    if !outdated.is_empty() {
-        changes.extend(outdated.iter().map(|constraint| format!("DROP CONSTRAINT {constraint}")));
-        let wanted = missing_checks(table, template);
+    changes.extend(outdated.iter().map(|constraint| format!("DROP CONSTRAINT {constraint}")));
+    let wanted = if !outdated.is_empty() || (name == POLICIES && has_our_constraint(table)) {
+        missing_checks(table, template)
+    } else {
+        Vec::new()
+    };
+    if !wanted.is_empty() {
         let broken = broken_by_rows(home, name, &wanted);
         for (expression, rows) in wanted.iter().zip(broken) {
             let not_valid = if rows == 0 { "" } else { " NOT VALID" };
@@ -89,16 +93,25 @@ fn outdated_constraints(table: pg_sys::Oid) -> Vec<String> {
     )
 }
 
+/// Whether a table has a constraint of ours: what clients have brought gets none.
+fn has_our_constraint(table: pg_sys::Oid) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conname LIKE '%token_cost_check')",
+        &[table.into()],
+        |rows| rows.get(0, 1).unwrap_or(false),
+    )
+}
+
 /// Whether a cost has no scale, as in 0.1.0, in a table that has a constraint of ours on it: what clients have brought stays.
 fn has_untyped_cost(table: pg_sys::Oid) -> bool {
     spi::run(
         Access::ReadLatest,
         "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1 AND attname = 'token_cost' AND NOT attisdropped \
-                        AND atttypid = 'numeric'::regtype AND atttypmod = -1) \
-            AND EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conname LIKE '%token_cost_check')",
+                        AND atttypid = 'numeric'::regtype AND atttypmod = -1)",
         &[table.into()],
         |rows| rows.get(0, 1).unwrap_or(false),
-    )
+    ) && has_our_constraint(table)
 }
 
 /// Brings numbers into the bounds of this version: counts to 0 at least, a cost to 10^9 at most.
