@@ -305,6 +305,16 @@ def test_a_refused_creation_leaves_nothing(empty_database):
     assert state(empty_database) == before
 
 
+@pytest.mark.parametrize("check", ["verify_production_cache", "check_partition_health"])
+def test_what_is_in_order_has_no_hint_and_what_is_not_has_one(database, check):
+    rows = database.execute(f"SELECT ok, hint FROM {check}()")
+    assert {hint for ok, hint in rows if ok} == {None}
+    database.execute("DROP TABLE " + ", ".join(f"{name_of(offset)}" for offset in range(4)) + "; DROP POLICY admin_maintenance_access ON infinite_pages_cache_partitioned")
+    rows = database.execute(f"SELECT ok, hint FROM {check}()")
+    assert {hint for ok, hint in rows if ok} <= {None}
+    assert len([hint for ok, hint in rows if not ok]) >= 2 and all(hint for ok, hint in rows if not ok)
+
+
 # ── other servers ────────────────────────────────────────────────────────────────────────────────
 
 def test_a_server_that_does_not_preload_the_library():

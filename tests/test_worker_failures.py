@@ -176,6 +176,10 @@ def test_when_all_places_for_workers_are_taken_it_says_so_now_and_then():
         assert 3 <= len(hints) <= 8, told
         assert len(told) <= 2 * len(hints)
         assert processes(cluster, LAUNCHER) == [launcher(cluster)]
+        # The check says what to raise.
+        hints = dict(database.execute("SELECT name, hint FROM verify_production_cache() WHERE NOT ok"))
+        assert "max_worker_processes" in hints["the last tick succeeded"]
+        assert "max_worker_processes" in hints.get("the worker runs", "max_worker_processes")
         # Nothing else is touched.
         with database.connect() as connection:
             upsert(connection, "1")

@@ -131,7 +131,8 @@ SELECT * FROM (
     FROM @extschema@.cache_statistics() WHERE content_type = ''
     UNION ALL
     SELECT 'the worker runs', worker IN ('on', 'standby'), worker,
-           CASE worker
+           CASE CASE WHEN last_error = '@no_place@' THEN 'no place' ELSE worker END
+                WHEN 'no place' THEN 'Raise max_worker_processes and restart: no worker could be started of late.'
                 WHEN 'not preloaded' THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.'
                 WHEN 'off' THEN 'ALTER SYSTEM SET infinite_pages_cache.naptime = ''30s''; SELECT pg_reload_conf();'
                 WHEN 'not running' THEN 'The server''s log says why it has no launcher; max_worker_processes must leave it a place.'
@@ -144,7 +145,8 @@ SELECT * FROM (
     SELECT 'the last tick succeeded', consecutive_failures = 0,
            CASE WHEN consecutive_failures > 0 THEN consecutive_failures || ' failed in a row: ' || last_error
                 ELSE coalesce('at ' || last_success, 'none yet') END,
-           CASE WHEN consecutive_failures > 0 THEN 'Look at cache_maintenance_log, and at the server''s log.' END
+           CASE WHEN last_error = '@no_place@' THEN 'Raise max_worker_processes and restart the server.'
+                WHEN consecutive_failures > 0 THEN 'Look at cache_maintenance_log, and at the server''s log.' END
     FROM @extschema@.cache_maintenance_status()
     UNION ALL
     SELECT 'the cache is switched on', current_setting('infinite_pages_cache.enabled')::boolean,

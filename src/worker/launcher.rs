@@ -27,6 +27,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// No moment for a tick is set further ahead than this, or the naptime; in microseconds.
 const FURTHEST: i64 = 15 * MINUTE;
+/// What is told of a database for which no worker could be started.
+pub const NO_PLACE: &str = "the server has no place for another background worker: raise max_worker_processes";
 /// Longest wait when the server has no place for a worker.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
@@ -235,11 +237,9 @@ impl Launcher {
     /// The database whose tick has been due longest.
     fn next_due(&self, naptime: i64) -> Option<pg_sys::Oid> {
         let now = now();
-        let is_running = |database| self.ticks.iter().any(|tick| tick.database == database);
         slots::read(|slots| {
-            let due = slots.taken().filter(|slot| {
-                schedule::has_come(slot.next_tick, now, naptime.max(FURTHEST)) && !is_running(slot.database)
-            });
+            let due =
+                slots.taken().filter(|slot| is_due(slot, now, naptime) && !is_running(&self.ticks, slot.database));
             due.min_by_key(|slot| slot.next_tick).map(|slot| slot.database)
         })?
     }
@@ -268,7 +268,7 @@ impl Launcher {
             None => not_started(now + LOCKED.min(naptime)),
             Some(None) => {
                 not_started(before.next_tick);
-                self.was_refused(database, naptime);
+                self.was_refused(naptime);
             }
             Some(Some(worker)) => {
                 self.refused = Refused::default();
@@ -282,14 +282,18 @@ impl Launcher {
         self.refused.until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The server has no place for a worker: each time it is asked again after a longer wait.
-    fn was_refused(&mut self, database: pg_sys::Oid, naptime: i64) {
+    /// The server has no place for a worker: each time it is asked again after a longer wait. Every database whose tick
+    /// is due has none, not only the one whose turn it was.
+    fn was_refused(&mut self, naptime: i64) {
         let naptime_ms = (naptime / MILLISECOND).unsigned_abs();
         let wait = Duration::from_millis(naptime_ms).saturating_mul(1 << self.refused.times.min(20)).min(LONGEST_WAIT);
         self.refused.times = self.refused.times.saturating_add(1);
         self.refused.until = Some(Instant::now() + wait);
-        slots::change_slot(database, |slot| {
-            slot.not_started("the server has no place for another background worker: raise max_worker_processes");
+        let now = now();
+        slots::change(|slots| {
+            let due =
+                slots.taken_mut().filter(|slot| is_due(slot, now, naptime) && !is_running(&self.ticks, slot.database));
+            due.for_each(|slot| slot.not_started(NO_PLACE));
         });
         warn(
             PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -300,9 +304,8 @@ impl Launcher {
 
     fn sleep(&self, naptime: i64) -> Duration {
         let now = now();
-        let is_running = |database| self.ticks.iter().any(|tick| tick.database == database);
         let next = slots::read(|slots| {
-            slots.taken().filter(|slot| !is_running(slot.database)).map(|slot| slot.next_tick).min()
+            slots.taken().filter(|slot| !is_running(&self.ticks, slot.database)).map(|slot| slot.next_tick).min()
         });
         let longest = Duration::from_micros(naptime.unsigned_abs()).min(LONGEST_SLEEP);
         let mut sleep = next
@@ -317,6 +320,14 @@ impl Launcher {
         }
         if self.ticks.is_empty() { sleep } else { sleep.min(LOOK_ROUND) }
     }
+}
+
+fn is_due(slot: &slots::Slot, now: i64, naptime: i64) -> bool {
+    schedule::has_come(slot.next_tick, now, naptime.max(FURTHEST))
+}
+
+fn is_running(ticks: &[Tick], database: pg_sys::Oid) -> bool {
+    ticks.iter().any(|tick| tick.database == database)
 }
 
 /// A line in the server's log.

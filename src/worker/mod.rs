@@ -13,4 +13,5 @@ mod tick;
 mod transaction;
 
 pub use databases::STEPS;
+pub use launcher::NO_PLACE;
 pub use process::{announce_at_commit, register_launcher};
