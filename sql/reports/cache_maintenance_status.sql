@@ -28,4 +28,4 @@ SELECT $1,
        (SELECT count(*)::integer FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
           AND substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz > clock_timestamp()),
-       (SELECT expires_at FROM @earliest_expiry@ e WHERE expires_at <= statement_timestamp())
+       $7

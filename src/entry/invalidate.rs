@@ -96,7 +96,8 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
                 "WITH gone AS (DELETE FROM {cache} WHERE {} RETURNING user_id, content_type, cache_key, created_at, id), \
                  superseded AS ( \
                      DELETE FROM {cache} o USING gone g \
-                     WHERE {} AND o.created_at OPERATOR(pg_catalog.<) g.created_at \
+                     WHERE o.user_id OPERATOR(pg_catalog.=) $1 AND {} \
+                       AND o.created_at OPERATOR(pg_catalog.<) g.created_at \
                      RETURNING o.user_id, o.content_type, o.cache_key, o.id) \
                  SELECT user_id, content_type::text, cache_key::text, id FROM gone \
                  UNION ALL SELECT user_id, content_type::text, cache_key::text, id FROM superseded",

@@ -58,7 +58,8 @@ fn over_limit(home: &Home) -> Vec<Excess> {
 }
 
 /// Evicts one batch; entries that somebody else holds are left for a later run. Of an entry with several versions, which
-/// clients may have left in several months, the oldest goes first: else it would take the place of the newest.
+/// clients may have left in several months, the oldest goes first: else it would take the place of the newest. The user
+/// stands at each reference of the table: where it is distributed, the statement then goes to one place.
 fn evict_batch(excess: &Excess) -> i64 {
     kept::run(
         Access::Write,
@@ -72,12 +73,13 @@ fn evict_batch(excess: &Excess) -> i64 {
                               last_accessed DESC NULLS LAST, created_at DESC, id OFFSET $3), \
                  oldest AS MATERIALIZED ( \
                      SELECT v.* FROM least l, LATERAL ( \
-                         SELECT id, user_id, created_at FROM {cache} v WHERE {} ORDER BY created_at LIMIT 1) v LIMIT $4), \
+                         SELECT id, user_id, created_at FROM {cache} v WHERE v.user_id = $1 AND {} \
+                         ORDER BY created_at LIMIT 1) v LIMIT $4), \
                  locked AS ( \
-                     SELECT id, user_id, created_at FROM {cache} JOIN oldest USING (id, user_id, created_at) \
-                     FOR UPDATE OF infinite_pages_cache_partitioned SKIP LOCKED) \
+                     SELECT id, user_id, created_at FROM {cache} c JOIN oldest USING (id, user_id, created_at) \
+                     WHERE c.user_id = $1 FOR UPDATE OF c SKIP LOCKED) \
                  DELETE FROM {cache} c USING locked l \
-                 WHERE c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at",
+                 WHERE c.user_id = $1 AND c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at",
                 same_entry(schema, "v", "l")
             )
         },

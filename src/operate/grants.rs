@@ -229,11 +229,7 @@ fn add_to_policy(home: &Home, table: &str, role: &str) {
     let mut roles = policy_roles(home, table);
     if !roles.iter().any(|known| known == role || known == "PUBLIC") {
         roles.push(role.to_string());
-        spi::execute(&format!(
-            "ALTER POLICY {ADMIN} ON {}.{table} TO {}",
-            home.schema,
-            roles.join(", ")
-        ));
+        spi::execute(&format!("ALTER POLICY {ADMIN} ON {}.{table} TO {}", home.schema, roles.join(", ")));
     }
 }
 

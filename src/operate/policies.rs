@@ -1,6 +1,8 @@
 //! The policies of row security.
 
-use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES as CONTENT_POLICIES, RUNS, STATISTICS};
+use crate::home::{
+    AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES as CONTENT_POLICIES, RUNS, STATISTICS,
+};
 use crate::spi::{self, Access};
 
 /// The policy of services.

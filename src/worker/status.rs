@@ -8,6 +8,8 @@ use crate::clock::now;
 use crate::home::{CACHE, Home, RUNS};
 use crate::maintenance::steps::STEPS;
 use crate::operate::report::run_with;
+use crate::spi::{self, Access};
+use crate::statistics::summary;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 
@@ -20,13 +22,14 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
     let slot = databases::slot_of(unsafe { pg_sys::MyDatabaseId });
     let worker = worker(&home, slot.as_ref());
     let next_run = slot.filter(|_| matches!(worker, "on" | "overdue")).and_then(|slot| moment(slot.next_tick));
-    let args: [DatumWithOid; 6] = [
+    let args: [DatumWithOid; 7] = [
         worker.into(),
         slot.and_then(|slot| moment(slot.last_run)).into(),
         slot.and_then(|slot| moment(slot.last_success)).into(),
         next_run.into(),
         slot.map_or(0, |slot| slot.failures as i32).into(),
         slot.and_then(|slot| slot.last_error.text()).into(),
+        oldest_expired(&home).into(),
     ];
     let complete = [CACHE, RUNS].iter().all(|table| home.find_table(table).is_some());
     if complete {
@@ -34,9 +37,18 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
     } else {
         // It answers without the tables, too.
         let query = "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, $6::text, 0, \
-                     NULL::timestamptz";
+                     $7::timestamptz";
         run_with(fcinfo, query, &args);
     }
+}
+
+/// When the entry expired that has been longest over, and is still there. A statement of its own, since a distributed
+/// table can stand in no recursive one.
+fn oldest_expired(home: &Home) -> Option<TimestampWithTimeZone> {
+    home.find_table(CACHE)?;
+    let sql = "SELECT expires_at FROM @earliest_expiry@ e WHERE expires_at <= statement_timestamp()";
+    let sql = summary::with_sources(home, sql).replace("@extschema@", &home.schema);
+    spi::run(Access::Read, &sql, &[], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }
 
 /// What the worker does in this database, or why it does nothing.
