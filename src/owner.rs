@@ -81,6 +81,11 @@ pub fn owner_of(table: pg_sys::Oid) -> pg_sys::Oid {
     }
 }
 
+/// Whether the current user owns a table, or has its owner's rights.
+pub fn is_owned(table: pg_sys::Oid) -> bool {
+    has_rights_of(owner_of(table))
+}
+
 /// Whether the current user has the rights of a role.
 fn has_rights_of(role: pg_sys::Oid) -> bool {
     // SAFETY: lookups in the system caches.

@@ -72,8 +72,17 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
            'Look at cache_audit_log for that user: SELECT user_id, action, count(*) ... GROUP BY 1, 2.'
     FROM @recent_writes@ w
 )
-SELECT severity, rule, value, threshold,
-       coalesce(CASE WHEN above THEN value > threshold ELSE value < threshold END, false),
-       what_to_do
+SELECT severity, rule, seen.value, threshold,
+       coalesce(CASE WHEN above THEN seen.value > threshold ELSE seen.value < threshold END, false),
+       CASE WHEN sees THEN what_to_do ELSE 'Not measured: row security may hide rows of ' || of_table || ' from ' || current_user || '.' END
 FROM measured
+-- What counts rows of a table says nothing to somebody from whom some are hidden.
+CROSS JOIN LATERAL (
+    SELECT coalesce(min(t.name), ''), coalesce(bool_and(t.sees), true)
+    FROM (VALUES ('infinite_pages_cache_partitioned', @sees_infinite_pages_cache_partitioned@, '{9}'::integer[]),
+                 ('cache_audit_log', @sees_cache_audit_log@, '{10}'),
+                 ('cache_maintenance_runs', @sees_cache_maintenance_runs@, '{8}'),
+                 ('cache_statistics_hourly', @sees_cache_statistics_hourly@, '{1,3,7}')) t (name, sees, positions)
+    WHERE position = ANY (t.positions)) source (of_table, sees)
+CROSS JOIN LATERAL (SELECT CASE WHEN sees THEN measured.value END) seen (value)
 ORDER BY position

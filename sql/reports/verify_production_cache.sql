@@ -73,6 +73,12 @@ SELECT * FROM (
                 THEN 'Run SELECT @extschema@.cache_setup();' END
     FROM found
     UNION ALL
+    SELECT 'maintenance sees every row', count(*) = 0,
+           coalesce('FORCE ROW LEVEL SECURITY may hide rows from the owner of ' || string_agg(name, ', '), 'it does'),
+           string_agg(format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', oid::regclass), ' ')
+               || ' Or ' || string_agg(DISTINCT format('ALTER ROLE %I BYPASSRLS;', pg_get_userbyid(relowner)), ' ')
+    FROM found WHERE name = ANY ('{@hidden@}')
+    UNION ALL
     SELECT 'policies exist', count(DISTINCT p.polname) = 3, coalesce(string_agg(DISTINCT p.polname::text, ', '), 'none'),
            CASE WHEN count(DISTINCT p.polname) < 3 THEN 'Run SELECT @extschema@.cache_setup();' END
     FROM cache LEFT JOIN pg_policy p ON p.polrelid = cache.oid

@@ -3,8 +3,9 @@
 use super::cleanup::batch_size;
 use super::turn::Turn;
 use crate::entry::same_entry;
-use crate::home::Home;
+use crate::home::{CACHE, Home, POLICIES};
 use crate::kept;
+use crate::partition::unhidden::{must_change_all, must_see_all};
 use crate::spi::{self, Access};
 use pgrx::Uuid;
 
@@ -23,7 +24,7 @@ pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> i64 {
     turn.hurry();
     for excess in over_limit {
         loop {
-            let batch = evict_batch(&excess);
+            let batch = evict_batch(home, &excess);
             evicted += batch;
             if turn.is_over() {
                 return evicted;
@@ -39,6 +40,7 @@ pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> i64 {
 }
 
 fn over_limit(home: &Home) -> Vec<Excess> {
+    must_see_all(home, &[CACHE, POLICIES]);
     let schema = &home.schema;
     let sql = format!(
         "SELECT c.user_id, c.content_type::text, coalesce(p.max_entries, d.max_entries)::bigint \
@@ -60,7 +62,8 @@ fn over_limit(home: &Home) -> Vec<Excess> {
 /// Evicts one batch; entries that somebody else holds are left for a later run. Of an entry with several versions, which
 /// clients may have left in several months, the oldest goes first: else it would take the place of the newest. The user
 /// stands at each reference of the table: where it is distributed, the statement then goes to one place.
-fn evict_batch(excess: &Excess) -> i64 {
+fn evict_batch(home: &Home, excess: &Excess) -> i64 {
+    must_change_all(home, &[CACHE]);
     kept::run(
         Access::Write,
         "enforce limits",

@@ -15,6 +15,7 @@ use crate::owner;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
+use crate::partition::unhidden::must_change_all;
 use crate::settings;
 use crate::spi::{self, Access};
 use crate::statistics::{drain, summary};
@@ -192,13 +193,14 @@ fn trim(home: &Home, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -
     if minutes == 0 {
         return 0.into();
     }
-    let table = format!("{}.{table}", home.schema);
+    let name = format!("{}.{table}", home.schema);
     let sql = format!(
-        "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {column} < $1 LIMIT {BATCH}))"
+        "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {column} < $1 LIMIT {BATCH}))"
     );
     let oldest_kept = now() - i64::from(minutes) * 60_000_000;
     let mut deleted = 0;
     loop {
+        must_change_all(home, &[table]);
         let batch = spi::run(Access::Write, &sql, &[spi::timestamptz(oldest_kept)], |rows| rows.count() as i64);
         deleted += batch;
         turn.did(batch);

@@ -8,6 +8,7 @@ use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, Home};
 use crate::partition::catalog::{Partition, partitions_of, qualified_name};
 use crate::partition::secure::{revoke, secure};
+use crate::partition::unhidden::must_see_all_of;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
 use crate::ttl;
@@ -46,6 +47,7 @@ fn archive_audit_logs(
                 ensure_archive(&home);
                 let bounds = bounds_of(&partition);
                 let moved = qualified_name(partition.oid);
+                must_see_all_of(partition.oid);
                 spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_LOG} DETACH PARTITION {moved}"));
                 spi::execute(&format!("ALTER TABLE {schema}.{AUDIT_ARCHIVE} ATTACH PARTITION {moved} {bounds}"));
                 spi::run(

@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use crate::home::{CACHE, Home};
+use crate::home::{CACHE, Home, TABLES};
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
+use crate::partition::unhidden::sees_all;
 use crate::setting_scope::with_settings;
 use crate::shared_memory;
 use crate::spi::{self, Access};
@@ -41,6 +42,18 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
     }
 }
 
+/// Puts into the query of a report, for each `@sees_<table>@`, whether the caller sees all of the table's rows: of what
+/// is hidden nothing can be told.
+fn with_sights(home: &Home, query: &str) -> String {
+    TABLES.iter().fold(query.to_string(), |query, table| {
+        let name = format!("@sees_{table}@");
+        if !query.contains(&name) {
+            return query;
+        }
+        query.replace(&name, &home.find_table(table).is_none_or(sees_all).to_string())
+    })
+}
+
 /// Makes the rows of a query the result of the function.
 pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
     run_with(fcinfo, query, &[]);
@@ -50,8 +63,9 @@ pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
 pub fn run_with(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid]) {
     let home = Home::current();
     let preloaded = shared_memory::is_there().to_string();
+    let query = with_sights(&home, query);
     let query =
-        summary::with_sources(&home, query).replace("@extschema@", &home.schema).replace("@preloaded@", &preloaded);
+        summary::with_sources(&home, &query).replace("@extschema@", &home.schema).replace("@preloaded@", &preloaded);
     // The catalogs show a partition's bounds and an index as text; the queries read it. To compile them takes
     // longer than to run them.
     let settings = [

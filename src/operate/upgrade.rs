@@ -5,6 +5,7 @@
 use crate::error::warn;
 use crate::home::{CACHE, Home, POLICIES};
 use crate::owner;
+use crate::partition::unhidden::must_change_all;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
 
@@ -36,6 +37,7 @@ fn upgrade_values(home: &Home, name: &str, table: pg_sys::Oid, template: pg_sys:
     let retype = name == CACHE && has_untyped_cost(table);
     let mut changes = Vec::new();
     if retype || !outdated.is_empty() {
+        must_change_all(home, &[name]);
         let mended = if name == CACHE && !outdated.is_empty() {
             &["hit_count", "adaptation_count", "token_cost_saved", "access_frequency", "token_cost"][..]
         } else {

@@ -4,6 +4,7 @@
 
 use super::report::run;
 use crate::home::{Home, POLICIES, RUNS};
+use crate::partition::unhidden::hidden_from_owners;
 use crate::worker::NO_PLACE;
 use pgrx::pg_sys;
 
@@ -17,6 +18,7 @@ fn verify(fcinfo: pg_sys::FunctionCallInfo) {
         query.push_str(include_str!("../../sql/reports/verify_production_cache_tables.sql"));
     }
     let query = query.replace("@version@", env!("CARGO_PKG_VERSION")).replace("@no_place@", NO_PLACE);
+    let query = query.replace("@hidden@", &hidden_from_owners(&home).join(","));
     // What is in order needs no hint.
     run(fcinfo, &format!("SELECT name, ok, detail, CASE WHEN ok THEN NULL ELSE hint END FROM ({query}) checks"));
 }

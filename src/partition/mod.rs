@@ -7,3 +7,4 @@ pub mod month;
 pub mod retire;
 pub mod secure;
 pub mod sight;
+pub mod unhidden;

@@ -3,6 +3,7 @@
 use super::catalog::{Partition, forget_partitions, partitions_of, qualified_name};
 use super::create::Table;
 use super::month::Month;
+use super::unhidden::must_see_all;
 use crate::catch::{self, Caught};
 use crate::clock::{month_of, now};
 use crate::entry::same_entry;
@@ -55,7 +56,11 @@ fn drop_old_cache_partitions(
     let oldest_kept = this.plus(1 - i64::from(months_to_keep)).map_or(i64::MIN, Month::start);
     let old = partitions_of(parent).into_iter().filter(|partition| partition.to <= oldest_kept).collect();
     let include_live = include_live.unwrap_or(false);
-    let retire_old = || retire(&home, Table::Cache, old, include_live, settings::LOCK_TIMEOUT.get());
+    let retire_old = || {
+        // The live entries are counted also where they are to go.
+        must_see_all(&home, &[CACHE]);
+        retire(&home, Table::Cache, old, include_live, settings::LOCK_TIMEOUT.get())
+    };
     let retired = if owner::is_service(parent) {
         owner::confined_to_owner_of(parent, retire_old)
     } else {
@@ -70,6 +75,7 @@ fn drop_old_cache_partitions(
 
 /// The months that are over and hold nothing live, and nothing that hides what lives in an older one.
 pub fn dead_months(home: &Home) -> Vec<Partition> {
+    must_see_all(home, &[CACHE]);
     let now = now();
     let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
     over.filter(|month| !has_live_entries(home, Table::Cache, month) && !hides_live_entries(home, month)).collect()
@@ -91,6 +97,9 @@ fn hides_live_entries(home: &Home, partition: &Partition) -> bool {
 /// Drops partitions, but for those that hold a live entry unless `include_live`. What cannot be locked
 /// in so many milliseconds is kept.
 pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool, wait: i32) -> Vec<Retired> {
+    if table == Table::Cache && !include_live {
+        must_see_all(home, &[CACHE]);
+    }
     let mut parent_locked = None;
     let mut retired = Vec::with_capacity(old.len());
     for partition in old {

@@ -25,7 +25,7 @@ pub enum Sight {
 /// What a policy is asked for, by the letter of its command in the catalog.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Use {
+pub enum Use {
     Read = b'r',
     Insert = b'a',
     Update = b'w',
@@ -70,7 +70,7 @@ impl Sight {
 
     /// What the policies of a table let a role use in a way: each that permits adds to it. One that restricts, and any
     /// that is not an extension's own, has to be evaluated.
-    fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid, way: Use) -> Self {
+    pub fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid, way: Use) -> Self {
         // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and
         // its roles are an array of oid without NULLs.
         unsafe {

@@ -16,6 +16,7 @@ use crate::error::Refusal;
 use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, POLICIES, STATISTICS};
 use crate::kept;
 use crate::owner;
+use crate::partition::unhidden::must_change_all;
 use crate::spi::{self, Access};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
@@ -115,7 +116,7 @@ fn store(home: &Home, hour: i64, counted: &Counted) {
              FROM unnest(h.{column}, excluded.{column}) WITH ORDINALITY AS u (a, b, n) ORDER BY n)"
         )
     });
-    home.table(STATISTICS);
+    must_change_all(home, &[STATISTICS]);
     kept::run(
         Access::Write,
         "drain counters",
@@ -224,8 +225,8 @@ fn update(home: &Home, counted: &[Hits], spread: bool) -> Vec<Outcome> {
     if counted.is_empty() {
         return outcomes;
     }
-    home.table(BY_TYPE);
-    home.table(BY_USER);
+    // An entry that is hidden is not gone.
+    must_change_all(home, &[CACHE, BY_TYPE, BY_USER]);
     let moments = |hits: &Hits| TimestampWithTimeZone::try_from(hits.last).expect("a moment of the clock");
     let number = |number: u64| number.min(counters::MOST) as i64;
     let tokens: Vec<Tokens> = counted.iter().map(|hits| hits.tokens.carried()).collect();

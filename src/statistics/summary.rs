@@ -4,6 +4,7 @@
 use super::in_memory::sees_all;
 use crate::advisory::{self, Class};
 use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home};
+use crate::partition::unhidden::{must_change_all, must_see_all};
 use crate::settings;
 use crate::spi::{self, Access};
 use crate::watch;
@@ -98,6 +99,8 @@ pub fn renew(home: &Home) -> i64 {
     let by_user = "entries content_types hits tokens_saved avg_reuse_score last_accessed";
     // Hits that are stored after the count has begun would be missed by it.
     advisory::lock(Class::Statistics, 0);
+    must_see_all(home, &[CACHE]);
+    must_change_all(home, &[BY_TYPE, BY_USER]);
     if is_large(home) {
         replace(home, BY_TYPE, "partition_name, content_type", by_type, COUNT_BY_TYPE)
             + replace(home, BY_USER, "user_id", by_user, COUNT_BY_USER)
