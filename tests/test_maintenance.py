@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
 from decimal import ROUND_HALF_UP, Decimal
@@ -24,8 +25,18 @@ def run(database, **settings):
         return {step: row for step, *row in connection.execute("SELECT step, status, affected, detail FROM cache_run_maintenance()")}
 
 
+def age(database, partition, days=2):
+    """Has a partition be as old as that, by its files."""
+    moment = time.time() - days * 86_400
+    for (path,) in database.execute("SELECT pg_relation_filepath(relid) FROM pg_partition_tree(%s) WHERE isleaf", (partition,)):
+        os.utime(database.cluster.data / path, (moment, moment))
+
+
 def add_month(database, offset):
-    return database.value("SELECT create_monthly_cache_partition(%s::timestamp)", (month(offset).replace(tzinfo=None),))
+    """A month that has been there for some time: a new one without a row is left to whoever has made it."""
+    name = database.value("SELECT create_monthly_cache_partition(%s::timestamp)", (month(offset).replace(tzinfo=None),))
+    age(database, name)
+    return name
 
 
 def add_audit_month(database, offset, rows=1):
@@ -126,6 +137,47 @@ def test_dead_months_go_and_live_ones_stay(database):
     assert steps["drop dead months"] == ["ok", 3, None]
     assert set(bounds(database)) == {name_of(offset) for offset in (-4, -2, 0, 1, 2, 3)}
     assert {key for (key,) in database.execute(f"SELECT cache_key FROM {CACHE}")} == {"for ever", "for a while"}
+
+
+def make_month(database, offset):
+    """As a user does, just now."""
+    return database.value("SELECT create_monthly_cache_partition(%s::timestamp)", (month(offset).replace(tzinfo=None),))
+
+
+def test_a_new_month_of_the_past_stays_for_a_day(database):
+    """Somebody has made it to insert into it."""
+    new, used, old = (make_month(database, offset) for offset in (-3, -2, -1))
+    insert(database, month(-2), "expired", expires_at="2020-01-01")
+    age(database, old, 1.1)
+    assert run(database)["drop dead months"] == ["ok", 2, None]
+    assert new in bounds(database) and not {used, old} & set(bounds(database))
+    # A day later it goes; what somebody asks for goes at once.
+    age(database, new, 0.9)
+    assert run(database)["drop dead months"] == ["ok", 0, None]
+    age(database, new, 1.1)
+    assert run(database)["drop dead months"] == ["ok", 1, None]
+    make_month(database, -9)
+    assert database.execute("SELECT partition_name, dropped FROM drop_old_cache_partitions()") == [(name_of(-9), True)]
+
+
+def test_a_new_month_with_partitions_of_its_own_stays_for_a_day(database):
+    name = name_of(-3)
+    database.execute(f"CREATE TABLE {name} PARTITION OF {CACHE} FOR VALUES FROM ('{month(-3)}') TO ('{month(-2)}') PARTITION BY HASH (user_id)")
+    for number in range(2):
+        database.execute(f"CREATE TABLE {name}_{number} PARTITION OF {name} FOR VALUES WITH (MODULUS 2, REMAINDER {number})")
+    assert run(database)["drop dead months"][1] == 0
+    age(database, f"{name}_0")
+    assert run(database)["drop dead months"][1] == 0
+    age(database, name)
+    assert run(database)["drop dead months"][1] == 1 and name not in bounds(database)
+
+
+def test_a_clock_that_was_put_back_keeps_no_empty_month(database):
+    """Its file is of a time to come, by more than a clock is set right by."""
+    age(database, make_month(database, -3), -0.5)
+    age(database, make_month(database, -2), -3)
+    assert run(database)["drop dead months"][1] == 1
+    assert name_of(-3) in bounds(database)
 
 
 def test_audit_months_are_kept_as_long_as_wanted_and_archived_ones_for_ever(database):

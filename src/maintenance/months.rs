@@ -7,6 +7,7 @@ use crate::clock::now;
 use crate::home::{AUDIT_LOG, CACHE, Home};
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::Table;
+use crate::partition::dump::AT_WORK;
 use crate::partition::month::Month;
 use crate::partition::retire::{dead_months, retire};
 use crate::settings;
@@ -43,11 +44,11 @@ fn drop(home: &Home, table: Table, old: Vec<Partition>, include_live: bool, turn
         return outcome;
     }
     if !turn.may_drop() {
-        outcome.detail = Some("put off: a dump or a restore is at work".into());
+        outcome.detail = Some(format!("put off: {AT_WORK}"));
         return outcome;
     }
     let at_once = if turn.is_unattended() { 1 } else { old.len() };
-    let mut kept = Vec::new();
+    let (mut kept, mut dumped) = (Vec::new(), false);
     for some in old.chunks(at_once) {
         for one in retire(home, table, some.to_vec(), include_live, share_of_wait()) {
             if one.dropped {
@@ -55,10 +56,11 @@ fn drop(home: &Home, table: Table, old: Vec<Partition>, include_live: bool, turn
                 turn.did(1);
             } else {
                 outcome.failed |= one.busy && turn.is_unattended();
+                dumped |= one.dumped;
                 kept.push(format!("{}: {}", one.name, one.detail));
             }
         }
-        if outcome.failed || turn.is_over() {
+        if outcome.failed || dumped || turn.is_over() {
             break;
         }
         turn.let_go();

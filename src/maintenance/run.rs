@@ -7,6 +7,7 @@ use super::turn::Turn;
 use crate::advisory::{self, Class};
 use crate::clock::now;
 use crate::home::{CACHE, Home};
+use crate::partition::dump;
 use crate::setting_scope::with_setting;
 use crate::{catch, owner, settings};
 use pgrx::datum::AnyNumeric;
@@ -26,11 +27,12 @@ pub fn share_of_time() -> Duration {
 }
 
 /// What a step locks stays locked until the end of the run, so it has little time.
-struct ByHand {
+struct ByHand<'a> {
+    home: &'a Home,
     deadline: Instant,
 }
 
-impl Turn for ByHand {
+impl Turn for ByHand<'_> {
     fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }
@@ -46,7 +48,7 @@ impl Turn for ByHand {
     }
 
     fn may_drop(&self) -> bool {
-        true
+        !dump::is_at_work(self.home)
     }
 }
 
@@ -100,7 +102,7 @@ fn with_lock_timeout<T>(f: impl FnOnce() -> T) -> T {
 
 fn run_step(home: &Home, step: &Step) -> Row {
     let started = Instant::now();
-    let turn = ByHand { deadline: started + share_of_time() };
+    let turn = ByHand { home, deadline: started + share_of_time() };
     let result = catch::attempt(|| {
         with_lock_timeout(|| match step.owner_of {
             Some(table) => owner::without_more_than_owner_of(home.table(table), || (step.run)(home, &turn)),

@@ -7,6 +7,7 @@ use crate::clock::now;
 use crate::error::{Refusal, shown};
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, Home};
 use crate::partition::catalog::{Partition, partitions_of, qualified_name};
+use crate::partition::dump;
 use crate::partition::secure::{revoke, secure};
 use crate::partition::unhidden::must_see_all_of;
 use crate::setting_scope::with_setting;
@@ -17,8 +18,8 @@ use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
 /// # Errors
-/// 22023 unless `older_than` is positive, 42501 unless the current user owns the log, 55P03 when a
-/// month could not be locked within infinite_pages_cache.lock_timeout.
+/// 22023 unless `older_than` is positive, 42501 unless the current user owns the log and sees all of the months, 55006
+/// while a dump is at work, 55P03 when a month could not be locked within infinite_pages_cache.lock_timeout.
 #[pg_extern(sql = false)]
 fn archive_audit_logs(
     older_than: Option<Interval>,
@@ -36,9 +37,15 @@ fn archive_audit_logs(
     owner::check(&home, AUDIT_LOG, "Archiving moves partitions from one table to another.", "Run it as the owner.");
     let schema = &home.schema;
     let limit = now().saturating_sub(age);
+    let old: Vec<_> = partitions_of(log).into_iter().filter(|partition| partition.to <= limit).collect();
+    if !old.is_empty() && dump::is_at_work(&home) {
+        // One that begins meanwhile waits for the commit, and finds the months where its snapshot shows them.
+        let message = "months of the audit log cannot be moved while a dump or a restore is at work";
+        dump::refusal(message, "A parallel dump fails when somebody waits for a lock on what it reads.").raise();
+    }
     let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
     let mut archived = Vec::new();
-    for partition in partitions_of(log).into_iter().filter(|partition| partition.to <= limit) {
+    for partition in old {
         let name = partition.name();
         let moved = with_setting(c"lock_timeout", &timeout, || {
             secure(&home, AUDIT_LOG, partition.oid, true);

@@ -2,9 +2,11 @@
 
 pub mod catalog;
 pub mod create;
+pub mod dump;
 pub mod entry_index;
 pub mod month;
 pub mod retire;
 pub mod secure;
 pub mod sight;
 pub mod unhidden;
+mod unused;

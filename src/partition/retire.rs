@@ -2,8 +2,10 @@
 
 use super::catalog::{Partition, forget_partitions, partitions_of, qualified_name};
 use super::create::Table;
+use super::dump::{self, AT_WORK};
 use super::month::Month;
 use super::unhidden::must_see_all;
+use super::unused::is_new_and_unused;
 use crate::catch::{self, Caught};
 use crate::clock::{month_of, now};
 use crate::entry::same_entry;
@@ -14,6 +16,7 @@ use crate::setting_scope::with_setting;
 use crate::settings;
 use crate::spi::{self, Access};
 use pgrx::prelude::*;
+use std::cell::Cell;
 
 /// What became of an old partition.
 pub struct Retired {
@@ -21,13 +24,16 @@ pub struct Retired {
     pub dropped: bool,
     /// Kept since somebody holds it, or something else went wrong.
     pub busy: bool,
+    /// Kept since a dump would miss it.
+    pub dumped: bool,
     pub live_entries: i64,
     pub freed_bytes: i64,
     pub detail: String,
 }
 
 /// # Errors
-/// 22023 when no month would be kept, 42501 unless the current user owns the table or is a service.
+/// 22023 when no month would be kept, 42501 unless the current user owns the table or is a service, and where row security
+/// may hide entries.
 #[pg_extern(sql = false)]
 fn drop_old_cache_partitions(
     months_to_keep: Option<i32>,
@@ -73,11 +79,16 @@ fn drop_old_cache_partitions(
     )
 }
 
-/// The months that are over and hold nothing live, and nothing that hides what lives in an older one.
+/// The months that are over and hold nothing live, and nothing that hides what lives in an older one. One that somebody
+/// has just made, to fill it, is none yet.
+///
+/// # Errors
+/// 42501 where row security may hide entries.
 pub fn dead_months(home: &Home) -> Vec<Partition> {
     must_see_all(home, &[CACHE]);
     let now = now();
     let over = partitions_of(home.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
+    let over = over.filter(|month| !is_new_and_unused(month.oid));
     over.filter(|month| !has_live_entries(home, Table::Cache, month) && !hides_live_entries(home, month)).collect()
 }
 
@@ -95,11 +106,15 @@ fn hides_live_entries(home: &Home, partition: &Partition) -> bool {
 }
 
 /// Drops partitions, but for those that hold a live entry unless `include_live`. What cannot be locked
-/// in so many milliseconds is kept.
+/// in so many milliseconds is kept, and so is everything while a dump is at work.
+///
+/// # Errors
+/// 42501 where row security may hide the entries that keep one.
 pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool, wait: i32) -> Vec<Retired> {
     if table == Table::Cache && !include_live {
         must_see_all(home, &[CACHE]);
     }
+    let dump_at_work = dump::is_at_work(home);
     let mut parent_locked = None;
     let mut retired = Vec::with_capacity(old.len());
     for partition in old {
@@ -107,6 +122,7 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
             name: partition.name(),
             dropped: false,
             busy: false,
+            dumped: false,
             live_entries: 0,
             freed_bytes: 0,
             detail: String::new(),
@@ -118,6 +134,9 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
             one.detail = "kept: it holds live entries".into();
         } else if table == Table::Cache && !include_live && hides_live_entries(home, &partition) {
             one.detail = "kept: it hides live entries of older months".into();
+        } else if dump_at_work {
+            one.dumped = true;
+            one.detail = format!("kept: {AT_WORK}");
         } else {
             let locked = parent_locked.get_or_insert_with(|| lock_parent(home, table, wait));
             let outcome = match locked {
@@ -127,12 +146,16 @@ pub fn retire(home: &Home, table: Table, old: Vec<Partition>, include_live: bool
                 Err(caught) => Err(caught.clone()),
             };
             match outcome {
-                Ok(Some(bytes)) => {
+                Ok(Dropped::Freed(bytes)) => {
                     one.dropped = true;
                     one.freed_bytes = bytes;
                     one.detail = "dropped".into();
                 }
-                Ok(None) => one.detail = "kept: an entry came to life while it was locked".into(),
+                Ok(Dropped::NotDead) => one.detail = "kept: an entry came to life while it was locked".into(),
+                Ok(Dropped::NotForDump) => {
+                    one.dumped = true;
+                    one.detail = format!("kept: {AT_WORK}");
+                }
                 Err(caught) => {
                     one.busy = true;
                     one.detail = format!("kept: {caught}");
@@ -160,20 +183,26 @@ fn lock_parent(home: &Home, table: Table, wait: i32) -> Result<Vec<pg_sys::Oid>,
     })
 }
 
+/// What became of a partition that was to be dropped.
+enum Dropped {
+    /// It is gone, and with it so many bytes.
+    Freed(i64),
+    /// It holds a live entry after all.
+    NotDead,
+    /// A dump has connected meanwhile; the drop has been taken back.
+    NotForDump,
+}
+
 /// Drops a partition of a locked table, unless somebody holds the partition itself: to wait for that one
-/// would hold up everybody. Returns the bytes freed, or `None` when it holds a live entry after all.
-fn drop_unless_busy(
-    home: &Home,
-    table: Table,
-    partition: &Partition,
-    include_live: bool,
-) -> Result<Option<i64>, Caught> {
-    catch::attempt(|| {
+/// would hold up everybody.
+fn drop_unless_busy(home: &Home, table: Table, partition: &Partition, include_live: bool) -> Result<Dropped, Caught> {
+    let gave_up = Cell::new(false);
+    let outcome = catch::attempt(|| {
         let name = qualified_name(partition.oid);
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE NOWAIT");
         spi::execute(&sql);
         if !include_live && has_live_entries(home, table, partition) {
-            return None;
+            return Dropped::NotDead;
         }
         let bytes = spi::run(
             Access::ReadLatest,
@@ -182,8 +211,15 @@ fn drop_unless_busy(
             |rows| rows.get::<i64>(0, 1).unwrap_or(0),
         );
         spi::execute(&format!("DROP TABLE {name}"));
-        Some(bytes)
-    })
+        dump::ask_at_commit();
+        // The last thing before the commit, where the worker commits at once: triggers on the DROP may take long.
+        gave_up.set(dump::is_at_work(home));
+        if gave_up.get() {
+            dump::refusal(AT_WORK, "").raise();
+        }
+        Dropped::Freed(bytes)
+    });
+    if gave_up.get() { Ok(Dropped::NotForDump) } else { outcome }
 }
 
 /// Whether a partition holds a live entry; one of the audit log never does. The index on the expiry

@@ -7,6 +7,7 @@ use super::counters::{self, Count, Values};
 use super::hits::{self, Entry, Hits};
 use crate::audit::{reads, ring};
 use crate::error::Refusal;
+use crate::partition::dump;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::cell::RefCell;
@@ -25,6 +26,8 @@ pub enum Action {
     Removed(Vec<Entry>),
     /// Nothing of this user may be left.
     ForgetUser(Uuid),
+    /// A month has been dropped, which a dump that has begun meanwhile would miss.
+    MonthGone,
 }
 
 thread_local! {
@@ -35,7 +38,7 @@ thread_local! {
 /// Has the ends of transactions looked at; called once when the library is loaded.
 pub fn watch() {
     // SAFETY: the callbacks live as long as the library, which PostgreSQL never unloads. They raise at most
-    // before a transaction is prepared, when that may fail.
+    // before a transaction commits or is prepared, when that may fail.
     unsafe {
         pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
@@ -90,12 +93,18 @@ pub fn drained_counters(place: u32) -> Option<Values> {
 
 /// Whether the transaction has drained something: what it has stored must not be stored again.
 pub fn has_drained() -> bool {
-    let has_stored = |action: &Action| !matches!(action, Action::Count(..) | Action::Removed(_));
+    let has_stored = |action: &Action| !matches!(action, Action::Count(..) | Action::Removed(_) | Action::MonthGone);
     PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| has_stored(action)))
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE)
+        && PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| matches!(action, Action::MonthGone)))
+    {
+        dump::ask_before_commit();
+    }
     match event {
         // What has been drained must stay in memory until it is certain that it is stored.
         pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if has_drained() => Refusal::new(
@@ -146,5 +155,6 @@ fn perform(action: Action) {
             hits::forget_user(&user_id);
             ring::forget(|body| reads::is_of(body, &user_id));
         }
+        Action::MonthGone => {}
     }
 }

@@ -1,6 +1,7 @@
 //! Whether a cache can be looked after: not while a restore builds it.
 
 use crate::home::{AUDIT_LOG, CACHE, Home, TABLES};
+use crate::partition::dump;
 use crate::spi::{self, Access};
 
 /// Whether every table exists and has its primary key, of a partitioned table with those of all partitions.
@@ -16,7 +17,7 @@ pub fn is_ready(home: &Home) -> bool {
         &[home.namespace.into(), tables.into()],
         |rows| rows.get::<i64>(0, 1),
     );
-    keys == Some(wanted) && !is_connected(home, &["pg_restore"])
+    keys == Some(wanted) && !dump::is_connected(home, &["pg_restore"])
 }
 
 /// Whether nothing stands in the way of a DROP of a partition: nobody reads the table's partitions one by
@@ -32,19 +33,5 @@ pub fn may_drop(home: &Home) -> bool {
         &[home.namespace.into(), tables.into()],
         |rows| rows.get::<bool>(0, 1),
     );
-    complete == Some(true) && !is_connected(home, &["pg_dump", "pg_restore"])
-}
-
-/// Whether one of these programs is connected to this database. A name that a client chose for itself counts
-/// only if it could do as an owner does.
-fn is_connected(home: &Home, programs: &[&str]) -> bool {
-    let programs: Vec<String> = programs.iter().map(|program| (*program).to_string()).collect();
-    spi::run(
-        Access::ReadLatest,
-        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity a JOIN pg_class c ON c.relnamespace = $1 AND c.relname = $2 \
-         WHERE a.datname = current_database() AND a.application_name = ANY ($3) \
-           AND pg_has_role(a.usesysid, c.relowner, 'USAGE'))",
-        &[home.namespace.into(), CACHE.into(), programs.into()],
-        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
-    )
+    complete == Some(true) && !dump::is_at_work(home)
 }
