@@ -233,8 +233,9 @@ COMMENT ON FUNCTION @extschema@.get_infinite_pages_analytics(uuid) IS
 CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
     RETURNS TABLE (content_type text, hits bigint, misses bigint, stale bigint, upserts bigint,
                    invalidations bigint, expirations bigint, tokens_spent numeric, tokens_saved numeric,
-                   untracked_hits bigint, audit_lost bigint, lookup_us bigint[], upsert_us bigint[])
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_wrapper';
+                   untracked_hits bigint, audit_lost bigint, lookup_us bigint[], upsert_us bigint[],
+                   evictions bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_with_evictions_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
     'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
 

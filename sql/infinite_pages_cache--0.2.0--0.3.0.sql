@@ -58,4 +58,33 @@ COMMENT ON FUNCTION @extschema@.cache_grant_monitor(text) IS
 
 DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
 
+-- replaced: cache_statistics
+DROP FUNCTION @extschema@.cache_statistics(boolean);
+CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
+    RETURNS TABLE (content_type text, hits bigint, misses bigint, stale bigint, upserts bigint,
+                   invalidations bigint, expirations bigint, tokens_spent numeric, tokens_saved numeric,
+                   untracked_hits bigint, audit_lost bigint, lookup_us bigint[], upsert_us bigint[],
+                   evictions bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_with_evictions_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
+    'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
+
+-- replaced: cache_performance_metrics
+DROP VIEW @extschema@.cache_performance_metrics;
+DROP FUNCTION @extschema@.cache_performance_metrics();
+CREATE FUNCTION @extschema@.cache_performance_metrics()
+    RETURNS TABLE (content_type text, total_entries bigint, cache_hits bigint, avg_hit_count numeric,
+                   avg_tokens_saved numeric, tokens_saved numeric, expired_entries bigint,
+                   high_priority_entries bigint, last_activity timestamptz, hit_rate_percentage numeric,
+                   lookups bigint, hit_rate_last_hour numeric, hit_rate_last_day numeric,
+                   p50_ms numeric, p95_ms numeric, p99_ms numeric, tokens_spent_last_day numeric,
+                   tokens_saved_last_day numeric, cost_saved_percentage numeric, measured_at timestamptz,
+                   evictions_last_day bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
+CREATE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
+COMMENT ON VIEW @extschema@.cache_performance_metrics IS
+    'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved, and entries evicted by max_entries, in the last day';
+COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the view of this name';
+
 SELECT @extschema@.cache_setup();

@@ -218,7 +218,7 @@ def test_limits_evict_what_is_worth_least(database):
         for number in range(10):
             connection.execute(insert_entry, (ALICE, "free", f"{number}", soon, 3, 0, 0))
             connection.execute(insert_entry, (ALICE, "of no policy", f"{number}", soon, 3, 0, 0))
-    assert run(database)["enforce limits"] == ["ok", 3, None]
+    assert run(database)["enforce limits"] == ["ok", 3, "over max_entries: tone 3"]
     kept = defaultdict(set)
     for user, content_type, key in database.execute(f"SELECT user_id::text, content_type, cache_key FROM {CACHE}"):
         kept[user, content_type].add(key)
@@ -227,7 +227,7 @@ def test_limits_evict_what_is_worth_least(database):
         (ALICE, "tone"): 3, (BOB, "tone"): 3, (ALICE, "free"): 10, (ALICE, "of no policy"): 10}
     # The row * limits those types, and only those, that have no policy of their own.
     database.execute("UPDATE cache_content_policies SET max_entries = 4 WHERE content_type = '*'")
-    assert run(database)["enforce limits"] == ["ok", 6, None]
+    assert run(database)["enforce limits"] == ["ok", 6, "over max_entries: of no policy 6"]
     assert database.value(f"SELECT count(*) FROM {CACHE} WHERE content_type = 'of no policy'") == 4
 
 

@@ -16,6 +16,12 @@ response AS (
     FROM (SELECT bucket, sum(calls * in_hour)::double precision AS calls
           FROM recent, unnest(lookup_us) WITH ORDINALITY AS b (calls, bucket) GROUP BY bucket) b
 ),
+-- Of types that have no counters of their own the name is empty.
+evicted AS (
+    SELECT CASE content_type WHEN '' THEN 'types without counters of their own' ELSE content_type END AS content_type,
+           sum(evictions * in_day)::numeric AS entries
+    FROM recent WHERE evictions > 0 GROUP BY content_type
+),
 measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 1, 'critical', 'cache hit rate below 40 %', percent, 40::numeric, false,
            CASE WHEN @preloaded@
@@ -71,6 +77,13 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
            CASE WHEN writes >= 1000 THEN round(100.0 * of_one_user / writes, 1) ELSE 0 END, 50, true,
            'Look at cache_audit_log for that user: SELECT user_id, action, count(*) ... GROUP BY 1, 2.'
     FROM @recent_writes@ w
+    UNION ALL
+    SELECT 11, 'warning', 'entries evicted by max_entries in the last 24 hours',
+           CASE WHEN @preloaded@ THEN (SELECT coalesce(round(sum(entries)), 0) FROM evicted) END, 0, true,
+           'Users had more entries of a type than its max_entries in cache_content_policies. Raise it, or set it to NULL for no limit, '
+           || coalesce('for the types that lost most: ' || string_agg(content_type, ', ' ORDER BY entries DESC, content_type), 'if evicted entries are missed')
+           || '.'
+    FROM (SELECT * FROM evicted ORDER BY entries DESC, content_type LIMIT 10) most
 )
 SELECT severity, rule, seen.value, threshold,
        coalesce(CASE WHEN above THEN seen.value > threshold ELSE seen.value < threshold END, false),

@@ -20,7 +20,8 @@ recent AS (
     SELECT content_type,
            sum(hits * in_hour) AS hour_hits, sum((hits::numeric + misses) * in_hour) AS hour_lookups,
            sum(hits * in_day) AS day_hits, sum((hits::numeric + misses) * in_day) AS day_lookups,
-           sum(tokens_spent * in_day) AS day_spent, sum(tokens_saved * in_day) AS day_saved
+           sum(tokens_spent * in_day) AS day_spent, sum(tokens_saved * in_day) AS day_saved,
+           sum(evictions * in_day) AS day_evictions
     FROM hourly GROUP BY content_type
 ),
 latency AS (
@@ -48,7 +49,8 @@ SELECT content_type,
        round(r.day_spent, 2),
        round(r.day_saved, 2),
        round(100 * r.day_saved / nullif(r.day_saved + r.day_spent, 0), 2),
-       s.measured_at
+       s.measured_at,
+       least(round(coalesce(r.day_evictions, 0)::numeric), 9223372036854775807)::bigint
 FROM stored s
 FULL JOIN counted c USING (content_type)
 FULL JOIN recent r USING (content_type)

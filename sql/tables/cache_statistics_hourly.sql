@@ -14,6 +14,7 @@ CREATE TABLE @extschema@.cache_statistics_hourly (
     audit_lost bigint NOT NULL DEFAULT 0,
     lookup_us bigint[] NOT NULL DEFAULT '{}',
     upsert_us bigint[] NOT NULL DEFAULT '{}',
+    evictions bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (hour, content_type)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE @extschema@.cache_statistics_hourly IS
@@ -35,3 +36,5 @@ COMMENT ON COLUMN @extschema@.cache_statistics_hourly.audit_lost IS
     'Audited lookups that gave way to newer ones (infinite_pages_cache.audit_buffer_size)';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.lookup_us IS 'How long calls took: buckets for cache_latency_ms()';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.upsert_us IS 'How long calls took: buckets for cache_latency_ms()';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.evictions IS
+    'Live entries deleted by maintenance because their user had more than max_entries of their type';

@@ -7,7 +7,10 @@ use crate::home::{CACHE, Home, POLICIES};
 use crate::kept;
 use crate::partition::unhidden::{must_change_all, must_see_all};
 use crate::spi::{self, Access};
+use crate::statistics;
+use crate::statistics::counters::Count;
 use pgrx::Uuid;
+use std::collections::BTreeMap;
 
 /// A user with too many entries of a type of content.
 struct Excess {
@@ -16,16 +19,18 @@ struct Excess {
     max_entries: i64,
 }
 
-/// Evicts what is over the limits, as long as it is the step's turn; returns how many entries. Those go first that have
-/// expired, then those of low priority, rarely hit, and last used long ago.
-pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> i64 {
-    let mut evicted = 0;
+/// Evicts what is over the limits, as long as it is the step's turn; returns how many entries of which types. Those go
+/// first that have expired, then those of low priority, rarely hit, and last used long ago.
+pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> BTreeMap<Vec<u8>, i64> {
+    let mut evicted = BTreeMap::new();
     let over_limit = over_limit(home);
     turn.hurry();
     for excess in over_limit {
         loop {
             let batch = evict_batch(home, &excess);
-            evicted += batch;
+            if batch > 0 {
+                *evicted.entry(excess.content_type.clone()).or_default() += batch;
+            }
             if turn.is_over() {
                 return evicted;
             }
@@ -64,7 +69,7 @@ fn over_limit(home: &Home) -> Vec<Excess> {
 /// stands at each reference of the table: where it is distributed, the statement then goes to one place.
 fn evict_batch(home: &Home, excess: &Excess) -> i64 {
     must_change_all(home, &[CACHE]);
-    kept::run(
+    let had_expired: Vec<bool> = kept::run(
         Access::Write,
         "enforce limits",
         |schema| {
@@ -82,11 +87,16 @@ fn evict_batch(home: &Home, excess: &Excess) -> i64 {
                      SELECT id, user_id, created_at FROM {cache} c JOIN oldest USING (id, user_id, created_at) \
                      WHERE c.user_id = $1 FOR UPDATE OF c SKIP LOCKED) \
                  DELETE FROM {cache} c USING locked l \
-                 WHERE c.user_id = $1 AND c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at",
+                 WHERE c.user_id = $1 AND c.id = l.id AND c.user_id = l.user_id AND c.created_at = l.created_at \
+                 RETURNING c.expires_at <= clock_timestamp()",
                 same_entry(schema, "v", "l")
             )
         },
         &[excess.user_id.into(), spi::text(&excess.content_type), excess.max_entries.into(), batch_size(true).into()],
-        |rows| rows.count() as i64,
-    )
+        |rows| rows.map(|rows, row| rows.get(row, 1).unwrap_or(false)),
+    );
+    let expired = had_expired.iter().filter(|expired| **expired).count();
+    statistics::counted(&excess.content_type, Count::Expirations, expired as u64);
+    statistics::counted(&excess.content_type, Count::Evictions, (had_expired.len() - expired) as u64);
+    had_expired.len() as i64
 }

@@ -174,7 +174,23 @@ fn expire(home: &Home, turn: &dyn Turn) -> Outcome {
 }
 
 fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
-    Outcome::in_time(evict_over_limit(home, turn), turn)
+    const SHOWN: usize = 10;
+    let mut evicted: Vec<(Vec<u8>, i64)> = evict_over_limit(home, turn).into_iter().collect();
+    let mut outcome = Outcome::in_time(evicted.iter().map(|(_, entries)| entries).sum(), turn);
+    if !evicted.is_empty() {
+        evicted.sort_by_key(|(_, entries)| std::cmp::Reverse(*entries));
+        let mut types: Vec<String> = evicted
+            .iter()
+            .take(SHOWN)
+            .map(|(content_type, entries)| format!("{} {entries}", String::from_utf8_lossy(content_type)))
+            .collect();
+        if evicted.len() > SHOWN {
+            types.push(format!("and of {} types more", evicted.len() - SHOWN));
+        }
+        let cut = format!("over max_entries: {}", types.join(", "));
+        outcome.detail = Some(outcome.detail.map_or(cut.clone(), |detail| format!("{cut}; {detail}")));
+    }
+    outcome
 }
 
 /// Secures partitions, and functions that a restore has left. A missing index is built by hand only: a restore may be about to build one of that name, and it would run

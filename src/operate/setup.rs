@@ -238,12 +238,14 @@ fn adopt_table(home: &Home, name: &str, table: pg_sys::Oid, sql: &str) {
     secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
 }
 
-/// Adds the columns that a table lacks of those of another one.
+/// Adds the columns that a table lacks of those of another one. The rows that it has get their defaults; one without a
+/// default may be NULL.
 fn add_missing_columns(home: &Home, name: &str, template: pg_sys::Oid) {
     let missing = spi::run(
         Access::ReadLatest,
         "SELECT quote_ident(t.attname) || ' ' || format_type(t.atttypid, t.atttypmod) \
-             || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '') \
+             || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) \
+                         || CASE WHEN t.attnotnull THEN ' NOT NULL' ELSE '' END, '') \
          FROM pg_attribute t LEFT JOIN pg_attrdef d ON d.adrelid = t.attrelid AND d.adnum = t.attnum \
          WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped \
            AND NOT EXISTS (SELECT 1 FROM pg_attribute a \

@@ -30,6 +30,8 @@ pub enum Count {
     UntrackedHits,
     /// Reads whose audit was overwritten before it was stored.
     AuditLost,
+    /// Live entries that went because their user had more than max_entries.
+    Evictions,
 }
 
 /// How long something took.
@@ -40,7 +42,7 @@ pub enum Latency {
 }
 
 /// Counters that are not latencies.
-pub const PLAIN: usize = 12;
+pub const PLAIN: usize = 13;
 /// All counters of a type: the plain ones, then a histogram for each [`Latency`].
 pub const COUNTERS: usize = PLAIN + 2 * BUCKETS;
 /// Where a counter stops; SQL's bigint holds no more.

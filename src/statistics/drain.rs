@@ -78,17 +78,33 @@ pub fn begin() -> bool {
 pub fn store_counters(home: &Home) -> i64 {
     const HOUR: i64 = 3_600_000_000;
     let hour = clock::now().div_euclid(HOUR) * HOUR;
-    let counted: Vec<_> = counters::all().into_iter().filter(|counted| counted.pending != [0; COUNTERS]).collect();
+    let mut counted = counters::all();
+    let knows_evictions = knows_evictions(home);
+    if !knows_evictions {
+        // They stay in memory until cache_setup() has added the column.
+        for counted in &mut counted {
+            counted.now[Count::Evictions as usize] -= counted.pending[Count::Evictions as usize];
+            counted.pending[Count::Evictions as usize] = 0;
+        }
+    }
+    counted.retain(|counted| counted.pending != [0; COUNTERS]);
     for counted in &counted {
-        store(home, hour, counted);
+        store(home, hour, counted, knows_evictions);
         at_commit(Action::CountersDrained(counted.number, Box::new(counted.now)));
     }
     counted.len() as i64
 }
 
-fn store(home: &Home, hour: i64, counted: &Counted) {
+/// Whether the roll-up has a column for evictions; a table of 0.2.0 has none until the extension's update, or after the
+/// restore of a dump until cache_setup().
+fn knows_evictions(home: &Home) -> bool {
+    // SAFETY: a lookup in the system cache by a NUL-terminated name.
+    unsafe { pg_sys::get_attnum(home.table(STATISTICS), c"evictions".as_ptr()) > 0 }
+}
+
+fn store(home: &Home, hour: i64, counted: &Counted, knows_evictions: bool) {
     let number = |count: Count| DatumWithOid::from(counted.pending[count as usize] as i64);
-    let args = [
+    let mut args = vec![
         spi::timestamptz(hour),
         spi::text(&counted.content_type),
         number(Count::Hits),
@@ -106,10 +122,19 @@ fn store(home: &Home, hour: i64, counted: &Counted) {
         histogram(&counted.pending, 0).into(),
         histogram(&counted.pending, 1).into(),
     ];
-    let sums = ["hits", "misses", "stale", "upserts", "invalidations", "expirations", "untracked_hits", "audit_lost"]
-        .map(|column| {
-            format!("{column} = least(h.{column}::numeric + excluded.{column}, 9223372036854775807)::bigint")
-        });
+    let mut columns =
+        vec!["hits", "misses", "stale", "upserts", "invalidations", "expirations", "untracked_hits", "audit_lost"];
+    let (name, column, value) = if knows_evictions {
+        args.push(number(Count::Evictions));
+        columns.push("evictions");
+        ("drain counters", ", evictions", ", $17")
+    } else {
+        ("drain counters of 0.2.0", "", "")
+    };
+    let sums: Vec<String> = columns
+        .iter()
+        .map(|column| format!("{column} = least(h.{column}::numeric + excluded.{column}, 9223372036854775807)::bigint"))
+        .collect();
     let histograms = ["lookup_us", "upsert_us"].map(|column| {
         format!(
             "{column} = ARRAY(SELECT least(coalesce(a, 0)::numeric + coalesce(b, 0), 9223372036854775807)::bigint \
@@ -119,14 +144,14 @@ fn store(home: &Home, hour: i64, counted: &Counted) {
     must_change_all(home, &[STATISTICS]);
     kept::run(
         Access::Write,
-        "drain counters",
+        name,
         |schema| {
             format!(
                 "INSERT INTO {schema}.{STATISTICS} AS h \
                      (hour, content_type, hits, misses, stale, upserts, invalidations, expirations, untracked_hits, \
-                      audit_lost, tokens_spent, tokens_saved, lookup_us, upsert_us) \
+                      audit_lost, tokens_spent, tokens_saved, lookup_us, upsert_us{column}) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
-                         trim_scale($11 + $12 * 0.000001), trim_scale($13 + $14 * 0.000001), $15, $16) \
+                         trim_scale($11 + $12 * 0.000001), trim_scale($13 + $14 * 0.000001), $15, $16{value}) \
                  ON CONFLICT (hour, content_type) DO UPDATE SET {}, {}, \
                      tokens_spent = h.tokens_spent + excluded.tokens_spent, \
                      tokens_saved = h.tokens_saved + excluded.tokens_saved",

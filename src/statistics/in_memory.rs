@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 use std::collections::HashMap;
 
-/// The counters of this database: since the server started or, `pending`, those not stored yet.
+/// The counters of this database, as 0.2.0 declares them.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)] // the SQL function's columns
 fn cache_statistics(
@@ -37,6 +37,45 @@ fn cache_statistics(
         name!(upsert_us, Vec<i64>),
     ),
 > {
+    TableIterator::new(counted(pending).into_iter().map(|(row, _)| row))
+}
+
+/// The same with the column that has been added since.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn cache_statistics_with_evictions(
+    pending: Option<bool>,
+) -> TableIterator<
+    'static,
+    (
+        name!(content_type, String),
+        name!(hits, i64),
+        name!(misses, i64),
+        name!(stale, i64),
+        name!(upserts, i64),
+        name!(invalidations, i64),
+        name!(expirations, i64),
+        name!(tokens_spent, AnyNumeric),
+        name!(tokens_saved, AnyNumeric),
+        name!(untracked_hits, i64),
+        name!(audit_lost, i64),
+        name!(lookup_us, Vec<i64>),
+        name!(upsert_us, Vec<i64>),
+        name!(evictions, i64),
+    ),
+> {
+    TableIterator::new(
+        counted(pending).into_iter().map(|((a, b, c, d, e, f, g, h, i, j, k, l, m), evictions)| {
+            (a, b, c, d, e, f, g, h, i, j, k, l, m, evictions)
+        }),
+    )
+}
+
+type Counted = (String, i64, i64, i64, i64, i64, i64, AnyNumeric, AnyNumeric, i64, i64, Vec<i64>, Vec<i64>);
+
+/// The counters of each type since the server started or, `pending`, those not stored yet: the columns of 0.2.0, and the
+/// evictions.
+fn counted(pending: Option<bool>) -> Vec<(Counted, i64)> {
     let pending = pending.unwrap_or(false);
     let mut all: Vec<_> = counters::all()
         .into_iter()
@@ -44,27 +83,30 @@ fn cache_statistics(
         .filter(|(_, values)| values[..PLAIN].iter().any(|value| *value > 0))
         .collect();
     all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    TableIterator::new(all.into_iter().map(|(content_type, values)| {
-        let number = |count: Count| values[count as usize].min(counters::MOST) as i64;
-        let tokens = |units: Count, millionths: Count| {
-            Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric()
-        };
-        (
-            String::from_utf8_lossy(&content_type).into_owned(),
-            number(Count::Hits),
-            number(Count::Misses),
-            number(Count::Stale),
-            number(Count::Upserts),
-            number(Count::Invalidations),
-            number(Count::Expirations),
-            tokens(Count::TokensSpent, Count::MillionthsSpent),
-            tokens(Count::TokensSaved, Count::MillionthsSaved),
-            number(Count::UntrackedHits),
-            number(Count::AuditLost),
-            drain::histogram(&values, 0),
-            drain::histogram(&values, 1),
-        )
-    }))
+    all.into_iter()
+        .map(|(content_type, values)| {
+            let number = |count: Count| values[count as usize].min(counters::MOST) as i64;
+            let tokens = |units: Count, millionths: Count| {
+                Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric()
+            };
+            let row = (
+                String::from_utf8_lossy(&content_type).into_owned(),
+                number(Count::Hits),
+                number(Count::Misses),
+                number(Count::Stale),
+                number(Count::Upserts),
+                number(Count::Invalidations),
+                number(Count::Expirations),
+                tokens(Count::TokensSpent, Count::MillionthsSpent),
+                tokens(Count::TokensSaved, Count::MillionthsSaved),
+                number(Count::UntrackedHits),
+                number(Count::AuditLost),
+                drain::histogram(&values, 0),
+                drain::histogram(&values, 1),
+            );
+            (row, number(Count::Evictions))
+        })
+        .collect()
 }
 
 crate::materialize::set_returning!(
