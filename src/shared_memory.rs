@@ -20,8 +20,13 @@ pub struct Area {
     pub start: fn(memory: *mut u8, locks: *mut pg_sys::LWLockPadded),
 }
 
-const AREAS: [&Area; 4] =
-    [&statistics::counters::AREA, &statistics::hits::AREA, &audit::ring::AREA, &worker::databases::AREA];
+const AREAS: [&Area; 5] = [
+    &statistics::counters::AREA,
+    &statistics::hits::AREA,
+    &statistics::prepared::AREA,
+    &audit::ring::AREA,
+    &worker::databases::AREA,
+];
 
 /// Reserves the areas; called while the server preloads the library.
 pub fn reserve() {

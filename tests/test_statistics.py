@@ -348,19 +348,58 @@ def test_nothing_is_counted_while_the_cache_is_off(client):
 
 
 @pytest.mark.parametrize("end, kept", [("COMMIT PREPARED", True), ("ROLLBACK PREPARED", False)])
-def test_a_prepared_transaction_does_no_harm(client, end, kept):
-    """Its lookups are counted, its writes at the latest when it commits, and nothing twice."""
+def test_a_prepared_transaction_is_counted_when_it_commits(client, end, kept):
+    """Its lookups at once, its writes if it commits, and nothing twice."""
     client.upsert(TONE, 2)
     client.connection.execute("BEGIN")
     client.connection.execute("SELECT cache_upsert(%s, 'tone', 'prepared', '1', token_cost => 4)", (ALICE,))
     client.lookup(TONE, 3)
     client.connection.execute("PREPARE TRANSACTION 'p'")
     client.lookup(TONE, 2)
-    client.connection.execute(f"{end} 'p'")
+    assert counters(client.database) == client.tally.counters() == counters(client.database, pending=True)
+    # Another session decides.
+    client.database.execute(f"{end} 'p'")
     if kept:
         client.tally.stored((ALICE, "tone", "prepared"), 4)
-    names = [name for name in EVERYTHING if kept or name not in ("upserts", "tokens_spent")]
-    assert_counted(client, *names)
+    assert_counted(client)
+
+
+def test_prepared_transactions_of_several_types_and_databases(client):
+    other = Database(client.database.cluster)
+    with other.connect() as connection:
+        second = Client(connection)
+        for name, one, end in (("a", client, "COMMIT"), ("b", second, "COMMIT"), ("c", client, "ROLLBACK"), ("d", client, "COMMIT")):
+            one.connection.execute("BEGIN")
+            for content_type in ("tone", "setting", "themes"):
+                one.connection.execute("SELECT cache_upsert(%s, %s, %s, '1', token_cost => 1.5), cache_upsert(%s, %s, 'k', '1', token_cost => 0)",
+                                       (ALICE, content_type, name, BOB, content_type + name))
+                # What is rolled back before it is prepared is not kept.
+                with one.connection.transaction(force_rollback=True):
+                    one.connection.execute("SELECT cache_upsert(%s, %s, %s, '1', token_cost => 100)", (ALICE, content_type, name))
+                if end == "COMMIT":
+                    one.tally.stored((ALICE, content_type, name), "1.5")
+                    one.tally.stored((BOB, content_type + name, "k"), 0)
+            one.connection.execute(f"PREPARE TRANSACTION '{name}'")
+        assert counters(client.database) == counters(other) == {}
+        for database, sql in ((client.database, "COMMIT PREPARED 'a'"), (client.database, "ROLLBACK PREPARED 'c'"),
+                              (other, "COMMIT PREPARED 'b'"), (client.database, "COMMIT PREPARED 'd'")):
+            database.execute(sql)
+        second.database = other
+        assert_counted(second)
+        assert_counted(client)
+    other.drop()
+
+
+def test_what_prepared_transactions_counted_stays_until_they_end(client):
+    """Also through flushes, and with room for others again after them."""
+    for _ in range(150):
+        client.connection.execute("BEGIN")
+        for number in range(20):
+            client.connection.execute("SELECT cache_upsert(%s, %s, 'gone', '1', token_cost => 1.5)", (ALICE, f"type {number}"))
+        client.connection.execute("PREPARE TRANSACTION 'p'")
+        flush(client.connection)
+        client.connection.execute("ROLLBACK PREPARED 'p'")
+    assert counters(client.database) == {}
 
 
 # ── who ──────────────────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@
 
 use super::counters::{self, Count, Values};
 use super::hits::{self, Entry, Hits};
+use super::prepared;
 use crate::audit::{reads, ring};
 use crate::error::Refusal;
 use crate::partition::dump;
@@ -114,10 +115,20 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
         .detail("What is in memory goes when it commits, which another session may do, or never.")
         .hint("Call cache_flush_statistics() and cache_forget_user() in a transaction of their own.")
         .raise(),
-        // A prepared transaction is as good as committed for what is only counted.
-        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             for (_, action) in PENDING.take() {
                 perform(action);
+            }
+        }
+        // Hits of what it removes leave memory with the next flush.
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            for (_, action) in PENDING.take() {
+                if let Action::Count(place, count, number) = action
+                    && number > 0
+                    && !prepared::keep(place, count, number)
+                {
+                    perform(action);
+                }
             }
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT => PENDING.with_borrow_mut(Vec::clear),

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::at_commit::drained_counters;
+use super::prepared;
 use super::histogram::{BUCKETS, bucket_of};
 use crate::settings;
 use crate::shared_memory::{Area, Lock};
@@ -308,6 +309,7 @@ pub fn all() -> Vec<Counted> {
     if !are_on() {
         return Vec::new();
     }
+    prepared::settle();
     // Room for all, so that nothing is allocated under the lock.
     let mut mine: Vec<u32> = Vec::with_capacity(number_of_places());
     let database = database();

@@ -8,6 +8,7 @@ pub mod drain;
 mod histogram;
 pub mod hits;
 mod in_memory;
+pub mod prepared;
 pub mod summary;
 pub mod tokens;
 
@@ -107,6 +108,8 @@ pub fn counted(content_type: &[u8], count: Count, number: u64) {
 
 /// Gives up what shared memory holds of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pgrx::pg_sys::Oid) -> bool + Copy) {
+    // They name places of counters.
+    prepared::forget_databases(is_gone);
     counters::forget_databases(is_gone);
     hits::forget_databases(is_gone);
     crate::audit::ring::forget_databases(is_gone);
