@@ -170,7 +170,7 @@ def test_types_with_a_policy_and_types_with_entries_have_counters(client):
     client.lookup((ALICE, "expired", "k"), 2)
     # One that a client has inserted.
     client.connection.execute("INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, cache_key, content) VALUES (%s, 'inserted', 'k', '1')", (ALICE,))
-    client.tally.costs[(ALICE, "inserted", "k")] = 0
+    client.tally.costs[(ALICE, "inserted", "k")] = 1
     client.lookup((ALICE, "inserted", "k"))
     client.upsert((ALICE, "stored", "k"))
     client.lookup((ALICE, "stored", "none"), 4)
