@@ -56,10 +56,8 @@ CREATE FUNCTION @extschema@.cache_grant_monitor(role text) RETURNS void
 COMMENT ON FUNCTION @extschema@.cache_grant_monitor(text) IS
     'Lets a role watch the cache: every metric, alert, check and statistic, and nothing of what is cached';
 
-DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
-
--- replaced: cache_statistics
-DROP FUNCTION @extschema@.cache_statistics(boolean);
+ALTER FUNCTION @extschema@.cache_statistics(boolean)
+    RENAME TO replaced_cache_statistics;
 CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
     RETURNS TABLE (content_type text, hits bigint, misses bigint, stale bigint, upserts bigint,
                    invalidations bigint, expirations bigint, tokens_spent numeric, tokens_saved numeric,
@@ -68,10 +66,12 @@ CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_with_evictions_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
     'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
+SELECT @extschema@.cache_replace('replaced_cache_statistics(boolean)',
+    'cache_statistics(boolean)',
+    'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly');
 
--- replaced: cache_performance_metrics
-DROP VIEW @extschema@.cache_performance_metrics;
-DROP FUNCTION @extschema@.cache_performance_metrics();
+ALTER FUNCTION @extschema@.cache_performance_metrics()
+    RENAME TO replaced_cache_performance_metrics;
 CREATE FUNCTION @extschema@.cache_performance_metrics()
     RETURNS TABLE (content_type text, total_entries bigint, cache_hits bigint, avg_hit_count numeric,
                    avg_tokens_saved numeric, tokens_saved numeric, expired_entries bigint,
@@ -82,9 +82,15 @@ CREATE FUNCTION @extschema@.cache_performance_metrics()
                    evictions_last_day bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
-CREATE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
+-- The view stays, with what stands on it: its new column is the last.
+CREATE OR REPLACE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
 COMMENT ON VIEW @extschema@.cache_performance_metrics IS
     'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved, and entries evicted by max_entries, in the last day';
 COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the view of this name';
+SELECT @extschema@.cache_replace('replaced_cache_performance_metrics()',
+    'cache_performance_metrics()',
+    'The rows of the view of this name');
+
+DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
 
 SELECT @extschema@.cache_setup();
