@@ -8,6 +8,7 @@ mod audit;
 mod catch;
 mod clock;
 mod compat;
+mod denied;
 mod entry;
 mod error;
 mod home;

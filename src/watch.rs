@@ -2,19 +2,22 @@
 //! since row security cannot show a role the rows of others without all that it may read of them. What a report counts in
 //! these tables is counted with their owner's rights.
 
-use crate::home::{BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
+use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
 use crate::owner;
 use crate::partition::sight::Sight;
 use crate::spi::{self, Access};
 use pgrx::spi::quote_literal;
 
-/// The tables of figures. Who may read all of them is a monitor.
+/// The tables of figures. Who may read all of them, and not the audit log, is a monitor: what a grant on all tables of a
+/// schema has reached is none for that.
 pub const FIGURES: [&str; 4] = [STATISTICS, RUNS, BY_TYPE, BY_USER];
 
 /// Whether the current user is a monitor that may not read every user's entries for itself. As a tenant it may
 /// read those of one user.
 pub fn only_watches(home: &Home) -> bool {
-    FIGURES.iter().all(|table| home.find_table(table).is_some_and(owner::may_read))
+    let may_read = |table: &str| home.find_table(table).is_some_and(owner::may_read);
+    FIGURES.iter().all(|table| may_read(table))
+        && !may_read(AUDIT_LOG)
         && home
             .find_table(CACHE)
             .is_some_and(|cache| !owner::may_read(cache) || Sight::of_current_user(home, cache) == Sight::OneUser)

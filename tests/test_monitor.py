@@ -188,6 +188,17 @@ def test_who_may_read_one_table_of_figures_is_no_monitor(monitors, database):
     assert monitor_of(database, "bystander") is None
 
 
+def test_a_grant_on_all_tables_makes_no_monitor_of_a_tenant(monitors, database):
+    """As platforms write it."""
+    database.execute("SELECT cache_grant_tenant('bystander'); GRANT SELECT ON ALL TABLES IN SCHEMA public TO bystander; SELECT cache_setup()")
+    assert monitor_of(database, "bystander") is None
+    with database.connect() as connection:
+        for user in (ALICE, BOB):
+            upsert(connection, "1", (user, "tone", "k"))
+        with acting(connection, BOB, "bystander"):
+            assert connection.execute("SELECT user_id::text FROM user_cache_analytics").fetchall() == [(BOB,)]
+
+
 def test_a_grant_to_a_role_that_does_not_exist(database):
     error = sqlstate_of(lambda: database.execute("SELECT cache_grant_monitor('nobody')"))
     assert (error.sqlstate, error.message_hint) == ("42704", "Create it first: CREATE ROLE … NOLOGIN.")

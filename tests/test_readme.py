@@ -24,7 +24,7 @@ def test_every_sql_block_runs(cluster, empty_database):
         cluster.client("psql", "-X", "-v", "ON_ERROR_STOP=1", "-d", empty_database.name, "-f", "-", input=script)
     finally:
         with empty_database.connect() as connection:
-            for role in ("story_app", "story_backend"):
+            for role in ("story_app", "story_backend", "story_editor", "story_exporter"):
                 if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchall():
                     connection.execute(f"DROP OWNED BY {role}")
                     connection.execute(f"DROP ROLE {role}")

@@ -16,7 +16,7 @@ use pgrx::prelude::*;
 
 /// The function that is for tenants and not for everybody. All others that are not listed here work with
 /// the caller's rights on the tables, and are as open as default privileges make them.
-const TENANT_FUNCTION: &str = "cache_create_current_partition";
+pub const TENANT_FUNCTION: &str = "cache_create_current_partition";
 const SERVICE_FUNCTIONS: &[&str] = &[
     "cleanup_expired_cache_entries_production",
     "cache_forget_user",
@@ -341,8 +341,10 @@ pub fn renew_members(home: &Home) {
         Access::ReadLatest,
         "SELECT quote_ident(r.rolname) FROM pg_class c, aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee \
          WHERE c.relnamespace = $1 AND c.relname = ANY ($2) AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner \
+           AND NOT EXISTS (SELECT FROM pg_class l, aclexplode(l.relacl) g \
+                           WHERE l.oid = $3 AND g.grantee = r.oid AND g.privilege_type = 'SELECT') \
          GROUP BY r.oid, r.rolname HAVING count(DISTINCT c.oid) = cardinality($2)",
-        &[home.namespace.into(), names(&FIGURES).into()],
+        &[home.namespace.into(), names(&FIGURES).into(), home.table(AUDIT_LOG).into()],
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
     );
     for role in monitors {

@@ -3,7 +3,7 @@
 mod analytics;
 pub mod archive;
 pub mod former;
-mod grants;
+pub mod grants;
 mod policies;
 mod replace;
 pub mod report;

@@ -4,8 +4,8 @@
 #![allow(unsafe_code)]
 
 use super::at_commit::drained_counters;
-use super::prepared;
 use super::histogram::{BUCKETS, bucket_of};
+use super::prepared;
 use crate::settings;
 use crate::shared_memory::{Area, Lock};
 use pgrx::pg_sys;
