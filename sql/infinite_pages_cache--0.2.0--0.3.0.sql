@@ -6,6 +6,10 @@
 CREATE FUNCTION @extschema@.cache_replace(old regprocedure, new regprocedure, released_comment text) RETURNS void
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'cache_replace_wrapper';
 
+-- A comment that has changed, unless an operator has changed it.
+CREATE FUNCTION @extschema@.cache_renew_comment(catalog regclass, object oid, released_comment text, new_comment text) RETURNS void
+    LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'cache_renew_comment_wrapper';
+
 -- A time to live takes a number of seconds.
 CREATE CAST (smallint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE CAST (integer AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
@@ -13,9 +17,12 @@ CREATE CAST (bigint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE CAST (numeric AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE CAST (real AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE CAST (double precision AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
-COMMENT ON TYPE @extschema@.cache_ttl IS
-    'Time to live: any interval (a month counts 30 days, a day 24 hours), a number of seconds, or infinity';
-COMMENT ON FUNCTION @extschema@.cache_ttl_in(cstring) IS 'Reads a time to live: an interval, a number of seconds, or infinity';
+SELECT @extschema@.cache_renew_comment('pg_type', 'cache_ttl'::regtype,
+    'Time to live: any interval (a month counts 30 days, a day 24 hours) or infinity',
+    'Time to live: any interval (a month counts 30 days, a day 24 hours), a number of seconds, or infinity');
+SELECT @extschema@.cache_renew_comment('pg_proc', 'cache_ttl_in(cstring)'::regprocedure,
+    'Reads a time to live: an interval or infinity',
+    'Reads a time to live: an interval, a number of seconds, or infinity');
 
 ALTER FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz)
     RENAME TO replaced_cache_upsert;
@@ -34,8 +41,9 @@ SELECT @extschema@.cache_replace('replaced_cache_upsert(uuid, text, text, jsonb,
     'cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz)',
     'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies');
 
-COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
-    'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785), where a number has all its digits. The same request gives the same key in every language';
+SELECT @extschema@.cache_renew_comment('pg_proc', 'cache_key(jsonb)'::regprocedure,
+    'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785). The same request gives the same key in every language',
+    'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785), where a number has all its digits. The same request gives the same key in every language');
 
 ALTER FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer)
     RENAME TO replaced_cache_search;
@@ -84,13 +92,15 @@ CREATE FUNCTION @extschema@.cache_performance_metrics()
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
 -- The view stays, with what stands on it: its new column is the last.
 CREATE OR REPLACE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
-COMMENT ON VIEW @extschema@.cache_performance_metrics IS
-    'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved, and entries evicted by max_entries, in the last day';
+SELECT @extschema@.cache_renew_comment('pg_class', 'cache_performance_metrics'::regclass,
+    'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved in the last day',
+    'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved, and entries evicted by max_entries, in the last day');
 COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the view of this name';
 SELECT @extschema@.cache_replace('replaced_cache_performance_metrics()',
     'cache_performance_metrics()',
     'The rows of the view of this name');
 
 DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
+DROP FUNCTION @extschema@.cache_renew_comment(regclass, oid, text, text);
 
 SELECT @extschema@.cache_setup();

@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from conftest import ROOT, sqlstate_of
+from catalog import former_functions
+from conftest import ALICE, ROOT, Database, sqlstate_of
 from test_restore import same
-from upgrade import RELEASES, UPDATE, VERSION, catalog, fresh, known, old  # noqa: F401
+from upgrade import RELEASES, UPDATE, VERSION, catalog, fresh, known, old, play  # noqa: F401
 
 SCRIPT = (ROOT / "sql/infinite_pages_cache--0.2.0--0.3.0.sql").read_text()
 # Each function with the arguments of the version before, as the script renames it.
@@ -102,7 +103,7 @@ def test_an_update_keeps_grants_and_an_operators_comment(cluster, known, version
     assert ("app_reader", "anon", True) in before and ("anon", "app_service", False) in before
     database.execute(f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO service_role, app_reader; {UPDATE}")
     # cache_setup() renews what tenants and services of the tables have.
-    renewed = {("postgres", role, False) for role in ("app_tenant", "app_service", "authenticated", "service_role", "pg_database_owner")}
+    renewed = {("postgres", role, False) for role in ("app_tenant", "app_service", "authenticated", "service_role", "pg_database_owner", "pg_monitor")}
     assert set(before) <= set(grants(database, name)) <= set(before) | renewed
     assert comment(database, name) == 'ours, it\'s "kept"'
     database.drop()
@@ -141,9 +142,86 @@ def test_an_update_leaves_what_stands_on_a_view_with_new_columns(cluster, known,
         GRANT SELECT ON {view} TO app_reader WITH GRANT OPTION;
         COMMENT ON VIEW {view} IS 'ours';
         COMMENT ON COLUMN {view}.content_type IS 'ours, too'""")
-    about = ("SELECT relacl::text, obj_description(oid, 'pg_class'), col_description(oid, 1) FROM pg_class WHERE oid = %s::regclass", (view,))
-    before = database.execute(*about)
+    about = ("SELECT oid, obj_description(oid, 'pg_class'), col_description(oid, 1) FROM pg_class WHERE oid = %s::regclass", (view,))
+    rights = ("SELECT unnest(relacl)::text FROM pg_class WHERE oid = %s::regclass", (view,))
+    before, granted = database.execute(*about), set(database.execute(*rights))
     database.execute(UPDATE)
-    assert database.execute(*about) == before
+    assert database.execute(*about) == before and granted <= set(database.execute(*rights))
     assert database.value("SELECT count(*) FROM of_a_user") == database.value("SELECT of_a_user()") > 0
+    database.drop()
+
+
+COMMENTED = {"type": "TYPE cache_ttl", "function": "FUNCTION cache_key(jsonb)", "view": "VIEW cache_performance_metrics"}
+
+
+@pytest.mark.parametrize("kind", COMMENTED)
+def test_an_update_keeps_an_operators_comment_on_what_it_does_not_replace(cluster, known, kind):
+    """That it renews one that nobody has changed, the comparison with a fresh installation shows."""
+    database = old(cluster, "0.2.0")
+    database.execute(f"COMMENT ON {COMMENTED[kind]} IS 'ours'")
+    database.execute(UPDATE)
+    name = COMMENTED[kind].split()[1]
+    described = {"type": ("pg_type", "regtype"), "function": ("pg_proc", "regprocedure"), "view": ("pg_class", "regclass")}[kind]
+    assert database.value(f"SELECT obj_description('{name}'::{described[1]}, '{described[0]}')") == "ours"
+    database.drop()
+
+
+# ── grants in dumps of older versions ────────────────────────────────────────────────────────────
+
+def restored(cluster, tmp_path):
+    """A dump of 0.2.0 in which an operator has closed cache_upsert() to all but two roles."""
+    source, target = old(cluster, "0.2.0"), Database(cluster, extension=False)
+    source.execute("""
+        REVOKE ALL ON FUNCTION cache_upsert FROM PUBLIC;
+        GRANT EXECUTE ON FUNCTION cache_upsert TO app_reader WITH GRANT OPTION""")
+    cluster.client("pg_dump", "-d", source.name, "-f", tmp_path / "dump")
+    play(target, (tmp_path / "dump").read_text())
+    granted = grants(source, "cache_upsert")
+    source.drop()
+    assert len(former_functions(target)) == 1
+    return target, granted
+
+
+def granted_now(database):
+    found = database.execute("SELECT a.grantor::regrole::text, a.grantee::regrole::text, a.is_grantable FROM pg_proc p, aclexplode(p.proacl) a "
+                             "WHERE p.oid = %s::regprocedure", (NOW,))
+    return sorted(found)
+
+
+NOW = "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamptz)"
+
+
+@pytest.mark.parametrize("way", ["SELECT cache_setup()", "SELECT * FROM cache_run_maintenance()"])
+def test_what_an_old_dump_grants_on_a_function_goes_to_the_one_of_now(cluster, known, tmp_path, way):
+    database, granted = restored(cluster, tmp_path)
+    database.execute(way)
+    assert former_functions(database) == []
+    assert set(granted) <= set(granted_now(database)) and ("postgres", "-", False) not in granted_now(database)
+    # A dump of this version names it by what it is now.
+    cluster.client("pg_dump", "-d", database.name, "-f", tmp_path / "again")
+    target = Database(cluster, extension=False)
+    play(target, (tmp_path / "again").read_text())
+    target.execute("SELECT * FROM cache_run_maintenance()")
+    assert former_functions(target) == [] and granted_now(target) == granted_now(database)
+    for one in (database, target):
+        one.drop()
+
+
+def test_a_call_finds_the_function_of_now_while_the_one_of_a_dump_is_there(cluster, known, tmp_path):
+    database, _ = restored(cluster, tmp_path)
+    for number, arguments in enumerate(["", ", token_cost => 0.5", ", token_cost => 5, ttl => 60", ", NULL, NULL, NULL", ", token_cost => '1'"]):
+        assert database.value(f"SELECT cache_upsert('{ALICE}', 't', 'k{number}', '1'{arguments}) IS NOT NULL")
+    # Who was not granted what the dump granted may not call the other one, either.
+    with database.connect() as connection:
+        connection.execute("SET ROLE anon")
+        sql = f"SELECT cache_upsert('{ALICE}', 't', 'k', '1', NULL, NULL, 1.5::numeric, NULL, NULL, NULL, NULL, NULL, NULL, 1.5::numeric, NULL)"
+        assert sqlstate_of(lambda: connection.execute(sql)).sqlstate == "42501"
+    database.drop()
+
+
+def test_an_installation_has_one_function_of_each_name(cluster):
+    database = Database(cluster)
+    twice = ("SELECT proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid "
+             "WHERE e.extname = 'infinite_pages_cache' GROUP BY 1 HAVING count(*) > 1")
+    assert database.execute(twice) == []
     database.drop()

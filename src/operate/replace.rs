@@ -36,6 +36,16 @@ fn cache_replace(old: pg_sys::Oid, new: pg_sys::Oid, released: &str) {
     spi::execute(&format!("DROP FUNCTION {old_name}"));
 }
 
+/// Gives an object that stays its new comment, unless an operator has changed the one of the released version.
+#[pg_extern(sql = false)]
+fn cache_renew_comment(catalog: pg_sys::Oid, object: pg_sys::Oid, released: &str, new: &str) {
+    let statement = "SELECT format('COMMENT ON %s %s IS %L', o.type, o.identity, $4) FROM pg_identify_object($1, $2, 0) o \
+                     WHERE obj_description($2, (SELECT relname FROM pg_class WHERE oid = $1)) = $3";
+    if let Some(statement) = one(&[catalog.into(), object.into(), released.into(), new.into()], statement) {
+        spi::execute(&statement);
+    }
+}
+
 /// The text in the only column of the first row of a query.
 fn one(args: &[DatumWithOid], sql: &str) -> Option<String> {
     spi::run(Access::ReadLatest, sql, args, |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
