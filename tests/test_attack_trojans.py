@@ -201,7 +201,7 @@ def plants(connection):
         # The type cache_ttl is not there yet, so this one is an overload.
         statements.append(f"CREATE FUNCTION public.{name}({arguments.replace('cache_ttl', 'interval')}) {body}")
         overloads.append(f"CREATE FUNCTION public.{name}(VARIADIC text[]) {body}")
-    return statements + ["; ".join(overloads), "CREATE DOMAIN public.cache_ttl AS text", "CREATE TYPE public._cache_ttl AS (a text)",
+    return statements + ["; ".join(dict.fromkeys(overloads)), "CREATE DOMAIN public.cache_ttl AS text", "CREATE TYPE public._cache_ttl AS (a text)",
                          "CREATE FUNCTION public.cache_ttl_from_interval(interval) RETURNS text LANGUAGE sql AS $$SELECT 'evil'$$",
                          "CREATE SEQUENCE public.cache_audit_log_id_seq", f"CREATE TABLE public.{ARCHIVE} (user_id uuid, acting_user_id uuid)"]
 

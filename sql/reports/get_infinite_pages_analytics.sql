@@ -39,11 +39,11 @@ entry AS MATERIALIZED (
                       WHEN isfinite(s.created_at) THEN s.created_at END, now) AS last_hit
     FROM moment, stored s LEFT JOIN found f USING (id, created_at)
 ),
-history AS (
+history AS MATERIALIZED (
     SELECT hits::double precision AS hits, tokens_saved::double precision AS tokens_saved,
            extract(epoch FROM least(CASE WHEN isfinite(created_at) THEN created_at END, last_hit))::double precision AS first,
            extract(epoch FROM last_hit)::double precision AS last
-    FROM entry WHERE hits > 0 OR tokens_saved > 0
+    FROM entry, moment WHERE (hits > 0 OR tokens_saved > 0) AND last_hit > now - interval '31 days'
 ),
 period AS (
     SELECT day, extract(epoch FROM day::timestamp)::double precision AS first, extract(epoch FROM day::timestamp)::double precision + 86400 AS next,
