@@ -11,13 +11,16 @@ use crate::materialize::{materialize_values, materialize_with, nothing};
 use crate::settings;
 use crate::spi::{self, Access, Rows};
 use crate::statistics::counters::Latency;
+use crate::statistics::hits::{self, Entry};
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
-use crate::statistics::{Call, Found, Hit, hits};
+use crate::statistics::{Call, Found, Hit};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
+/// The column of the hits in the result of cache_get().
+const HIT_COUNT: i32 = 7;
 /// Keys that one cache_lookup_many() takes.
 const MAX_KEYS: usize = 10_000;
 
@@ -83,14 +86,11 @@ fn newest_by_statement(address: &Address) -> Option<Version> {
     })
 }
 
-/// The column of the hits in the result of cache_get().
-const HIT_COUNT: i32 = 7;
-
 /// The hits of an entry in a row of a statement that has its id and its stored hits in these columns, with those that are in
 /// memory.
 pub(super) fn hits_of(rows: &Rows, row: u64, (id, stored): (i32, i32), user_id: &Uuid, digest: &Uuid) -> Option<Datum> {
-    let pending = hits::pending_of(user_id, digest, rows.get(row, id));
-    rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(pending).into_datum()
+    let entry = Entry { user_id: *user_id, digest: *digest, id: rows.uuid(row, id) };
+    rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(hits::pending_of(&entry)).into_datum()
 }
 
 crate::materialize::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);

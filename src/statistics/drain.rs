@@ -209,7 +209,7 @@ impl Entries {
             return None;
         }
         // Read anew, since somebody else may have stored them meanwhile.
-        let counted: Vec<Hits> = keys.iter().filter_map(hits::settled_of).collect();
+        let counted: Vec<Hits> = keys.iter().filter_map(|entry| hits::of(entry, true)).collect();
         let outcomes = update(home, &counted, spread);
         let mut batch = Batch::default();
         let mut done = Vec::with_capacity(counted.len());

@@ -97,9 +97,11 @@ impl Slot {
         }
     }
 
-    /// Whether it is of an entry of this user and digest, with whatever id.
-    fn is_at(&self, database: pg_sys::Oid, user_id: &Uuid, digest: &Uuid) -> bool {
-        self.digest == **digest && self.user_id == **user_id && self.database == database
+    fn is_of(&self, database: pg_sys::Oid, entry: &Entry) -> bool {
+        self.digest == *entry.digest
+            && self.id == entry.id_bytes()
+            && self.user_id == *entry.user_id
+            && self.database == database
     }
 
     fn hits(&self) -> Hits {
@@ -209,7 +211,7 @@ impl Region {
             if slot.database == pg_sys::InvalidOid {
                 return Some((index, false));
             }
-            if slot.is_at(database, &entry.user_id, &entry.digest) && slot.id == entry.id_bytes() {
+            if slot.is_of(database, entry) {
                 return Some((index, true));
             }
             index = self.after(index);
@@ -296,93 +298,44 @@ fn reserve() -> bool {
     used().fetch_update(Relaxed, Relaxed, |used| (used < capacity()).then_some(used + 1)).is_ok()
 }
 
-/// The hits of one entry of this database, if it has any, while none is being counted.
-pub fn settled_of(entry: &Entry) -> Option<Hits> {
+/// The hits of one entry of this database, if it has any. Without `settled`, some of the numbers may have a hit
+/// that is being counted, and others not.
+pub fn of(entry: &Entry, settled: bool) -> Option<Hits> {
     if !is_on() {
         return None;
     }
     let database = database();
     let (number, start) = position(database, &entry.user_id, &entry.digest);
     let region = region(number);
-    region.lock.exclusive(|| match region.find(database, entry, start) {
+    let read = || match region.find(database, entry, start) {
         Some((index, true)) => Some(region.slot(index).hits()),
         _ => None,
-    })
+    };
+    if settled { region.lock.exclusive(read) } else { region.lock.shared(read) }
 }
 
-/// The hits that no row shows of the entries of this user and digest: of the one that is there now, and of such as have
-/// been there since the last flush.
-pub fn pending_at(user_id: &Uuid, digest: &Uuid) -> Vec<Hits> {
-    let mut pending = at(user_id, digest);
-    if !pending.is_empty() {
-        take_off(&mut pending, &drained_hits());
-    }
-    pending
-}
-
-/// How many hits of one entry no row shows.
-pub fn pending_of(user_id: &Uuid, digest: &Uuid, id: Option<Uuid>) -> u64 {
-    let of_entry = |hits: &Hits| hits.entry.id.is_none() || hits.entry.id == id;
-    pending_at(user_id, digest).iter().filter(|hits| of_entry(hits)).map(|hits| hits.hits).sum()
-}
-
-/// The hits of the entries of this database of this user and digest. Some of the numbers may have a hit that is being
-/// counted, and others not.
-fn at(user_id: &Uuid, digest: &Uuid) -> Vec<Hits> {
-    if !is_on() {
-        return Vec::new();
-    }
-    let database = database();
-    let (number, start) = position(database, user_id, digest);
-    let region = region(number);
-    let mut room = 4;
-    loop {
-        // Nothing is allocated under the lock.
-        let mut found = Vec::with_capacity(room);
-        let complete = region.lock.shared(|| {
-            let mut index = start;
-            for _ in 0..region.size {
-                let slot = region.slot(index);
-                if slot.database == pg_sys::InvalidOid {
-                    break;
-                }
-                if slot.is_at(database, user_id, digest) {
-                    if found.len() == room {
-                        return false;
-                    }
-                    found.push(slot.hits());
-                }
-                index = region.after(index);
-            }
-            true
-        });
-        if complete {
-            return found;
-        }
-        room = region.size.min(room * 8);
-    }
+/// The hits of one entry that its row does not show.
+pub fn pending_of(entry: &Entry) -> u64 {
+    let Some(counted) = of(entry, false) else { return 0 };
+    let stored: u64 = drained_hits().iter().filter(|hits| hits.entry == *entry).map(|hits| hits.hits).sum();
+    counted.hits.saturating_sub(stored)
 }
 
 /// The hits of all entries that their rows do not show.
 pub fn pending() -> Vec<Hits> {
     let mut pending = all();
-    take_off(&mut pending, &drained_hits());
-    pending
-}
-
-/// Takes what has been stored off hits.
-fn take_off(pending: &mut Vec<Hits>, stored: &[Hits]) {
-    if stored.is_empty() {
-        return;
-    }
-    let stored: HashMap<_, _> = stored.iter().map(|hits| (hits.entry, hits)).collect();
-    for hits in &mut *pending {
-        if let Some(stored) = stored.get(&hits.entry) {
-            hits.hits = hits.hits.saturating_sub(stored.hits);
-            hits.tokens = hits.tokens.minus(stored.tokens);
+    let stored = drained_hits();
+    if !stored.is_empty() {
+        let stored: HashMap<_, _> = stored.iter().map(|hits| (hits.entry, hits)).collect();
+        for hits in &mut pending {
+            if let Some(stored) = stored.get(&hits.entry) {
+                hits.hits = hits.hits.saturating_sub(stored.hits);
+                hits.tokens = hits.tokens.minus(stored.tokens);
+            }
         }
+        pending.retain(|hits| hits.hits > 0);
     }
-    pending.retain(|hits| hits.hits > 0);
+    pending
 }
 
 /// The hits of all entries of this database.
