@@ -9,9 +9,9 @@ use pgrx::pg_sys;
 #[derive(Clone, Copy)]
 #[repr(i32)]
 pub enum Class {
-    /// A group of keys: see `entry/lock.rs`.
-    KeyGroup = 0x4950_4301,
-    /// A key.
+    /// A user: see `entry/lock.rs`.
+    User = 0x4950_4301,
+    /// A key: see `entry/lock.rs`.
     Key = 0x4950_4302,
     /// The creation of partitions of a table.
     CreatePartition = 0x4950_4303,
@@ -28,11 +28,6 @@ pub fn lock(class: Class, object: u32) {
     call::<()>(pg_sys::pg_advisory_xact_lock_int4, class, object);
 }
 
-/// Locks an object together with others who share it.
-pub fn lock_shared(class: Class, object: u32) {
-    call::<()>(pg_sys::pg_advisory_xact_lock_shared_int4, class, object);
-}
-
 /// Locks an object unless somebody has it locked; returns whether it did.
 pub fn try_lock(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_xact_lock_int4, class, object).unwrap_or(false)
@@ -41,6 +36,65 @@ pub fn try_lock(class: Class, object: u32) -> bool {
 /// The same, until the process ends.
 pub fn try_lock_session(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_lock_int4, class, object).unwrap_or(false)
+}
+
+/// A lock that is held for a part of a call. It has no destructor: an error gives it back with the transaction or
+/// subtransaction.
+#[must_use = "it is held until it is given back"]
+pub struct Brief(pg_sys::LOCKTAG, pg_sys::LOCKMODE);
+
+impl Brief {
+    /// Locks an object as `lock` does.
+    pub fn exclusive(class: Class, object: u32) -> Self {
+        Self::new(class, object, pg_sys::ExclusiveLock).wait()
+    }
+
+    /// The same unless that means to wait.
+    pub fn try_exclusive(class: Class, object: u32) -> Option<Self> {
+        Self::new(class, object, pg_sys::ExclusiveLock).at_once()
+    }
+
+    /// Locks an object together with others who share it.
+    pub fn shared(class: Class, object: u32) -> Self {
+        Self::new(class, object, pg_sys::ShareLock).wait()
+    }
+
+    /// The same unless that means to wait.
+    pub fn try_shared(class: Class, object: u32) -> Option<Self> {
+        Self::new(class, object, pg_sys::ShareLock).at_once()
+    }
+
+    /// Gives the lock back.
+    pub fn release(self) {
+        // SAFETY: the lock was taken by the same resource owner, that of the call.
+        unsafe { pg_sys::LockRelease(&self.0, self.1, false) };
+    }
+
+    /// The lock that the server's own functions take for two int4.
+    fn new(class: Class, object: u32, mode: u32) -> Self {
+        let tag = pg_sys::LOCKTAG {
+            // SAFETY: reads a variable of this backend.
+            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            locktag_field2: class as u32,
+            locktag_field3: object,
+            locktag_field4: 2,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        };
+        Self(tag, mode as pg_sys::LOCKMODE)
+    }
+
+    fn wait(self) -> Self {
+        // SAFETY: the tag is a whole one, and is copied.
+        unsafe { pg_sys::LockAcquire(&self.0, self.1, false, false) };
+        self
+    }
+
+    fn at_once(self) -> Option<Self> {
+        // SAFETY: as above.
+        let result = unsafe { pg_sys::LockAcquire(&self.0, self.1, false, true) };
+        (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then_some(self)
+    }
 }
 
 fn call<T: pgrx::FromDatum>(

@@ -97,13 +97,17 @@ fn in_subtransaction<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
     }
 }
 
-/// Runs `f`; if it raises an error with this code and `explain` returns one, that is raised instead.
-pub fn translate<T>(code: PgSqlErrorCode, f: impl FnOnce() -> T, explain: impl Fn() -> Option<Refusal>) -> T {
+/// Runs `f`; if it raises an error and `explain` returns one for its code, message and DETAIL, that is raised instead.
+pub fn translate<T>(
+    f: impl FnOnce() -> T,
+    explain: impl Fn(PgSqlErrorCode, &str, Option<&str>) -> Option<Refusal>,
+) -> T {
     let explain = AssertUnwindSafe(explain);
     PgTryBuilder::new(AssertUnwindSafe(f))
-        .catch_when(code, move |error| {
+        .catch_others(move |error| {
+            let report = report_of(&error);
             let AssertUnwindSafe(explain) = &explain;
-            match explain() {
+            match explain(report.sql_error_code(), report.message(), report.detail()) {
                 Some(refusal) => refusal.raise(),
                 None => error.rethrow(),
             }

@@ -202,3 +202,20 @@ def test_an_archived_month_is_counted_whole(owned):  # noqa: F811
 
 def test_every_step_is_accounted_for():
     assert set().union(*NEEDED.values()) <= set(STEPS)
+
+
+def test_an_erasure_from_which_audit_rows_are_hidden_is_none(database):
+    """A service erases with its own rights; what a policy hides from it would stay."""
+    with temporary_roles(database.cluster, "eraser"):
+        database.execute("SELECT cache_grant_service('eraser')")
+        database.execute("SELECT cache_upsert(%s, 't', 'k', '1')", (ALICE,))
+        database.execute("CREATE POLICY some ON cache_audit_log AS RESTRICTIVE USING (action <> 'upsert')")
+        with database.connect() as connection:
+            connection.execute("SET ROLE eraser")
+            error = sqlstate_of(lambda: connection.execute("SELECT * FROM cache_forget_user(%s)", (ALICE,)))
+            assert error.sqlstate == "42501" and "cache_audit_log" in error.message_primary and error.message_hint
+        assert database.value(f"SELECT count(*) FROM {CACHE}") == 1
+        database.execute("DROP POLICY some ON cache_audit_log")
+        with database.connect() as connection:
+            connection.execute("SET ROLE eraser")
+            assert connection.execute("SELECT * FROM cache_forget_user(%s)", (ALICE,)).fetchone() == (1, 1)

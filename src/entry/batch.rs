@@ -1,9 +1,9 @@
 //! cache_upsert_many(): many entries in one call, all or none.
 
+use super::Address;
 use super::numbers::whole_number;
 use super::values::{Values, checked_content};
-use super::writer::{Writer, check_users, versions};
-use super::{Address, lock};
+use super::writer::{Writer, check_users};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
@@ -61,19 +61,17 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
         last.insert((address.user_id, address.digest), index);
     }
     check_users(last.keys().map(|(user, _)| user));
-    lock::lock_keys(last.keys().map(|(user, digest)| (user, digest)));
-    let writer = Writer::begin();
+    let mut writer = Writer::new();
     let mut policies: HashMap<&[u8], Policy> = HashMap::new();
     let mut ids: HashMap<(Uuid, Uuid), Uuid> = HashMap::with_capacity(last.len());
     let mut events = Vec::with_capacity(last.len());
     let mut stored: BTreeMap<&[u8], (u64, Tokens)> = BTreeMap::new();
     // In the order of users and digests, in which everybody locks rows.
-    let versions = versions(&last.values().map(|&index| &checked[index].0).collect::<Vec<_>>());
-    for ((key, index), versions) in last.into_iter().zip(versions) {
+    for (key, index) in last {
         pgrx::check_for_interrupts!();
         let (address, values) = &checked[index];
         let policy = policies.entry(address.content_type).or_insert_with(|| Policy::of(address.content_type));
-        let written = writer.write(address, versions, values, policy);
+        let written = writer.store(address, values, policy);
         ids.insert(key, written.id);
         let (number, cost) = stored.entry(address.content_type).or_default();
         *number += 1;

@@ -1,5 +1,6 @@
 //! Erasure of a user.
 
+use super::look::{self, Left};
 use super::{checked_user, lock, or_raise};
 use crate::advisory::{self, Class};
 use crate::audit::knows_who_acted;
@@ -7,14 +8,17 @@ use crate::error::Refusal;
 use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Home};
 use crate::operate::archive::find_archive;
 use crate::owner;
+use crate::partition::unhidden::must_change_all;
 use crate::spi::{self, Access};
 use crate::statistics::at_commit::{Action, at_commit};
-use pgrx::Uuid;
 use pgrx::prelude::*;
+use pgrx::{Uuid, pg_sys};
 
-/// Erases a user's entries and audit rows, of what he has done to others' entries and those in the archive,
-/// too. It works while the cache is
-/// switched off: the duty to erase does not wait.
+/// Erases a user's entries and audit rows, of what the user has done to others' entries and those in the archive, too. It
+/// works while the cache is switched off: the duty to erase does not wait.
+///
+/// # Errors
+/// 42501 where row security, or a trigger, keeps something of the user: an erasure is whole or none.
 #[pg_extern(sql = false)]
 fn cache_forget_user(
     user_id: Option<Uuid>,
@@ -23,7 +27,8 @@ fn cache_forget_user(
     let home = Home::current();
     // What a writer has stored and not yet committed must go, too, and what is in memory or on its way from
     // there to the tables.
-    lock::lock_user(&user_id);
+    lock::erase(&user_id);
+    wait_for_writers(&user_id);
     advisory::lock(Class::Statistics, 0);
     let delete = |table: &str| {
         // No other table has the column.
@@ -31,8 +36,11 @@ fn cache_forget_user(
             if knows_who_acted(home.table(table)) { "$1 IN (user_id, acting_user_id)" } else { "user_id = $1" };
         let sql = format!("DELETE FROM {}.{table} WHERE {condition}", home.schema);
         owner::without_more_than_owner_of(home.table(table), || {
+            if table != CACHE {
+                must_change_all(&home, &[table]);
+            }
             let deleted = spi::run(Access::Write, &sql, &[user_id.into()], |rows| rows.count() as i64);
-            if spi::uses_transaction_snapshot() {
+            if table != CACHE && spi::uses_transaction_snapshot() {
                 let left = format!("SELECT 1 FROM {}.{table} WHERE {condition} LIMIT 1", home.schema);
                 if spi::run(Access::ReadLatest, &left, &[user_id.into()], |rows| rows.count() > 0) {
                     hidden();
@@ -41,7 +49,23 @@ fn cache_forget_user(
             deleted
         })
     };
-    let entries = delete(CACHE);
+    let mut entries = 0;
+    let mut more = true;
+    while more {
+        // Clients that insert directly can come at any time.
+        more = since_then(|snapshot| {
+            entries += delete(CACHE);
+            loop {
+                match look::left_of(&user_id, snapshot) {
+                    Left::Written(other) => other.wait(),
+                    Left::Nothing => return false,
+                    Left::New if spi::uses_transaction_snapshot() => hidden(),
+                    Left::New => return true,
+                    Left::Old => kept(),
+                }
+            }
+        });
+    }
     let mut audit_rows = delete(AUDIT_LOG);
     if find_archive(&home).is_some() {
         audit_rows += delete(AUDIT_ARCHIVE);
@@ -52,6 +76,35 @@ fn cache_forget_user(
     }
     at_commit(Action::ForgetUser(user_id));
     TableIterator::once((entries, audit_rows))
+}
+
+fn wait_for_writers(user_id: &Uuid) {
+    since_then(|snapshot| {
+        while let Left::Written(other) = look::left_of(user_id, snapshot) {
+            other.wait();
+        }
+    });
+}
+
+/// Runs `f` with the snapshot that a statement would have, which stays what it is meanwhile.
+#[allow(unsafe_code)]
+fn since_then<T>(f: impl FnOnce(pg_sys::Snapshot) -> T) -> T {
+    // SAFETY: the snapshot is given back at the end; when `f` raises, the end of the transaction or subtransaction does
+    // that.
+    unsafe {
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = f(snapshot);
+        pg_sys::UnregisterSnapshot(snapshot);
+        result
+    }
+}
+
+/// Entries are left that were there, and that nobody else has written since.
+fn kept() -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "the user's entries cannot all be deleted")
+        .detail("A row security policy, or a trigger, keeps some of them from being deleted.")
+        .hint("Call it as the owner of infinite_pages_cache_partitioned, or look at the table's policies and triggers.")
+        .raise()
 }
 
 /// The transaction's snapshot does not show all that there is of the user: it cannot be deleted, and to commit would

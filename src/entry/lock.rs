@@ -1,67 +1,86 @@
-//! Locks on keys, held until the end of the transaction. No unique index spans the months, so two
-//! writers of one key at a month's edge could each leave a row: the lock has them follow one another.
+//! How writers of one key follow one another. No unique index spans the months, so two of them at a month's edge could
+//! each leave a row.
 //!
-//! A write of some keys locks each of them alone, in one of 2^31 places, and shares the lock of the group
-//! that its user falls in. A transaction that writes many keys locks whole groups: there are few enough
-//! of them for the lock table, and one user's batch holds up other writers of that user only, and of the
-//! few who share the group. Groups first and in order, then keys in order: no two writes that lock all
-//! they need at once can deadlock.
+//! What protects a key from its first write on is its row: other writers find it, also uncommitted, in whichever month,
+//! and wait for its transaction. Only before that somebody has to be the first, and the lock of the key tells who. It is
+//! held for a part of a call, one key after the other also in a batch. So a transaction keeps no lock of the extension's,
+//! however many keys it writes.
+//!
+//! A write takes these steps:
+//! 1. If somebody is erasing the user, it waits for that transaction, unless its own has written entries of the user:
+//!    then the eraser waits for it.
+//! 2. It takes the lock of the key; others that want it queue in the order in which they came. If the lock is taken and
+//!    its own transaction has written, deleted or locked a row of the key, it goes on without: the holder waits
+//!    for that row, or will, before it writes.
+//! 3. It looks at all rows of the key, and waits for the transaction that has written one, until there is none. It
+//!    still has the lock: who wants it waits for the same transaction anyway, so that no new deadlock comes of it.
+//!    For a row that somebody is deleting or has locked the statements of the next step wait, for which they need no
+//!    more than its lock; at REPEATABLE READ they tell that they cannot follow.
+//! 4. It takes the moment, so that the later writer has the later one, and writes. If the moment's month has no
+//!    partition, it gives the lock back and makes one: who is making it holds a lock until the end of its transaction,
+//!    and may want the key. A batch that has written does not wait for that: it goes on with its last moment.
+//! 5. It gives the lock back.
+//!
+//! Transactions that write different keys wait for each other at none of the steps; those that write the same ones in
+//! different orders can deadlock, as with UPDATE. A batch writes in the order of users and digests, as invalidations lock.
+//!
+//! Clients that INSERT, UPDATE or DELETE directly take no lock. They can come between steps 3 and 4: then ON CONFLICT and
+//! the locks of rows hold, and the write begins again.
 
-#![allow(unsafe_code)]
-
-use crate::advisory::{Class, lock, lock_shared};
-use pgrx::{Uuid, pg_sys};
+use super::Address;
+use super::look::{self, Found};
+use crate::advisory::{self, Brief, Class};
+use pgrx::Uuid;
 use sha2::{Digest, Sha256};
-use std::cell::Cell;
-use std::collections::BTreeSet;
 
-/// The groups that all users fall in, and so the most group locks that a transaction takes. The shared
-/// lock table of the server holds 6,400 locks with default settings.
-const GROUPS: u32 = 1024;
-/// Up to so many keys are locked one by one in a transaction.
-const SINGLE_KEYS: usize = 256;
-
-thread_local! {
-    /// The start of the transaction that last locked keys one by one, and how many it locked.
-    static LOCKED: Cell<(i64, usize)> = const { Cell::new((0, 0)) };
+/// Calls `write` with what there is of an entry, when nobody else is writing it and nobody can begin to.
+pub fn with_key<T>(address: &Address, write: impl FnOnce(&Found) -> T) -> T {
+    wait_for_erasure(&address.user_id);
+    let place = place(&address.user_id, &address.digest);
+    let lock = match Brief::try_exclusive(Class::Key, place) {
+        None if !look::has_own(address) => Some(Brief::exclusive(Class::Key, place)),
+        lock => lock,
+    };
+    let found = loop {
+        let found = look::look(address);
+        match found.inserter {
+            Some(other) => other.wait(),
+            None => break found,
+        }
+    };
+    let written = write(&found);
+    lock.into_iter().for_each(Brief::release);
+    written
 }
 
-/// Locks keys, each a user and a digest.
-pub fn lock_keys<'a>(keys: impl Iterator<Item = (&'a Uuid, &'a Uuid)> + Clone) {
-    let groups: BTreeSet<u32> = keys.clone().map(|(user, _)| group(user)).collect();
-    let keys: BTreeSet<u32> = keys.map(|(user, digest)| place(user, digest)).collect();
-    // SAFETY: reads when the transaction started. Two that start in the same microsecond share a count,
-    // which does no harm.
-    let transaction = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
-    let (last, before) = LOCKED.get();
-    let locked = if last == transaction { before } else { 0 } + keys.len();
-    if locked > SINGLE_KEYS {
-        groups.into_iter().for_each(|group| lock(Class::KeyGroup, group));
-        return;
+/// Keeps writers of a user's entries waiting until the end of the transaction, but for those whose transactions have
+/// written some already.
+pub fn erase(user: &Uuid) {
+    advisory::lock(Class::User, place_of_user(user));
+}
+
+fn wait_for_erasure(user: &Uuid) {
+    let place = place_of_user(user);
+    match Brief::try_shared(Class::User, place) {
+        None if !look::has_own_of(user) => Brief::shared(Class::User, place).release(),
+        lock => lock.into_iter().for_each(Brief::release),
     }
-    LOCKED.set((transaction, locked));
-    groups.into_iter().for_each(|group| lock_shared(Class::KeyGroup, group));
-    keys.into_iter().for_each(|key| lock(Class::Key, key));
-}
-
-/// Waits for every writer of a user's entries, and keeps others from writing any.
-pub fn lock_user(user_id: &Uuid) {
-    lock(Class::KeyGroup, group(user_id));
-}
-
-fn group(user_id: &Uuid) -> u32 {
-    (spread(user_id) >> 32) as u32 % GROUPS
 }
 
 /// One of 2^31 places that a key is locked in. The digest is evenly spread already.
 fn place(user_id: &Uuid, digest: &Uuid) -> u32 {
-    (u128::from_be_bytes(**digest) as u32 ^ spread(user_id) as u32) & 0x7fff_ffff
+    (u128::from_be_bytes(**digest) as u32 ^ spread(user_id)) & 0x7fff_ffff
 }
 
-/// A user's id, which may follow any pattern, spread over 64 bits.
-fn spread(user_id: &Uuid) -> u64 {
+/// One of as many that a user is locked in.
+fn place_of_user(user_id: &Uuid) -> u32 {
+    spread(user_id) & 0x7fff_ffff
+}
+
+/// A user's id, which may follow any pattern, spread over 32 bits.
+fn spread(user_id: &Uuid) -> u32 {
     let hash = Sha256::digest(user_id.as_bytes());
-    u64::from_be_bytes(hash[..8].try_into().expect("eight bytes"))
+    u32::from_be_bytes(hash[4..8].try_into().expect("four bytes"))
 }
 
 #[cfg(test)]
@@ -83,11 +102,11 @@ mod tests {
     #[test]
     fn users_are_spread() {
         let count = |id: fn(u128) -> u128| -> usize {
-            (0..10_000).map(|number| group(&Uuid::from_bytes(id(number).to_be_bytes()))).collect::<HashSet<_>>().len()
+            let place = |number| place_of_user(&Uuid::from_bytes(id(number).to_be_bytes()));
+            (0..10_000).map(place).collect::<HashSet<_>>().len()
         };
-        // 10,000 users leave a group of 1,024 empty with a probability of e^-9.8 each.
-        for groups in [count(|number| number), count(|number| number << 64), count(|number| number << 100)] {
-            assert!(groups > 1_000 && groups <= 1024, "{groups}");
+        for places in [count(|number| number), count(|number| number << 64), count(|number| number << 100)] {
+            assert!(places > 9_995, "{places}");
         }
     }
 

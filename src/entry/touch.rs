@@ -1,6 +1,6 @@
 //! A new time to live for an entry that is alive.
 
-use super::{Address, lock, matching, or_raise, values, writer};
+use super::{Address, lock, look, matching, or_raise, values, writer};
 use crate::audit::{self, Event};
 use crate::home::{CACHE, Home};
 use crate::kept;
@@ -24,31 +24,37 @@ fn cache_touch(
         return None;
     }
     // A tenant must not hold up the writers of another one's key.
-    if owner::is_restricted(Home::current().table(CACHE)) && writer::versions(&[&address])[0].is_empty() {
+    if owner::is_restricted(Home::current().table(CACHE))
+        && writer::versions(&address, &look::look(&address)).is_empty()
+    {
         return None;
     }
-    lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));
     let lifetime = ttl.unwrap_or_else(|| Policy::of(address.content_type).ttl);
+    let expiry = lock::with_key(&address, |_| extend(&address, lifetime));
+    if expiry.is_some() {
+        audit::record("touch", &[Event::of(&address)]);
+    }
+    expiry
+}
+
+fn extend(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
+    let now = clock::now();
     let mut args = address.args();
-    args.push(spi::timestamptz(values::expiry_after(clock::now(), lifetime)));
-    let expiry = kept::run(
+    args.extend([spi::timestamptz(values::expiry_after(now, lifetime)), spi::timestamptz(now)]);
+    kept::run(
         Access::Write,
         "touch",
         |schema| {
             // The newest version is the entry; an older one is not brought back to life.
             format!(
                 "UPDATE {schema}.infinite_pages_cache_partitioned SET expires_at = $5 \
-                 WHERE {0} AND expires_at > clock_timestamp() AND created_at = \
-                     (SELECT max(created_at) FROM {schema}.infinite_pages_cache_partitioned WHERE {0}) \
+                 WHERE {0} AND expires_at OPERATOR(pg_catalog.>) $6 AND created_at OPERATOR(pg_catalog.=) \
+                     (SELECT pg_catalog.max(created_at) FROM {schema}.infinite_pages_cache_partitioned WHERE {0}) \
                  RETURNING expires_at",
                 matching(schema)
             )
         },
         &args,
         |rows| if rows.count() > 0 { rows.get::<TimestampWithTimeZone>(0, 1) } else { None },
-    );
-    if expiry.is_some() {
-        audit::record("touch", &[Event::of(&address)]);
-    }
-    expiry
+    )
 }

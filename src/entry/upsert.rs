@@ -1,8 +1,8 @@
 //! cache_upsert(): one entry.
 
 use super::values::{Values, checked_content};
-use super::writer::{Writer, check_users, versions};
-use super::{Address, lock, or_raise};
+use super::writer::{Writer, check_users};
+use super::{Address, or_raise};
 use crate::audit::{self, Event};
 use crate::clock::now;
 use crate::jsonb::RawJsonb;
@@ -57,10 +57,7 @@ pub fn cache_upsert(
     }
     let policy = Policy::of(address.content_type);
     check_users(std::iter::once(&address.user_id));
-    lock::lock_keys(std::iter::once((&address.user_id, &address.digest)));
-    let writer = Writer::begin();
-    let versions = versions(&[&address]).remove(0);
-    let written = writer.write(&address, versions, &values, &policy);
+    let written = Writer::new().store(&address, &values, &policy);
     audit::record("upsert", &[Event::of(&address)]);
     let counted_at = call.place(address.content_type, true);
     call.stored(counted_at, 1, written.cost);

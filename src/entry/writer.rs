@@ -1,8 +1,9 @@
 //! The writing of entries: one live entry per address, whatever the month and whoever writes at the same
 //! time.
 
+use super::look::Found;
 use super::values::Values;
-use super::{Address, matching, probe};
+use super::{Address, lock, matching};
 use crate::clock::month_of;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
@@ -17,6 +18,7 @@ use crate::{catch, owner, tenant};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
+use std::rc::Rc;
 
 /// An entry that has been stored.
 pub struct Written {
@@ -24,11 +26,25 @@ pub struct Written {
     pub cost: Tokens,
 }
 
-/// Writes entries of one moment, to the partition of that moment's month.
+/// Writes the entries of one call.
 pub struct Writer {
+    home: Rc<Home>,
+    parent: pg_sys::Oid,
+    last: Option<Moment>,
+}
+
+/// A moment that has a partition.
+#[derive(Clone, Copy)]
+struct Moment {
     now: i64,
     month: Month,
-    parent: pg_sys::Oid,
+}
+
+/// What an INSERT does about a row in the way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnConflict {
+    Nothing,
+    Raise,
 }
 
 impl Written {
@@ -39,44 +55,87 @@ impl Written {
 }
 
 impl Writer {
-    /// Takes the moment and makes sure of its partition. Called with the keys locked: of two writers of
-    /// one key the later one then has the later moment.
-    pub fn begin() -> Self {
+    pub fn new() -> Self {
         let home = Home::current();
         let parent = home.table(CACHE);
-        let now = create::ensure_current(&home, parent);
-        let month = month_of(now);
-        Self { now, month, parent }
+        Self { home, parent, last: None }
     }
 
-    /// Stores one entry, whose key is locked, and of which there are these versions. An older version in an earlier
-    /// month (or, after the clock was set back, a later one) is removed; the new one keeps its id and counts.
-    pub fn write(&self, address: &Address, mut versions: Vec<i64>, values: &Values, policy: &Policy) -> Written {
-        // A client that inserts into the table directly takes no lock, and can come between the
-        // statements below; then they are run again.
+    /// Stores one entry when nobody else is writing it. An older version in an earlier month (or, after the clock was
+    /// set back, a later one) is removed; the new one keeps its id and counts.
+    pub fn store(&mut self, address: &Address, values: &Values, policy: &Policy) -> Written {
+        // A client that inserts into the table directly takes no lock, and can come between what is looked at and
+        // what is written; then both are done again.
         const ATTEMPTS: usize = 10;
         let mut moved = Moved::default();
+        let mut before = None;
         let mut unchanged = 0;
         for _ in 0..ATTEMPTS {
-            let is_current = |moment: &&i64| (self.month.start()..self.month.end()).contains(*moment);
-            let current = versions.iter().filter(is_current).count();
-            let outdated = versions.len() - current;
-            if outdated > 0 {
-                moved = self.remove(address, outdated).unwrap_or(moved);
+            let attempt = lock::with_key(address, |found| {
+                let versions = versions(address, found);
+                let written = self.at_now()?.write(address, &versions, values, policy, &mut moved);
+                Some((written, versions, found.exists))
+            });
+            match attempt {
+                // Once more from the top: the month may end meanwhile.
+                None => create::create_current(&self.home),
+                Some((Some(written), ..)) => return written,
+                Some((None, versions, exists)) => {
+                    let found = Some((versions, exists));
+                    unchanged = if before == found { unchanged + 1 } else { 0 };
+                    before = found;
+                }
             }
-            let written = if current == 0 {
-                self.insert(address, values, policy, moved)
-            } else {
-                self.update(address, values, policy)
-            };
-            if let Some(written) = written {
-                return written;
-            }
-            let found = self::versions(&[address]).remove(0);
-            unchanged = if found == versions { unchanged + 1 } else { 0 };
-            versions = found;
         }
-        if unchanged > ATTEMPTS / 2 && !spi::uses_transaction_snapshot() { kept_out() } else { contended() }
+        let is_there = before.is_some_and(|(_, exists)| exists);
+        if unchanged <= ATTEMPTS / 2 || is_there && spi::uses_transaction_snapshot() {
+            contended();
+        }
+        if is_there {
+            kept_out();
+        }
+        // A row of another key is in the way, which a plain INSERT names; or something lets no row in.
+        lock::with_key(address, |_| self.at_now()?.insert(address, values, policy, moved, OnConflict::Raise))
+            .unwrap_or_else(|| kept_out())
+    }
+
+    /// Takes the moment; `None` when its month has no partition. Called with the key locked: of two writers of one key
+    /// the later one then has the later moment.
+    fn at_now(&mut self) -> Option<Write> {
+        let now = create::current_moment(self.parent).map(|now| Moment { now, month: month_of(now) });
+        self.last = now.or(self.last);
+        self.last.map(|moment| Write { moment, parent: self.parent })
+    }
+}
+
+/// The writing of one entry, to the partition of a moment's month.
+struct Write {
+    moment: Moment,
+    parent: pg_sys::Oid,
+}
+
+impl Write {
+    /// Writes an entry that has these versions; `None` when something kept it from that.
+    fn write(
+        &self,
+        address: &Address,
+        versions: &[i64],
+        values: &Values,
+        policy: &Policy,
+        moved: &mut Moved,
+    ) -> Option<Written> {
+        let month = self.moment.month;
+        let is_current = |moment: &&i64| (month.start()..month.end()).contains(*moment);
+        let current = versions.iter().filter(is_current).count();
+        let outdated = versions.len() - current;
+        if outdated > 0 {
+            *moved = self.remove(address, outdated).unwrap_or(*moved);
+        }
+        if current == 0 {
+            self.insert(address, values, policy, *moved, OnConflict::Nothing)
+        } else {
+            self.update(address, values, policy)
+        }
     }
 
     /// The arguments of both statements below: the address, the values, and the month.
@@ -85,7 +144,7 @@ impl Writer {
         args.extend([
             values.content.into(),
             values.metadata.into(),
-            spi::timestamptz(values.expiry(self.now, policy)),
+            spi::timestamptz(values.expiry(self.moment.now, policy)),
             values.token_cost.clone().unwrap_or_else(|| policy.token_cost.clone()).into(),
             optional_text(values.prompt_template),
             values.prompt_variables.into(),
@@ -94,15 +153,15 @@ impl Writer {
             values.priority_tier.unwrap_or(policy.priority_tier).into(),
             optional_text(values.semantic_similarity_hash),
             values.reuse_score.clone().into(),
-            spi::timestamptz(self.now),
+            spi::timestamptz(self.moment.now),
         ]);
         args
     }
 
     fn update(&self, address: &Address, values: &Values, policy: &Policy) -> Option<Written> {
         let mut args = self.args(address, values, policy);
-        args.extend([spi::timestamptz(self.month.start()), spi::timestamptz(self.month.end())]);
-        self.as_tenant(address, || {
+        args.extend([spi::timestamptz(self.moment.month.start()), spi::timestamptz(self.moment.month.end())]);
+        self.explained(address, || {
             kept::run(
                 Access::Write,
                 "upsert: update",
@@ -123,7 +182,18 @@ impl Writer {
         })
     }
 
-    fn insert(&self, address: &Address, values: &Values, policy: &Policy, moved: Moved) -> Option<Written> {
+    fn insert(
+        &self,
+        address: &Address,
+        values: &Values,
+        policy: &Policy,
+        moved: Moved,
+        on_conflict: OnConflict,
+    ) -> Option<Written> {
+        let (plan, clause) = match on_conflict {
+            OnConflict::Nothing => ("upsert: insert", "ON CONFLICT DO NOTHING"),
+            OnConflict::Raise => ("upsert: insert or raise", ""),
+        };
         let mut args = self.args(address, values, policy);
         args.extend([
             moved.id.into(),
@@ -132,10 +202,10 @@ impl Writer {
             moved.token_cost_saved.into(),
             moved.access_frequency.into(),
         ]);
-        self.as_tenant(address, || {
+        self.explained(address, || {
             kept::run(
                 Access::Write,
-                "upsert: insert",
+                plan,
                 |schema| {
                     // The digest, $2, is passed for the sake of one list of arguments.
                     format!(
@@ -148,7 +218,7 @@ impl Writer {
                                  $14, coalesce($15, 5.0), $16, $16, \
                                  coalesce($17, gen_random_uuid()), coalesce($18, 0), coalesce($19, 0), \
                                  coalesce($20, 0), coalesce($21, 1)) \
-                         ON CONFLICT DO NOTHING RETURNING id, {MILLIONTHS}"
+                         {clause} RETURNING id, {MILLIONTHS}"
                     )
                 },
                 &args,
@@ -160,7 +230,7 @@ impl Writer {
     /// Removes versions of other months; returns what the newest of them bequeaths.
     fn remove(&self, address: &Address, outdated: usize) -> Option<Moved> {
         let mut args = address.args();
-        args.extend([spi::timestamptz(self.month.start()), spi::timestamptz(self.month.end())]);
+        args.extend([spi::timestamptz(self.moment.month.start()), spi::timestamptz(self.moment.month.end())]);
         let removed = kept::run(
             Access::Write,
             "upsert: remove",
@@ -193,15 +263,23 @@ impl Writer {
         removed.into_iter().max_by_key(|(created_at, _)| *created_at).map(|(_, moved)| moved)
     }
 
-    /// Runs a write; if row security refuses it because the session acts for another user, says so.
-    fn as_tenant<T>(&self, address: &Address, write: impl FnOnce() -> T) -> T {
-        if !owner::is_restricted(self.parent) {
-            return write();
-        }
-        catch::translate(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, write, || {
-            let acting = tenant::cache_current_user_id();
-            (acting != Some(address.user_id)).then(|| not_own(acting, &address.user_id))
-        })
+    /// Runs a write, and tells its errors better: that row security refuses it because the session acts for another
+    /// user, or that an index of the operator's own does because of another entry.
+    fn explained<T>(&self, address: &Address, write: impl FnOnce() -> T) -> T {
+        let is_restricted = owner::is_restricted(self.parent);
+        let explain = |code, message: &str, detail: Option<&str>| match code {
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE if is_restricted => {
+                let acting = tenant::cache_current_user_id();
+                (acting != Some(address.user_id)).then(|| not_own(acting, &address.user_id))
+            }
+            PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION | PgSqlErrorCode::ERRCODE_EXCLUSION_VIOLATION => Some(
+                Refusal::new(code, message)
+                    .detail(detail.unwrap_or("Another row has the same values."))
+                    .hint("Store other values, remove the row that has these, or drop the index or constraint."),
+            ),
+            _ => None,
+        };
+        catch::translate(write, explain)
     }
 }
 
@@ -235,9 +313,10 @@ struct Moved {
     access_frequency: Option<i32>,
 }
 
-/// When each version of each entry was made that is committed now, or written by this transaction.
-pub fn versions(addresses: &[&Address]) -> Vec<Vec<i64>> {
-    let by_statement = |address: &&Address| {
+/// When each version of an entry was made that is committed now, or written by this transaction, and that the caller
+/// may see.
+pub fn versions(address: &Address, found: &Found) -> Vec<i64> {
+    let by_statement = || {
         let sql = |schema: &str| {
             format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
         };
@@ -246,7 +325,7 @@ pub fn versions(addresses: &[&Address]) -> Vec<Vec<i64>> {
             rows.map(moment)
         })
     };
-    probe::versions(addresses).unwrap_or_else(|| addresses.iter().map(by_statement).collect())
+    found.versions.clone().unwrap_or_else(by_statement)
 }
 
 fn optional_text(text: Option<&[u8]>) -> DatumWithOid<'static> {

@@ -101,17 +101,16 @@ fn with_storage_of_database<T>(f: impl FnOnce() -> T) -> T {
     with_settings(&[(c"default_tablespace", c""), (c"default_table_access_method", c"heap")], f)
 }
 
-/// A moment that the cache has a partition for: now. Creates the partition if need be.
-pub fn ensure_current(home: &Home, parent: pg_sys::Oid) -> i64 {
-    loop {
-        let now = now();
-        if partitions_of(parent).iter().any(|partition| partition.holds(now)) {
-            return now;
-        }
-        // Once more from the top: the month may end between the two calls.
-        let sql = format!("SELECT {}.cache_create_current_partition()", home.schema);
-        with_way_out(home, Grant::Tenant, || spi::execute(&sql));
-    }
+/// Now, if the cache has a partition for it.
+pub fn current_moment(parent: pg_sys::Oid) -> Option<i64> {
+    let now = now();
+    partitions_of(parent).iter().any(|partition| partition.holds(now)).then_some(now)
+}
+
+/// Creates the partition of the current month, or waits for who is creating it.
+pub fn create_current(home: &Home) {
+    let sql = format!("SELECT {}.cache_create_current_partition()", home.schema);
+    with_way_out(home, Grant::Tenant, || spi::execute(&sql));
 }
 
 /// The same for the audit log. Called with the rights of its owner.
@@ -194,8 +193,9 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
         &[home.table(parent_name).into()],
         |rows| if rows.count() > 0 { rows.get::<String>(0, 1) } else { None },
     );
-    let in_the_way = || {
-        let default_partition = default_partition.as_ref()?;
+    let in_the_way = |code, _: &str, _: Option<&str>| {
+        let is_in_the_way = code == PgSqlErrorCode::ERRCODE_CHECK_VIOLATION;
+        let default_partition = default_partition.as_ref().filter(|_| is_in_the_way)?;
         let message = format!(
             "{schema}.{name} cannot be made: the DEFAULT partition {default_partition} holds rows of the month"
         );
@@ -208,5 +208,5 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
                 .hint(hint),
         )
     };
-    catch::translate(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, || spi::execute(&sql), in_the_way);
+    catch::translate(|| spi::execute(&sql), in_the_way);
 }

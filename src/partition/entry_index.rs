@@ -11,6 +11,7 @@ use crate::partition::sight::Sight;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -18,10 +19,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
-/// The columns of a partition that a lookup reads, by number.
+/// The columns of a partition that are read, by number.
 #[derive(Clone, Copy)]
 pub struct Columns {
     pub id: i16,
+    pub user_id: i16,
     pub content_type: i16,
     pub cache_key: i16,
     pub content: i16,
@@ -35,8 +37,8 @@ pub struct Columns {
 #[derive(Clone, Copy)]
 pub struct Partition {
     pub table: pg_sys::Oid,
-    /// Unique on the user and the digest of the entry.
-    pub index: pg_sys::Oid,
+    /// Unique on the user and the digest of the entry. One that a lookup goes to by itself has it.
+    pub index: Option<pg_sys::Oid>,
     pub columns: Columns,
 }
 
@@ -168,6 +170,15 @@ impl Entries {
         (sight != Sight::Unknown).then_some((partitions, sight))
     }
 
+    /// Every table with entries, the newest first where they have an order, whoever asks: those of a DEFAULT
+    /// partition, of one below another, and of one without its index, too.
+    pub fn tables(&self, home: &Home) -> Cow<'_, [Partition]> {
+        match &self.partitions {
+            Some(partitions) => Cow::Borrowed(partitions),
+            None => Cow::Owned(tables_below(home, self.table)),
+        }
+    }
+
     fn sight(&self, home: &Home) -> Sight {
         // SAFETY: reads a variable of this backend.
         let role = unsafe { pg_sys::GetUserId() };
@@ -190,8 +201,29 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
     }
     tables
         .iter()
-        .map(|&partition| while_it_stays(partition, |relation| of_partition(home, relation)).flatten())
+        .map(|&partition| {
+            let described = while_it_stays(partition, |relation| described(home, relation)).flatten();
+            described.filter(|partition| partition.index.is_some())
+        })
         .collect()
+}
+
+/// The tables that hold the rows of a table, as the catalog tells. One whose columns are not those of the cache is left
+/// out; foreign tables, and the shards of a distributed table, are elsewhere.
+fn tables_below(home: &Home, table: pg_sys::Oid) -> Vec<Partition> {
+    const TABLES: &str = "\
+        WITH RECURSIVE below AS ( \
+            SELECT $1 AS relid \
+            UNION SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.relid WHERE NOT i.inhdetachpending) \
+        SELECT c.oid FROM below b JOIN pg_class c ON c.oid = b.relid WHERE c.relkind = 'r'";
+    let tables: Vec<pg_sys::Oid> = with_setting(c"search_path", "pg_catalog, pg_temp", || {
+        spi::run(Access::ReadLatest, TABLES, &[table.into()], |rows| rows.map(|rows, row| rows.get(row, 1)))
+    })
+    .into_iter()
+    .flatten()
+    .collect();
+    let described = |&table: &pg_sys::Oid| while_it_stays(table, |relation| described(home, relation)).flatten();
+    tables.iter().filter_map(described).collect()
 }
 
 /// Whether the partitions with bounds are all there is. One that is being detached is there for some snapshots
@@ -224,7 +256,8 @@ fn is_distributed(table: pg_sys::Oid) -> bool {
     distributes && spi::run(Access::ReadLatest, IS_DISTRIBUTED, &[table.into()], |rows| rows.count() > 0)
 }
 
-fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
+/// What is known of an ordinary table with the columns of the cache; `None` of any other.
+fn described(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
     // SAFETY: the relation is open and locked, so that its indexes stay.
     unsafe {
         if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION {
@@ -237,9 +270,9 @@ fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
             let stands_in_row = || pg_sys::get_attgenerated((*table).rd_id, number as i16) as u8 != b'v';
             (is_there && stands_in_row()).then_some(number as i16)
         };
-        let user_id = column(c"user_id", pg_sys::UUIDOID)?;
         let mut columns = Columns {
             id: column(c"id", pg_sys::UUIDOID)?,
+            user_id: column(c"user_id", pg_sys::UUIDOID)?,
             content_type: column(c"content_type", pg_sys::TEXTOID)?,
             cache_key: column(c"cache_key", pg_sys::TEXTOID)?,
             content: column(c"content", pg_sys::JSONBOID)?,
@@ -248,15 +281,15 @@ fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
             created_at: column(c"created_at", pg_sys::TIMESTAMPTZOID)?,
             last: 0,
         };
-        let Columns { id, content_type, cache_key, content, expires_at, token_cost, created_at, .. } = columns;
-        let all = [id, content_type, cache_key, content, expires_at, token_cost, created_at];
+        let Columns { id, user_id, content_type, cache_key, content, expires_at, token_cost, created_at, .. } = columns;
+        let all = [id, user_id, content_type, cache_key, content, expires_at, token_cost, created_at];
         columns.last = all.into_iter().max().expect("there are some");
         let index = list::oids(pg_sys::RelationGetIndexList(table)).find(|&index| {
             let index = pg_sys::index_open(index, LOCK);
-            let serves = is_entry_index(home, index, user_id, &columns);
+            let serves = is_entry_index(home, index, &columns);
             pg_sys::index_close(index, LOCK);
             serves
-        })?;
+        });
         Some(Partition { table: (*table).rd_id, index, columns })
     }
 }
@@ -266,7 +299,7 @@ fn of_partition(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
 ///
 /// # Safety
 /// The index is open.
-unsafe fn is_entry_index(home: &Home, index: pg_sys::Relation, user_id: i16, columns: &Columns) -> bool {
+unsafe fn is_entry_index(home: &Home, index: pg_sys::Relation, columns: &Columns) -> bool {
     // SAFETY: an open index has its row of pg_index, and arrays with an element for each of its columns.
     unsafe {
         let definition = &*(*index).rd_index;
@@ -274,7 +307,7 @@ unsafe fn is_entry_index(home: &Home, index: pg_sys::Relation, user_id: i16, col
             && definition.indisvalid
             && !definition.indcheckxmin
             && definition.indnkeyatts == 2
-            && definition.indkey.values.as_slice(2) == [user_id, 0]
+            && definition.indkey.values.as_slice(2) == [columns.user_id, 0]
             && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
             && pg_sys::RelationGetIndexPredicate(index).is_null();
         if !fits {
