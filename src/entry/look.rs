@@ -210,9 +210,11 @@ fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, p
     let digest = address.map_or(user, |address| &address.digest);
     read_news();
     // SAFETY: the snapshot is given back at the end; when something raises, the end of the transaction or
-    // subtransaction does that. The server's own snapshot that shows everything stays what it is.
-    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
-    let (latest, any) = unsafe { (pg_sys::GetActiveSnapshot(), &raw mut pg_sys::SnapshotAnyData) };
+    // subtransaction does that. The server's own one that shows everything stays what it is.
+    let (latest, any) = unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        (pg_sys::GetActiveSnapshot(), &raw mut pg_sys::SnapshotAnyData)
+    };
     let mut wants_more = true;
     let sight = loop {
         pgrx::check_for_interrupts!();

@@ -87,7 +87,7 @@ impl<'a> Scan<'a> {
                 unsafe {
                     pg_sys::index_rescan(scan, keys.as_mut_ptr(), columns, std::ptr::null_mut(), 0);
                     while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
-                        if !look(&row.read()) {
+                        if !look(row.read()) {
                             return;
                         }
                         pgrx::check_for_interrupts!();

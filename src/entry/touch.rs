@@ -1,12 +1,11 @@
 //! A new time to live for an entry that is alive.
 
-use super::{Address, lock, look, matching, or_raise, values, writer};
+use super::{Address, lock, matching, or_raise, values, writer};
 use crate::audit::{self, Event};
-use crate::home::{CACHE, Home};
 use crate::kept;
 use crate::policy::Policy;
 use crate::spi::{self, Access};
-use crate::{clock, owner, settings};
+use crate::{clock, settings};
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
@@ -23,10 +22,7 @@ fn cache_touch(
     if !settings::ENABLED.get() {
         return None;
     }
-    // A tenant must not hold up the writers of another one's key.
-    if owner::is_restricted(Home::current().table(CACHE))
-        && writer::versions(&address, &look::look(&address)).is_empty()
-    {
+    if !writer::may_see(&address) {
         return None;
     }
     let lifetime = ttl.unwrap_or_else(|| Policy::of(address.content_type).ttl);

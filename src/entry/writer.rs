@@ -1,7 +1,6 @@
 //! The writing of entries: one live entry per address, whatever the month and whoever writes at the same
 //! time.
 
-use super::look::Found;
 use super::values::Values;
 use super::{Address, lock, matching};
 use crate::clock::month_of;
@@ -9,6 +8,7 @@ use crate::error::Refusal;
 use crate::home::{CACHE, Home};
 use crate::kept;
 use crate::partition::create;
+use crate::partition::entry_index::Entries;
 use crate::partition::month::Month;
 use crate::partition::sight::Sight;
 use crate::policy::Policy;
@@ -72,7 +72,7 @@ impl Writer {
         let mut unchanged = 0;
         for _ in 0..ATTEMPTS {
             let attempt = lock::with_key(address, |found| {
-                let versions = versions(address, found);
+                let versions = found.versions.clone().unwrap_or_else(|| versions_by_statement(address));
                 let written = self.at_now()?.write(address, &versions, values, policy, &mut moved);
                 Some((written, versions, found.exists))
             });
@@ -313,19 +313,28 @@ struct Moved {
     access_frequency: Option<i32>,
 }
 
+/// Whether an entry is one that the caller may see, for a call that does nothing about others: a tenant that waits for
+/// another one's writers, or reads another one's rows, would learn of them.
+pub fn may_see(address: &Address) -> bool {
+    let home = Home::current();
+    let entries = Entries::current(&home);
+    match entries.partitions(&home) {
+        Some((_, Sight::OneUser)) => tenant::cache_current_user_id() == Some(address.user_id),
+        Some(_) => true,
+        None => !owner::is_restricted(entries.table) || !versions_by_statement(address).is_empty(),
+    }
+}
+
 /// When each version of an entry was made that is committed now, or written by this transaction, and that the caller
 /// may see.
-pub fn versions(address: &Address, found: &Found) -> Vec<i64> {
-    let by_statement = || {
-        let sql = |schema: &str| {
-            format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
-        };
-        kept::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
-            let moment = |rows: &Rows, row| rows.get::<TimestampWithTimeZone>(row, 1).expect("it is NOT NULL").into();
-            rows.map(moment)
-        })
+fn versions_by_statement(address: &Address) -> Vec<i64> {
+    let sql = |schema: &str| {
+        format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
     };
-    found.versions.clone().unwrap_or_else(by_statement)
+    kept::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
+        let moment = |rows: &Rows, row| rows.get::<TimestampWithTimeZone>(row, 1).expect("it is NOT NULL").into();
+        rows.map(moment)
+    })
 }
 
 fn optional_text(text: Option<&[u8]>) -> DatumWithOid<'static> {
