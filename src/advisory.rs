@@ -28,6 +28,17 @@ pub fn lock(class: Class, object: u32) {
     call::<()>(pg_sys::pg_advisory_xact_lock_int4, class, object);
 }
 
+/// Locks an object together with others who share it.
+pub fn lock_shared(class: Class, object: u32) {
+    call::<()>(pg_sys::pg_advisory_xact_lock_shared_int4, class, object);
+}
+
+/// Locks a table as INSERT, UPDATE and DELETE do.
+pub fn lock_table_to_write(table: pg_sys::Oid) {
+    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+}
+
 /// Locks an object unless somebody has it locked; returns whether it did.
 pub fn try_lock(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_xact_lock_int4, class, object).unwrap_or(false)

@@ -1,9 +1,9 @@
 //! cache_upsert_many(): many entries in one call, all or none.
 
-use super::Address;
 use super::numbers::whole_number;
 use super::values::{Values, checked_content};
 use super::writer::{Writer, check_users};
+use super::{Address, refuse_if_read_only};
 use crate::audit::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::jsonb::RawJsonb;
@@ -55,6 +55,7 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     if !settings::ENABLED.get() {
         return None;
     }
+    refuse_if_read_only(c"cache_upsert_many()");
     // Of a key that stands twice the last entry counts.
     let mut last: BTreeMap<(Uuid, Uuid), usize> = BTreeMap::new();
     for (index, (address, _)) in checked.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Erasure of a user.
 
 use super::look::{self, Left};
-use super::{checked_user, lock, or_raise};
+use super::{checked_user, lock, or_raise, refuse_if_read_only};
 use crate::advisory::{self, Class};
 use crate::audit::knows_who_acted;
 use crate::error::Refusal;
@@ -25,11 +25,13 @@ fn cache_forget_user(
 ) -> TableIterator<'static, (name!(entries_deleted, i64), name!(audit_rows_deleted, i64))> {
     let user_id = or_raise(checked_user(user_id));
     let home = Home::current();
-    // What a writer has stored and not yet committed must go, too, and what is in memory or on its way from
-    // there to the tables.
+    refuse_if_read_only(c"cache_forget_user()");
+    // What a writer has stored and not yet committed must go, too. It may be about to write what is deleted below, and would
+    // wait for this transaction.
     lock::erase(&user_id);
-    wait_for_writers(&user_id);
-    advisory::lock(Class::Statistics, 0);
+    while let Left::Written(other) = since_now(|snapshot| look::left_of(&user_id, snapshot)) {
+        other.wait();
+    }
     let delete = |table: &str| {
         // No other table has the column.
         let condition =
@@ -50,22 +52,22 @@ fn cache_forget_user(
         })
     };
     let mut entries = 0;
-    let mut more = true;
-    while more {
-        // Clients that insert directly can come at any time.
-        more = since_then(|snapshot| {
+    loop {
+        let left = since_now(|snapshot| {
             entries += delete(CACHE);
-            loop {
-                match look::left_of(&user_id, snapshot) {
-                    Left::Written(other) => other.wait(),
-                    Left::Nothing => return false,
-                    Left::New if spi::uses_transaction_snapshot() => hidden(),
-                    Left::New => return true,
-                    Left::Old => kept(),
-                }
-            }
+            look::left_of(&user_id, snapshot)
         });
+        match left {
+            Left::Nothing => break,
+            Left::Written(other) => other.wait(),
+            Left::New if spi::uses_transaction_snapshot() => hidden(),
+            // Clients that insert directly can come at any time.
+            Left::New => {}
+            Left::Old => kept(),
+        }
     }
+    // What is in memory, or on its way from there to the tables, must go, too.
+    advisory::lock(Class::Statistics, 0);
     let mut audit_rows = delete(AUDIT_LOG);
     if find_archive(&home).is_some() {
         audit_rows += delete(AUDIT_ARCHIVE);
@@ -78,17 +80,9 @@ fn cache_forget_user(
     TableIterator::once((entries, audit_rows))
 }
 
-fn wait_for_writers(user_id: &Uuid) {
-    since_then(|snapshot| {
-        while let Left::Written(other) = look::left_of(user_id, snapshot) {
-            other.wait();
-        }
-    });
-}
-
 /// Runs `f` with the snapshot that a statement would have, which stays what it is meanwhile.
 #[allow(unsafe_code)]
-fn since_then<T>(f: impl FnOnce(pg_sys::Snapshot) -> T) -> T {
+fn since_now<T>(f: impl FnOnce(pg_sys::Snapshot) -> T) -> T {
     // SAFETY: the snapshot is given back at the end; when `f` raises, the end of the transaction or subtransaction does
     // that.
     unsafe {

@@ -1,66 +1,94 @@
 //! How writers of one key follow one another. No unique index spans the months, so two of them at a month's edge could
 //! each leave a row.
 //!
-//! What protects a key from its first write on is its row: other writers find it, also uncommitted, in whichever month,
-//! and wait for its transaction. Only before that somebody has to be the first, and the lock of the key tells who. It is
-//! held for a part of a call, one key after the other also in a batch. So a transaction keeps no lock of the extension's,
-//! however many keys it writes.
+//! A key is protected by its row as soon as there is one. Other writers find the row in whichever month it lies, also
+//! before it is committed, and wait for its transaction. The lock of the key decides who writes the first row. A call holds
+//! it for a part of its time, and a batch holds the lock of one key after the other. A transaction therefore keeps no lock
+//! of the extension, however many keys it writes.
 //!
 //! A write takes these steps:
-//! 1. If somebody is erasing the user, it waits for that transaction, unless its own has written entries of the user:
+//! 1. It locks the table as INSERT does, because whoever has the table locked may be about to want the key.
+//! 2. It waits for the transaction that is erasing the user, unless its own transaction has written entries of the user:
 //!    then the eraser waits for it.
-//! 2. It takes the lock of the key; others that want it queue in the order in which they came. If the lock is taken and
-//!    its own transaction has written, deleted or locked a row of the key, it goes on without: the holder waits
-//!    for that row, or will, before it writes.
-//! 3. It looks at all rows of the key, and waits for the transaction that has written one, until there is none. It
-//!    still has the lock: who wants it waits for the same transaction anyway, so that no new deadlock comes of it.
-//!    For a row that somebody is deleting or has locked the statements of the next step wait, for which they need no
-//!    more than its lock; at REPEATABLE READ they tell that they cannot follow.
-//! 4. It takes the moment, so that the later writer has the later one, and writes. If the moment's month has no
-//!    partition, it gives the lock back and makes one: who is making it holds a lock until the end of its transaction,
-//!    and may want the key. A batch that has written does not wait for that: it goes on with its last moment.
-//! 5. It gives the lock back.
+//! 3. It takes the lock of the key. Writers that want the same lock queue in the order in which they came. If the lock is
+//!    taken, and its own transaction has written, deleted or locked a row of the key, it goes on without the lock: the holder
+//!    waits for that row before it writes.
+//! 4. It looks at all rows of the key, and waits for the transaction that has inserted one, until there is none. It keeps
+//!    the lock meanwhile, because whoever wants the lock would wait for the same transaction. The statements of the next step
+//!    wait for a row that somebody is deleting or has locked, and tell at REPEATABLE READ that they cannot follow.
+//! 5. It takes the moment, so that the later writer has the later one, and writes. If the month has no partition, it gives
+//!    the lock back and makes one, because whoever is making it may want the key. Only a batch that has written goes on with
+//!    its last moment: whoever waits for it may be making the partition.
+//! 6. It gives the lock back. If its own transaction has made the month's partition, it keeps the lock until the end,
+//!    because nobody else can see a row in there.
 //!
-//! Transactions that write different keys wait for each other at none of the steps; those that write the same ones in
-//! different orders can deadlock, as with UPDATE. A batch writes in the order of users and digests, as invalidations lock.
+//! If a client that writes directly, and so takes no lock, has come between steps 4 and 5, the write begins again.
 //!
-//! Clients that INSERT, UPDATE or DELETE directly take no lock. They can come between steps 3 and 4: then ON CONFLICT and
-//! the locks of rows hold, and the write begins again.
+//! Transactions that write different keys do not wait for each other, but for the maker of a month. Transactions that write
+//! the same keys in different orders can deadlock, as with UPDATE. A batch writes in the order of users and digests, in which
+//! invalidations lock, too. A transaction that has locked a single partition, as CREATE INDEX does, can deadlock with the
+//! writer of a key that it then writes.
+//!
+//! Where rows are elsewhere, as those of a distributed table, or in columns that the cache does not know, step 4 sees
+//! nothing. Then transactions keep the locks of steps 2 and 3 until they end. These fall in few places, so that the lock
+//! table holds them: there transactions that write different keys can deadlock.
 
 use super::Address;
 use super::look::{self, Found};
 use crate::advisory::{self, Brief, Class};
+use crate::home::{CACHE, Home};
+use crate::partition::create;
+use crate::partition::entry_index::Entries;
 use pgrx::Uuid;
 use sha2::{Digest, Sha256};
 
+/// Places of the locks that are kept until the end of a transaction. With its default settings the lock table of the server
+/// has room for 6,400.
+const KEPT_PLACES: u32 = 1024;
+
+/// What a write did.
+pub enum Wrote<T> {
+    /// Something that other transactions find.
+    Openly(T),
+    /// A row in a partition that its own transaction has made.
+    Hidden(T),
+}
+
 /// Calls `write` with what there is of an entry, when nobody else is writing it and nobody can begin to.
-pub fn with_key<T>(address: &Address, write: impl FnOnce(&Found) -> T) -> T {
-    wait_for_erasure(&address.user_id);
-    let place = place(&address.user_id, &address.digest);
+pub fn with_key<T>(address: &Address, write: impl FnOnce(&Found) -> Wrote<T>) -> T {
+    let home = Home::current();
+    advisory::lock_table_to_write(home.table(CACHE));
+    let user = spread(&address.user_id);
+    if Entries::current(&home).has_others() {
+        advisory::lock_shared(Class::User, user & 0x7fff_ffff);
+        advisory::lock(Class::Key, place(user, &address.digest) % KEPT_PLACES);
+        let (Wrote::Openly(written) | Wrote::Hidden(written)) = write(&look::settled(address));
+        return written;
+    }
+    wait_for_erasure(&address.user_id, user);
+    let place = place(user, &address.digest);
     let lock = match Brief::try_exclusive(Class::Key, place) {
         None if !look::has_own(address) => Some(Brief::exclusive(Class::Key, place)),
         lock => lock,
     };
-    let found = loop {
-        let found = look::look(address);
-        match found.inserter {
-            Some(other) => other.wait(),
-            None => break found,
+    match write(&look::settled(address)) {
+        Wrote::Openly(written) => {
+            lock.into_iter().for_each(Brief::release);
+            written
         }
-    };
-    let written = write(&found);
-    lock.into_iter().for_each(Brief::release);
-    written
+        Wrote::Hidden(written) => written,
+    }
 }
 
 /// Keeps writers of a user's entries waiting until the end of the transaction, but for those whose transactions have
-/// written some already.
+/// written some already. Waits for whoever may have written some where nobody else sees them.
 pub fn erase(user: &Uuid) {
-    advisory::lock(Class::User, place_of_user(user));
+    create::wait_for_makers();
+    advisory::lock(Class::User, spread(user) & 0x7fff_ffff);
 }
 
-fn wait_for_erasure(user: &Uuid) {
-    let place = place_of_user(user);
+fn wait_for_erasure(user: &Uuid, spread: u32) {
+    let place = spread & 0x7fff_ffff;
     match Brief::try_shared(Class::User, place) {
         None if !look::has_own_of(user) => Brief::shared(Class::User, place).release(),
         lock => lock.into_iter().for_each(Brief::release),
@@ -68,13 +96,8 @@ fn wait_for_erasure(user: &Uuid) {
 }
 
 /// One of 2^31 places that a key is locked in. The digest is evenly spread already.
-fn place(user_id: &Uuid, digest: &Uuid) -> u32 {
-    (u128::from_be_bytes(**digest) as u32 ^ spread(user_id)) & 0x7fff_ffff
-}
-
-/// One of as many that a user is locked in.
-fn place_of_user(user_id: &Uuid) -> u32 {
-    spread(user_id) & 0x7fff_ffff
+fn place(user: u32, digest: &Uuid) -> u32 {
+    (u128::from_be_bytes(**digest) as u32 ^ user) & 0x7fff_ffff
 }
 
 /// A user's id, which may follow any pattern, spread over 32 bits.
@@ -93,7 +116,7 @@ mod tests {
     fn keys_are_spread() {
         let user = Uuid::from_bytes([7; 16]);
         let places: HashSet<u32> =
-            (0u32..10_000).map(|number| place(&user, &digest_of(b"t", &number.to_be_bytes()))).collect();
+            (0u32..10_000).map(|number| place(spread(&user), &digest_of(b"t", &number.to_be_bytes()))).collect();
         // Of 10,000 in 2^31 places two share one with a probability of 2 percent.
         assert!(places.len() > 9_995, "{}", places.len());
         assert!(places.iter().all(|place| *place <= i32::MAX as u32));
@@ -102,7 +125,7 @@ mod tests {
     #[test]
     fn users_are_spread() {
         let count = |id: fn(u128) -> u128| -> usize {
-            let place = |number| place_of_user(&Uuid::from_bytes(id(number).to_be_bytes()));
+            let place = |number| spread(&Uuid::from_bytes(id(number).to_be_bytes())) & 0x7fff_ffff;
             (0..10_000).map(place).collect::<HashSet<_>>().len()
         };
         for places in [count(|number| number), count(|number| number << 64), count(|number| number << 100)] {
@@ -114,7 +137,7 @@ mod tests {
     fn a_key_of_many_users_is_many_keys() {
         let digest = digest_of(b"t", b"k");
         let of = |number: u128| Uuid::from_bytes((0xa11c_e000_0000_4000_8000_0000_0000_0000 + number).to_be_bytes());
-        let places: HashSet<u32> = (0..1_000).map(|number| place(&of(number), &digest)).collect();
+        let places: HashSet<u32> = (0..1_000).map(|number| place(spread(&of(number)), &digest)).collect();
         assert!(places.len() > 995, "{}", places.len());
     }
 }

@@ -46,8 +46,18 @@ pub struct Found {
     pub inserter: Option<Other>,
 }
 
-/// Looks at an entry.
-pub fn look(address: &Address) -> Found {
+/// Looks at an entry until nobody is inserting a version of it; waits for whoever is.
+pub fn settled(address: &Address) -> Found {
+    loop {
+        let found = look(address);
+        match found.inserter {
+            Some(other) => other.wait(),
+            None => return found,
+        }
+    }
+}
+
+fn look(address: &Address) -> Found {
     loop {
         let mut found = Found::default();
         let mut versions = Vec::new();
@@ -221,7 +231,7 @@ fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, p
         let home = Home::current();
         let entries = Entries::current(&home);
         let Some(table) = open_table(&entries) else { continue };
-        let unchanged = entries.tables(&home).iter().all(|partition| {
+        let unchanged = entries.tables().iter().all(|partition| {
             if !wants_more {
                 return true;
             }

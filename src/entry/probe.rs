@@ -84,7 +84,7 @@ fn open() -> Option<(Rc<Entries>, pg_sys::Relation)> {
 }
 
 fn version(row: &Row) -> Version {
-    let columns = row.columns;
+    let columns = row.columns.values.expect("a walk has no partitions without them");
     let moment = row.value(columns.expires_at);
     let is_live = moment.is_some_and(|moment| moment.value() as i64 > clock::now());
     let Some(content) = row.value(columns.content).filter(|_| is_live) else { return Version::Expired };

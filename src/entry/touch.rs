@@ -1,6 +1,7 @@
 //! A new time to live for an entry that is alive.
 
-use super::{Address, lock, matching, or_raise, values, writer};
+use super::lock::{self, Wrote};
+use super::{Address, matching, or_raise, refuse_if_read_only, values, writer};
 use crate::audit::{self, Event};
 use crate::kept;
 use crate::policy::Policy;
@@ -25,12 +26,30 @@ fn cache_touch(
     if !writer::may_see(&address) {
         return None;
     }
+    refuse_if_read_only(c"cache_touch()");
     let lifetime = ttl.unwrap_or_else(|| Policy::of(address.content_type).ttl);
-    let expiry = lock::with_key(&address, |_| extend(&address, lifetime));
+    let expiry = touch(&address, lifetime);
     if expiry.is_some() {
         audit::record("touch", &[Event::of(&address)]);
     }
     expiry
+}
+
+/// Extends the entry. If the statement has waited for a transaction that has replaced the entry, it finds none: then the
+/// new one is touched.
+fn touch(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
+    const ATTEMPTS: usize = 10;
+    let mut before = None;
+    for _ in 0..ATTEMPTS {
+        let (expiry, found) = lock::with_key(address, |found| {
+            Wrote::Openly((extend(address, lifetime), (found.exists, found.versions.clone())))
+        });
+        if expiry.is_some() || !found.0 || before.as_ref() == Some(&found) {
+            return expiry;
+        }
+        before = Some(found);
+    }
+    None
 }
 
 fn extend(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {

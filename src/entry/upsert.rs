@@ -2,7 +2,7 @@
 
 use super::values::{Values, checked_content};
 use super::writer::{Writer, check_users};
-use super::{Address, or_raise};
+use super::{Address, or_raise, refuse_if_read_only};
 use crate::audit::{self, Event};
 use crate::clock::now;
 use crate::jsonb::RawJsonb;
@@ -55,6 +55,7 @@ pub fn cache_upsert(
     if !settings::ENABLED.get() {
         return None;
     }
+    refuse_if_read_only(c"cache_upsert()");
     let policy = Policy::of(address.content_type);
     check_users(std::iter::once(&address.user_id));
     let written = Writer::new().store(&address, &values, &policy);

@@ -1,12 +1,14 @@
 //! The writing of entries: one live entry per address, whatever the month and whoever writes at the same
 //! time.
 
+use super::lock::{self, Wrote};
 use super::values::Values;
-use super::{Address, lock, matching};
+use super::{Address, matching};
 use crate::clock::month_of;
 use crate::error::Refusal;
 use crate::home::{CACHE, Home};
 use crate::kept;
+use crate::partition::catalog::is_of_this_transaction;
 use crate::partition::create;
 use crate::partition::entry_index::Entries;
 use crate::partition::month::Month;
@@ -38,6 +40,7 @@ pub struct Writer {
 struct Moment {
     now: i64,
     month: Month,
+    partition: pg_sys::Oid,
 }
 
 /// What an INSERT does about a row in the way.
@@ -64,7 +67,7 @@ impl Writer {
     /// Stores one entry when nobody else is writing it. An older version in an earlier month (or, after the clock was
     /// set back, a later one) is removed; the new one keeps its id and counts.
     pub fn store(&mut self, address: &Address, values: &Values, policy: &Policy) -> Written {
-        // A client that inserts into the table directly takes no lock, and can come between what is looked at and
+        // A client that writes to the table directly takes no lock, and can come between what is looked at and
         // what is written; then both are done again.
         const ATTEMPTS: usize = 10;
         let mut moved = Moved::default();
@@ -72,16 +75,19 @@ impl Writer {
         let mut unchanged = 0;
         for _ in 0..ATTEMPTS {
             let attempt = lock::with_key(address, |found| {
+                let Some(write) = self.at_now() else { return Wrote::Openly(None) };
                 let versions = found.versions.clone().unwrap_or_else(|| versions_by_statement(address));
-                let written = self.at_now()?.write(address, &versions, values, policy, &mut moved);
-                Some((written, versions, found.exists))
+                let found = Some((versions, found.exists));
+                let again = before == found;
+                let versions = found.as_ref().map_or(&[][..], |(versions, _)| versions);
+                let written = write.write(address, versions, values, policy, &mut moved, again);
+                write.wrote(Some((written, found)))
             });
             match attempt {
                 // Once more from the top: the month may end meanwhile.
                 None => create::create_current(&self.home),
-                Some((Some(written), ..)) => return written,
-                Some((None, versions, exists)) => {
-                    let found = Some((versions, exists));
+                Some((Some(written), _)) => return written,
+                Some((None, found)) => {
                     unchanged = if before == found { unchanged + 1 } else { 0 };
                     before = found;
                 }
@@ -95,14 +101,18 @@ impl Writer {
             kept_out();
         }
         // A row of another key is in the way, which a plain INSERT names; or something lets no row in.
-        lock::with_key(address, |_| self.at_now()?.insert(address, values, policy, moved, OnConflict::Raise))
-            .unwrap_or_else(|| kept_out())
+        let written = lock::with_key(address, |_| {
+            let Some(write) = self.at_now() else { return Wrote::Openly(None) };
+            write.wrote(write.insert(address, values, policy, moved, OnConflict::Raise))
+        });
+        written.unwrap_or_else(|| kept_out())
     }
 
     /// Takes the moment; `None` when its month has no partition. Called with the key locked: of two writers of one key
-    /// the later one then has the later moment.
+    /// the later one then has the later moment, but for a batch that goes on with its last one.
     fn at_now(&mut self) -> Option<Write> {
-        let now = create::current_moment(self.parent).map(|now| Moment { now, month: month_of(now) });
+        let now = create::current_moment(self.parent);
+        let now = now.map(|(now, partition)| Moment { now, month: month_of(now), partition });
         self.last = now.or(self.last);
         self.last.map(|moment| Write { moment, parent: self.parent })
     }
@@ -115,7 +125,8 @@ struct Write {
 }
 
 impl Write {
-    /// Writes an entry that has these versions; `None` when something kept it from that.
+    /// Writes an entry that has these versions; `None` when something kept it from that. `again`: it has found the same
+    /// versions before, and could not remove those of other months.
     fn write(
         &self,
         address: &Address,
@@ -123,19 +134,34 @@ impl Write {
         values: &Values,
         policy: &Policy,
         moved: &mut Moved,
+        again: bool,
     ) -> Option<Written> {
         let month = self.moment.month;
         let is_current = |moment: &&i64| (month.start()..month.end()).contains(*moment);
         let current = versions.iter().filter(is_current).count();
         let outdated = versions.len() - current;
         if outdated > 0 {
-            *moved = self.remove(address, outdated).unwrap_or(*moved);
+            let (bequeathed, removed) = self.remove(address);
+            *moved = bequeathed.unwrap_or(*moved);
+            // What the transaction's snapshot does not show it cannot delete; to commit would leave two.
+            if removed < outdated && spi::uses_transaction_snapshot() {
+                contended();
+            }
+            // Somebody has put another row in the place of one. What stays a second time a policy or trigger keeps.
+            if removed < outdated && !again {
+                return None;
+            }
         }
         if current == 0 {
             self.insert(address, values, policy, *moved, OnConflict::Nothing)
         } else {
             self.update(address, values, policy)
         }
+    }
+
+    /// What others know of a write.
+    fn wrote<T>(&self, written: T) -> Wrote<T> {
+        if is_of_this_transaction(self.moment.partition) { Wrote::Hidden(written) } else { Wrote::Openly(written) }
     }
 
     /// The arguments of both statements below: the address, the values, and the month.
@@ -227,8 +253,8 @@ impl Write {
         })
     }
 
-    /// Removes versions of other months; returns what the newest of them bequeaths.
-    fn remove(&self, address: &Address, outdated: usize) -> Option<Moved> {
+    /// Removes versions of other months; returns what the newest of them bequeaths, and how many they were.
+    fn remove(&self, address: &Address) -> (Option<Moved>, usize) {
         let mut args = address.args();
         args.extend([spi::timestamptz(self.moment.month.start()), spi::timestamptz(self.moment.month.end())]);
         let removed = kept::run(
@@ -256,11 +282,8 @@ impl Write {
                 })
             },
         );
-        // What the transaction's snapshot does not show it cannot delete; to commit would leave two.
-        if removed.len() < outdated && spi::uses_transaction_snapshot() {
-            contended();
-        }
-        removed.into_iter().max_by_key(|(created_at, _)| *created_at).map(|(_, moved)| moved)
+        let number = removed.len();
+        (removed.into_iter().max_by_key(|(created_at, _)| *created_at).map(|(_, moved)| moved), number)
     }
 
     /// Runs a write, and tells its errors better: that row security refuses it because the session acts for another

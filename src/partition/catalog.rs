@@ -56,6 +56,12 @@ pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce(pg_sys::Relation)
     }
 }
 
+/// Whether this transaction has made a relation, so that nobody else knows it yet.
+pub fn is_of_this_transaction(relation: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is open.
+    while_it_stays(relation, |relation| unsafe { (*relation).rd_createSubid != 0 }).unwrap_or(false)
+}
+
 /// The name of a relation with its schema, quoted for use in a statement.
 ///
 /// # Errors

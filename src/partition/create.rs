@@ -6,7 +6,7 @@
 use super::catalog::{forget_partitions, partitions_of};
 use super::month::Month;
 use super::secure::secure;
-use crate::advisory::{self, Class};
+use crate::advisory::{self, Brief, Class};
 use crate::clock::{month_of, now};
 use crate::denied::{Grant, with_way_out};
 use crate::error::Refusal;
@@ -101,10 +101,16 @@ fn with_storage_of_database<T>(f: impl FnOnce() -> T) -> T {
     with_settings(&[(c"default_tablespace", c""), (c"default_table_access_method", c"heap")], f)
 }
 
-/// Now, if the cache has a partition for it.
-pub fn current_moment(parent: pg_sys::Oid) -> Option<i64> {
+/// Now, and the partition that the cache has for it, if it has one.
+pub fn current_moment(parent: pg_sys::Oid) -> Option<(i64, pg_sys::Oid)> {
     let now = now();
-    partitions_of(parent).iter().any(|partition| partition.holds(now)).then_some(now)
+    let partitions = partitions_of(parent);
+    partitions.iter().find(|partition| partition.holds(now)).map(|partition| (now, partition.oid))
+}
+
+/// Waits until nobody has made a partition of the cache that others do not know yet.
+pub fn wait_for_makers() {
+    Brief::exclusive(Class::CreatePartition, Table::Cache as u32).release();
 }
 
 /// Creates the partition of the current month, or waits for who is creating it.

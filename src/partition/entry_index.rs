@@ -11,7 +11,6 @@ use crate::partition::sight::Sight;
 use crate::setting_scope::with_setting;
 use crate::spi::{self, Access};
 use pgrx::pg_sys;
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -19,19 +18,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
-/// The columns of a partition that are read, by number.
+/// The columns of a partition by which an entry is found, by number.
 #[derive(Clone, Copy)]
 pub struct Columns {
-    pub id: i16,
     pub user_id: i16,
     pub content_type: i16,
     pub cache_key: i16,
+    pub created_at: i16,
+    /// The last of them, or of the values where those are read.
+    pub last: i16,
+    /// `None` in a table that clients have brought, where one is of another type.
+    pub values: Option<Values>,
+}
+
+/// The columns that a lookup reads besides.
+#[derive(Clone, Copy)]
+pub struct Values {
+    pub id: i16,
     pub content: i16,
     pub expires_at: i16,
     pub token_cost: i16,
-    pub created_at: i16,
-    /// The last of them.
-    pub last: i16,
 }
 
 #[derive(Clone, Copy)]
@@ -47,10 +53,20 @@ pub struct Entries {
     pub table: pg_sys::Oid,
     /// The newest first; `None` when a statement has to find the way.
     partitions: Option<Vec<Partition>>,
+    /// What there is where a statement has to find the way.
+    tables: Tables,
     home_generation: u64,
     generation: u64,
     /// What a role may read, and which role that was last asked of.
     sight: Cell<(pg_sys::Oid, Sight)>,
+}
+
+/// The tables that hold entries.
+#[derive(Default)]
+pub struct Tables {
+    pub known: Vec<Partition>,
+    /// Whether there are others: their rows are elsewhere, or their columns are not those of the cache.
+    pub others: bool,
 }
 
 /// Rises with each change that outdates what is known.
@@ -136,6 +152,10 @@ impl Entries {
         // A change of an index is told as one of its table.
         let mut watched = tables;
         watched.push(table);
+        let tables = match &partitions {
+            Some(_) => Tables::default(),
+            None => tables_below(home, table, &mut watched),
+        };
         let before = WATCHED.replace(Watched::Known(watched));
         if let Watched::Unknown(changed) = before {
             changed.into_iter().for_each(note_change);
@@ -143,6 +163,7 @@ impl Entries {
         let entries = Rc::new(Entries {
             table,
             partitions,
+            tables,
             home_generation: home.generation,
             generation,
             sight: Cell::new((pg_sys::InvalidOid, Sight::Unknown)),
@@ -170,13 +191,15 @@ impl Entries {
         (sight != Sight::Unknown).then_some((partitions, sight))
     }
 
-    /// Every table with entries, the newest first where they have an order, whoever asks: those of a DEFAULT
-    /// partition, of one below another, and of one without its index, too.
-    pub fn tables(&self, home: &Home) -> Cow<'_, [Partition]> {
-        match &self.partitions {
-            Some(partitions) => Cow::Borrowed(partitions),
-            None => Cow::Owned(tables_below(home, self.table)),
-        }
+    /// Every table with entries that is known, the newest first where they have an order, whoever asks: those of a
+    /// DEFAULT partition, of one below another, and of one without its index, too.
+    pub fn tables(&self) -> &[Partition] {
+        self.partitions.as_deref().unwrap_or(&self.tables.known)
+    }
+
+    /// Whether there are entries beside those.
+    pub fn has_others(&self) -> bool {
+        self.tables.others
     }
 
     fn sight(&self, home: &Home) -> Sight {
@@ -203,27 +226,35 @@ fn partitions(home: &Home, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option
         .iter()
         .map(|&partition| {
             let described = while_it_stays(partition, |relation| described(home, relation)).flatten();
-            described.filter(|partition| partition.index.is_some())
+            described.filter(|partition| partition.index.is_some() && partition.columns.values.is_some())
         })
         .collect()
 }
 
-/// The tables that hold the rows of a table, as the catalog tells. One whose columns are not those of the cache is left
-/// out; foreign tables, and the shards of a distributed table, are elsewhere.
-fn tables_below(home: &Home, table: pg_sys::Oid) -> Vec<Partition> {
-    const TABLES: &str = "\
+/// The tables that hold the rows of a table, as the catalog tells. Adds to `watched` what has a part in that.
+fn tables_below(home: &Home, table: pg_sys::Oid, watched: &mut Vec<pg_sys::Oid>) -> Tables {
+    const BELOW: &str = "\
         WITH RECURSIVE below AS ( \
             SELECT $1 AS relid \
             UNION SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.relid WHERE NOT i.inhdetachpending) \
-        SELECT c.oid FROM below b JOIN pg_class c ON c.oid = b.relid WHERE c.relkind = 'r'";
-    let tables: Vec<pg_sys::Oid> = with_setting(c"search_path", "pg_catalog, pg_temp", || {
-        spi::run(Access::ReadLatest, TABLES, &[table.into()], |rows| rows.map(|rows, row| rows.get(row, 1)))
-    })
-    .into_iter()
-    .flatten()
-    .collect();
-    let described = |&table: &pg_sys::Oid| while_it_stays(table, |relation| described(home, relation)).flatten();
-    tables.iter().filter_map(described).collect()
+        SELECT c.oid, c.relkind <> 'p' FROM below b JOIN pg_class c ON c.oid = b.relid";
+    let (below, distributed) = with_setting(c"search_path", "pg_catalog, pg_temp", || {
+        let below = spi::run(Access::ReadLatest, BELOW, &[table.into()], |rows| {
+            rows.map(|rows, row| (rows.get(row, 1).expect("an OID"), rows.get(row, 2).unwrap_or(false)))
+        });
+        (below, is_distributed(table))
+    });
+    let mut tables = Tables { known: Vec::new(), others: distributed };
+    for (relation, holds_rows) in below {
+        watched.push(relation);
+        if holds_rows {
+            match while_it_stays(relation, |relation| described(home, relation)).flatten() {
+                Some(partition) => tables.known.push(partition),
+                None => tables.others = true,
+            }
+        }
+    }
+    tables
 }
 
 /// Whether the partitions with bounds are all there is. One that is being detached is there for some snapshots
@@ -256,34 +287,41 @@ fn is_distributed(table: pg_sys::Oid) -> bool {
     distributes && spi::run(Access::ReadLatest, IS_DISTRIBUTED, &[table.into()], |rows| rows.count() > 0)
 }
 
-/// What is known of an ordinary table with the columns of the cache; `None` of any other.
+/// What is known of an ordinary table in which entries can be found; `None` of any other.
 fn described(home: &Home, table: pg_sys::Relation) -> Option<Partition> {
     // SAFETY: the relation is open and locked, so that its indexes stay.
     unsafe {
-        if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION {
+        if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION
+            || (*(*table).rd_rel).relam != pg_sys::HEAP_TABLE_AM_OID
+        {
             return None;
         }
-        let column = |name: &CStr, of_type| {
+        let column = |name: &CStr, types: &[pg_sys::Oid]| {
             let number = pg_sys::SPI_fnumber((*table).rd_att, name.as_ptr());
-            let is_there = number > 0 && pg_sys::SPI_gettypeid((*table).rd_att, number) == of_type;
+            let is_there = number > 0 && types.contains(&pg_sys::SPI_gettypeid((*table).rd_att, number));
             // What is generated when it is read does not stand in the row.
             let stands_in_row = || pg_sys::get_attgenerated((*table).rd_id, number as i16) as u8 != b'v';
             (is_there && stands_in_row()).then_some(number as i16)
         };
-        let mut columns = Columns {
-            id: column(c"id", pg_sys::UUIDOID)?,
-            user_id: column(c"user_id", pg_sys::UUIDOID)?,
-            content_type: column(c"content_type", pg_sys::TEXTOID)?,
-            cache_key: column(c"cache_key", pg_sys::TEXTOID)?,
-            content: column(c"content", pg_sys::JSONBOID)?,
-            expires_at: column(c"expires_at", pg_sys::TIMESTAMPTZOID)?,
-            token_cost: column(c"token_cost", pg_sys::NUMERICOID)?,
-            created_at: column(c"created_at", pg_sys::TIMESTAMPTZOID)?,
-            last: 0,
+        // A varchar is stored as a text is.
+        let text = [pg_sys::TEXTOID, pg_sys::VARCHAROID];
+        let user_id = column(c"user_id", &[pg_sys::UUIDOID])?;
+        let content_type = column(c"content_type", &text)?;
+        let cache_key = column(c"cache_key", &text)?;
+        let created_at = column(c"created_at", &[pg_sys::TIMESTAMPTZOID])?;
+        let values = || {
+            Some(Values {
+                id: column(c"id", &[pg_sys::UUIDOID])?,
+                content: column(c"content", &[pg_sys::JSONBOID])?,
+                expires_at: column(c"expires_at", &[pg_sys::TIMESTAMPTZOID])?,
+                token_cost: column(c"token_cost", &[pg_sys::NUMERICOID])?,
+            })
         };
-        let Columns { id, user_id, content_type, cache_key, content, expires_at, token_cost, created_at, .. } = columns;
-        let all = [id, user_id, content_type, cache_key, content, expires_at, token_cost, created_at];
-        columns.last = all.into_iter().max().expect("there are some");
+        let values = values();
+        let of_values =
+            values.map_or(0, |values| values.id.max(values.content).max(values.expires_at).max(values.token_cost));
+        let last = user_id.max(content_type).max(cache_key).max(created_at).max(of_values);
+        let columns = Columns { user_id, content_type, cache_key, created_at, last, values };
         let index = list::oids(pg_sys::RelationGetIndexList(table)).find(|&index| {
             let index = pg_sys::index_open(index, LOCK);
             let serves = is_entry_index(home, index, &columns);
@@ -335,7 +373,10 @@ unsafe fn is_digest(home: &Home, expression: *mut pg_sys::Node, columns: &Column
         let call = expression.cast::<pg_sys::FuncExpr>();
         let arguments = list::pointers::<pg_sys::Node>((*call).args);
         let is_column = |place, column| {
-            arguments.clone().nth(place).is_some_and(|argument| {
+            arguments.clone().nth(place).is_some_and(|mut argument| {
+                if (*argument).type_ == pg_sys::NodeTag::T_RelabelType {
+                    argument = (*argument.cast::<pg_sys::RelabelType>()).arg.cast();
+                }
                 (*argument).type_ == pg_sys::NodeTag::T_Var && (*argument.cast::<pg_sys::Var>()).varattno == column
             })
         };
