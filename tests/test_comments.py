@@ -1,7 +1,9 @@
 """Each column of each table says in the catalog what it is; what an operator says of it stays."""
 
+import pytest
+
 from conftest import Database
-from upgrade import UPDATE, old, known  # noqa: F401
+from upgrade import RELEASES, UPDATE, known, old  # noqa: F401
 
 COMMENTS = """
     SELECT c.relname, a.attname, col_description(c.oid, a.attnum) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -35,8 +37,9 @@ def test_set_up_gives_comments_where_there_are_none_and_keeps_an_operators_own(d
     assert found == {**expected, mine: "in cents"}
 
 
-def test_an_update_gives_the_tables_their_comments_the_archive_too(cluster, known):
-    database, fresh = old(cluster), Database(cluster)
+@pytest.mark.parametrize("version", RELEASES)
+def test_an_update_gives_the_tables_their_comments_the_archive_too(cluster, known, version):
+    database, fresh = old(cluster, version), Database(cluster)
     database.execute("COMMENT ON COLUMN cache_audit_archive.action IS 'my own'")
     assert list(comments(database).values()).count(None) > 50
     database.execute(UPDATE)

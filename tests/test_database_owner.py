@@ -6,7 +6,8 @@ from conftest import ALICE, BOB, sqlstate_of, temporary_roles
 from test_lookups import upsert
 from test_maintenance import columns_of
 from test_partitions import name_of
-from test_tenants import acting, outcome
+from test_tenants import acting, default_privileges, outcome
+from upgrade import RELEASES, ROLES, UPDATE, old
 
 CACHE = "infinite_pages_cache_partitioned"
 
@@ -148,10 +149,10 @@ def test_the_owners_code_runs_with_the_owners_rights_when_a_service_makes_a_mont
             assert connection.execute("SHOW search_path").fetchone() != ("evil",)
 
 
-def test_an_update_brings_the_rights_of_owners_and_services(cluster):
-    from upgrade import UPDATE, old, ROLES
+@pytest.mark.parametrize("version", RELEASES)
+def test_an_update_brings_the_rights_of_owners_and_services(cluster, version):
     with temporary_roles(cluster, *ROLES):
-        database = old(cluster)
+        database = old(cluster, version)
         may = "SELECT has_function_privilege(%s, %s::regprocedure, 'EXECUTE')"
         rights = [("pg_database_owner", "cache_run_maintenance()"), ("pg_database_owner", "cache_setup()"), ("app_service", "drop_old_cache_partitions(int, boolean)"),
                   ("service_role", "create_monthly_cache_partition(timestamp)"), ("pg_monitor", "cache_alerts()")]
@@ -163,11 +164,10 @@ def test_an_update_brings_the_rights_of_owners_and_services(cluster):
         database.drop()
 
 
-def test_default_privileges_open_nothing_that_an_update_brings(cluster):
-    from test_tenants import default_privileges
-    from upgrade import UPDATE, old, ROLES
+@pytest.mark.parametrize("version", RELEASES)
+def test_default_privileges_open_nothing_that_an_update_brings(cluster, version):
     with temporary_roles(cluster, *ROLES):
-        database = old(cluster)
+        database = old(cluster, version)
         database.execute(default_privileges("IN SCHEMA public"))
         database.execute(UPDATE)
         assert database.value("SELECT proacl::text FROM pg_proc WHERE proname = 'cache_grant_monitor'") == "{postgres=X/postgres}"
