@@ -5,6 +5,7 @@
 use super::databases::{self, Found, Running, Slot};
 use super::{process, ready};
 use crate::clock::now;
+use crate::denied::{Grant, with_way_out};
 use crate::home::{CACHE, Home, RUNS};
 use crate::maintenance::steps::STEPS;
 use crate::operate::report::run_with;
@@ -48,7 +49,8 @@ fn oldest_expired(home: &Home) -> Option<TimestampWithTimeZone> {
     home.find_table(CACHE)?;
     let sql = "SELECT expires_at FROM @earliest_expiry@ e WHERE expires_at <= statement_timestamp()";
     let sql = summary::with_sources(home, sql).replace("@extschema@", &home.schema);
-    spi::run(Access::Read, &sql, &[], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
+    let read = || spi::run(Access::Read, &sql, &[], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None });
+    with_way_out(home, Grant::Monitor, read)
 }
 
 /// What the worker does in this database, or why it does nothing.
