@@ -6,7 +6,7 @@ use crate::denied::{Grant, with_way_out};
 use crate::home::{CACHE, Home, TABLES};
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
-use crate::partition::unhidden::sees_all;
+use crate::partition::unhidden::{owner_sees_all, sees_all};
 use crate::setting_scope::with_settings;
 use crate::shared_memory;
 use crate::spi::{self, Access};
@@ -45,15 +45,23 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
     }
 }
 
-/// Puts into the query of a report, for each `@sees_<table>@`, whether the caller sees all of the table's rows: of what
-/// is hidden nothing can be told.
+/// Puts into the query of a report, for each `@sees_<table>@`, whether all of the table's rows are seen by whom it is read
+/// as: of what is hidden nothing can be told.
 fn with_sights(home: &Home, query: &str) -> String {
+    let watches = watch::only_watches(home);
+    let sees = |name: &str, table| {
+        if watches && summary::READ_BY_OWNER.iter().any(|(_, read, ..)| *read == name) {
+            owner_sees_all(table)
+        } else {
+            sees_all(table)
+        }
+    };
     TABLES.iter().fold(query.to_string(), |query, table| {
         let name = format!("@sees_{table}@");
         if !query.contains(&name) {
             return query;
         }
-        query.replace(&name, &home.find_table(table).is_none_or(sees_all).to_string())
+        query.replace(&name, &home.find_table(table).is_none_or(|oid| sees(table, oid)).to_string())
     })
 }
 

@@ -42,6 +42,11 @@ pub fn sees_all(table: pg_sys::Oid) -> bool {
     may_all(table, current_user(), &[Use::Read])
 }
 
+/// Whether row security hides no row of a table from its owner.
+pub fn owner_sees_all(table: pg_sys::Oid) -> bool {
+    may_all(table, owner::owner_of(table), &[Use::Read])
+}
+
 /// The tables of which row security may hide rows from their own owner.
 pub fn hidden_from_owners(home: &Home) -> Vec<&'static str> {
     let is_hidden =

@@ -16,7 +16,7 @@ const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
 pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
 /// What reports read of tables that a monitor may not read: the table, the query, and the columns of the result.
-const READ_BY_OWNER: [(&str, &str, &str, &str); 3] = [
+pub const READ_BY_OWNER: [(&str, &str, &str, &str); 3] = [
     ("@entries_by_type@", CACHE, COUNT_BY_TYPE, BY_TYPE_COLUMNS),
     ("@earliest_expiry@", CACHE, include_str!("../../sql/reports/earliest_expiry.sql"), "expires_at timestamptz"),
     (
