@@ -210,11 +210,12 @@ def test_direct_duplicates_are_refused_within_a_month_and_allowed_across_months(
     assert database.value(f"SELECT count(*) FROM {CACHE}") == 4
 
 
-def test_only_the_owner_makes_and_drops_partitions(database, cluster):
+def test_only_the_owner_and_services_make_and_drop_partitions(database, cluster):
+    months = "create_monthly_cache_partition('2027-05-01')", "drop_old_cache_partitions()"
     with temporary_roles(cluster, "tenant", "service") as (tenant, service):
         database.execute("SELECT cache_grant_tenant('tenant'), cache_grant_service('service')")
-        for role in (tenant, service):
-            for call in ("create_monthly_cache_partition('2027-05-01')", "drop_old_cache_partitions()", "cache_run_maintenance()"):
+        for role, calls in ((tenant, (*months, "cache_run_maintenance()")), (service, ["cache_run_maintenance()"])):
+            for call in calls:
                 with database.connect() as connection:
                     connection.execute(f"SET ROLE {role}")
                     assert sqlstate_of(lambda: connection.execute(f"SELECT * FROM {call}")).sqlstate == "42501"
