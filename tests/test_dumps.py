@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from conftest import sqlstate_of, wait_until
+from conftest import Cluster, Database, sqlstate_of, wait_until
 from test_concurrency import add_dead_months
 from test_maintenance import add_audit_month
 from test_owner_rights import owned  # noqa: F401
@@ -157,6 +157,26 @@ def test_a_transaction_that_has_taken_its_drops_back_commits(database):
             connection.execute("CREATE TABLE kept ()")
             connection.commit()
     assert dead in bounds(database) and database.value("SELECT to_regclass('kept') IS NOT NULL")
+
+
+def test_a_transaction_that_has_dropped_a_month_is_not_prepared():
+    """It would commit later, by COMMIT PREPARED, which asks for no dump."""
+    cluster = Cluster({"max_prepared_transactions": 2, "infinite_pages_cache.naptime": 0})
+    try:
+        database = Database(cluster)
+        [dead] = add_dead_months(database, 3)
+        drop = "SELECT dropped FROM drop_old_cache_partitions(1)"
+        with database.connect() as connection:
+            connection.execute(f"BEGIN; {drop}")
+            error = sqlstate_of(lambda: connection.execute("PREPARE TRANSACTION 'p'"))
+            assert error.sqlstate == "0A000" and "month" in error.message_primary and error.message_detail and error.message_hint
+            assert dead in bounds(database) and database.execute("SELECT gid FROM pg_prepared_xacts") == []
+            # What has taken its drops back is prepared.
+            connection.execute(f"ROLLBACK; BEGIN; SAVEPOINT s; {drop}; ROLLBACK TO s; CREATE TABLE kept (); PREPARE TRANSACTION 'p'")
+            connection.execute("COMMIT PREPARED 'p'")
+            assert connection.execute(drop).fetchall() == [(True,)]
+    finally:
+        cluster.remove()
 
 
 def test_a_dump_that_connects_while_a_month_is_archived_has_it(database, empty_database):

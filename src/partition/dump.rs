@@ -60,3 +60,14 @@ pub fn ask_before_commit() {
         }
     });
 }
+
+/// A prepared transaction is committed by another session, maybe, which does not ask for dumps.
+///
+/// # Errors
+/// 0A000.
+pub fn refuse_to_prepare() -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "cannot PREPARE a transaction that has dropped a month")
+        .detail("COMMIT PREPARED does not ask for dumps, and one that has begun to read the month would fail.")
+        .hint("Drop months in a transaction that ends with COMMIT.")
+        .raise()
+}

@@ -98,30 +98,33 @@ pub fn has_drained() -> bool {
     PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| has_stored(action)))
 }
 
+fn has_dropped_a_month() -> bool {
+    PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| matches!(action, Action::MonthGone)))
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
-    use pg_sys::XactEvent::{XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
-    if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE)
-        && PENDING.with_borrow(|pending| pending.iter().any(|(_, action)| matches!(action, Action::MonthGone)))
-    {
-        dump::ask_before_commit();
-    }
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+    };
     match event {
+        XACT_EVENT_PRE_COMMIT if has_dropped_a_month() => dump::ask_before_commit(),
+        XACT_EVENT_PRE_PREPARE if has_dropped_a_month() => dump::refuse_to_prepare(),
         // What has been drained must stay in memory until it is certain that it is stored.
-        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE if has_drained() => Refusal::new(
+        XACT_EVENT_PRE_PREPARE if has_drained() => Refusal::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             "cannot PREPARE a transaction that has stored statistics or erased a user",
         )
         .detail("What is in memory goes when it commits, which another session may do, or never.")
         .hint("Call cache_flush_statistics() and cache_forget_user() in a transaction of their own.")
         .raise(),
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+        XACT_EVENT_COMMIT => {
             for (_, action) in PENDING.take() {
                 perform(action);
             }
         }
         // Hits of what it removes leave memory with the next flush.
-        pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+        XACT_EVENT_PREPARE => {
             for (_, action) in PENDING.take() {
                 if let Action::Count(place, count, number) = action
                     && number > 0
@@ -131,7 +134,7 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
                 }
             }
         }
-        pg_sys::XactEvent::XACT_EVENT_ABORT => PENDING.with_borrow_mut(Vec::clear),
+        XACT_EVENT_ABORT => PENDING.with_borrow_mut(Vec::clear),
         _ => {}
     }
 }
