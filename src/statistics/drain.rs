@@ -88,8 +88,11 @@ pub fn store_counters(home: &Home) -> i64 {
         }
     }
     counted.retain(|counted| counted.pending != [0; COUNTERS]);
+    if !counted.is_empty() {
+        must_change_all(home, &[STATISTICS]);
+    }
     for counted in &counted {
-        store(home, hour, counted, knows_evictions);
+        store(hour, counted, knows_evictions);
         at_commit(Action::CountersDrained(counted.number, Box::new(counted.now)));
     }
     counted.len() as i64
@@ -102,7 +105,7 @@ fn knows_evictions(home: &Home) -> bool {
     unsafe { pg_sys::get_attnum(home.table(STATISTICS), c"evictions".as_ptr()) > 0 }
 }
 
-fn store(home: &Home, hour: i64, counted: &Counted, knows_evictions: bool) {
+fn store(hour: i64, counted: &Counted, knows_evictions: bool) {
     let number = |count: Count| DatumWithOid::from(counted.pending[count as usize] as i64);
     let mut args = vec![
         spi::timestamptz(hour),
@@ -141,7 +144,6 @@ fn store(home: &Home, hour: i64, counted: &Counted, knows_evictions: bool) {
              FROM unnest(h.{column}, excluded.{column}) WITH ORDINALITY AS u (a, b, n) ORDER BY n)"
         )
     });
-    must_change_all(home, &[STATISTICS]);
     kept::run(
         Access::Write,
         name,
