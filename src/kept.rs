@@ -24,30 +24,22 @@ pub fn run<T>(
 ) -> T {
     read_news();
     let home = Home::current();
-    with_way_out(&home, Grant::Tenant, || run_in(&home, access, name, sql, args, f))
-}
-
-fn run_in<T>(
-    home: &Home,
-    access: Access,
-    name: &'static str,
-    sql: impl FnOnce(&str) -> String,
-    args: &[DatumWithOid],
-    f: impl FnOnce(&Rows) -> T,
-) -> T {
-    connected(access, |caller_context| {
-        let (mut types, mut values, nulls) = split(args);
-        let plan = kept_plan(name, home, sql, &mut types);
-        let _executing = Executing::begin();
-        // A plan made while a partition was empty must still be good when it is full: by an index. Where there
-        // is none to use, the plan seems so dear that it would be compiled, again at each execution.
-        let settings = [(c"enable_seqscan", c"off"), (c"jit", c"off")];
-        // SAFETY: SPI is connected, the plan is kept and was prepared for arguments of these types.
-        let code = with_settings(&settings, || unsafe {
-            pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0)
-        });
-        f(&rows(code, caller_context))
-    })
+    let execute = || {
+        connected(access, |caller_context| {
+            let (mut types, mut values, nulls) = split(args);
+            let plan = kept_plan(name, &home, sql, &mut types);
+            let _executing = Executing::begin();
+            // A plan made while a partition was empty must still be good when it is full: by an index. Where there
+            // is none to use, the plan seems so dear that it would be compiled, again at each execution.
+            let settings = [(c"enable_seqscan", c"off"), (c"jit", c"off")];
+            // SAFETY: SPI is connected, the plan is kept and was prepared for arguments of these types.
+            let code = with_settings(&settings, || unsafe {
+                pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0)
+            });
+            f(&rows(code, caller_context))
+        })
+    };
+    with_way_out(&home, Grant::Tenant, execute)
 }
 
 /// Rises with each change of roles and of their members.
