@@ -74,29 +74,25 @@ const KNOWN_MONITOR: &str = "pg_monitor";
 
 #[pg_extern(sql = false)]
 fn cache_grant_tenant(role: &str) {
-    advisory::lock(Class::Setup, 0);
-    let home = Home::current();
-    let role = checked_role(&home, role);
-    grant_tenant_members(&home, &role);
-    grant_tenant_tables(&home, &role);
+    grant(role, grant_tenant_members, grant_tenant_tables);
 }
 
 #[pg_extern(sql = false)]
 fn cache_grant_service(role: &str) {
-    advisory::lock(Class::Setup, 0);
-    let home = Home::current();
-    let role = checked_role(&home, role);
-    grant_service_members(&home, &role);
-    grant_service_tables(&home, &role);
+    grant(role, grant_service_members, grant_service_tables);
 }
 
 #[pg_extern(sql = false)]
 fn cache_grant_monitor(role: &str) {
+    grant(role, grant_monitor_members, grant_monitor_tables);
+}
+
+fn grant(role: &str, members: fn(&Home, &str), tables: fn(&Home, &str)) {
     advisory::lock(Class::Setup, 0);
     let home = Home::current();
     let role = checked_role(&home, role);
-    grant_monitor_members(&home, &role);
-    grant_monitor_tables(&home, &role);
+    members(&home, &role);
+    tables(&home, &role);
 }
 
 /// The role's name, quoted.
