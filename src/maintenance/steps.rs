@@ -193,8 +193,9 @@ fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
     outcome
 }
 
-/// Secures partitions, and functions that a restore has left. A missing index is built by hand only: a restore may be about to build one of that name, and it would run
-/// code. What is left is for who may give a partition away that somebody else has made.
+/// Secures partitions. Drops the functions that a restore has left. Builds a missing index by hand only, because a
+/// restore may be about to build one of that name, and because it would run code. Leaves what somebody else has made to
+/// who may give it away.
 fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
     let secured = secure_all(home, !turn.is_unattended(), || {
         turn.did(1);
