@@ -89,15 +89,16 @@ fn put(
 }
 
 /// Makes rows of values the result of the function, `None` for NULL; `rows` hands over each by calling what it
-/// gets.
+/// gets. A function that was declared by an older version may lack the last columns.
 pub fn materialize_values<const COLUMNS: usize>(
     fcinfo: pg_sys::FunctionCallInfo,
     rows: impl FnOnce(&mut dyn FnMut([Option<pg_sys::Datum>; COLUMNS])),
 ) {
     let (store, description) = result_set(fcinfo);
-    // SAFETY: the description is that of the function's result, which has as many columns as are checked for.
+    // SAFETY: the description is that of the function's result, which has no more columns than each row has
+    // values.
     unsafe {
-        assert!((*description).natts as usize == COLUMNS, "the function returns {COLUMNS} columns");
+        assert!((*description).natts as usize <= COLUMNS, "the function returns {COLUMNS} columns at most");
         rows(&mut |values| {
             let mut nulls = values.map(|value| value.is_none());
             let mut values = values.map(|value| value.unwrap_or(pg_sys::Datum::null()));

@@ -14,83 +14,32 @@ use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 use std::collections::HashMap;
 
-/// The counters of this database, as 0.2.0 declares them.
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)] // the SQL function's columns
-fn cache_statistics(
-    pending: Option<bool>,
-) -> TableIterator<
-    'static,
-    (
-        name!(content_type, String),
-        name!(hits, i64),
-        name!(misses, i64),
-        name!(stale, i64),
-        name!(upserts, i64),
-        name!(invalidations, i64),
-        name!(expirations, i64),
-        name!(tokens_spent, AnyNumeric),
-        name!(tokens_saved, AnyNumeric),
-        name!(untracked_hits, i64),
-        name!(audit_lost, i64),
-        name!(lookup_us, Vec<i64>),
-        name!(upsert_us, Vec<i64>),
-    ),
-> {
-    TableIterator::new(counted(pending).into_iter().map(|(row, _)| row))
-}
+// As 0.2.0 declares it, and as this version does, with a column more.
+crate::materialize::set_returning!(cache_statistics_wrapper, pg_finfo_cache_statistics_wrapper, statistics);
+crate::materialize::set_returning!(
+    cache_statistics_with_evictions_wrapper,
+    pg_finfo_cache_statistics_with_evictions_wrapper,
+    statistics
+);
 
-/// The same with the column that has been added since.
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)]
-fn cache_statistics_with_evictions(
-    pending: Option<bool>,
-) -> TableIterator<
-    'static,
-    (
-        name!(content_type, String),
-        name!(hits, i64),
-        name!(misses, i64),
-        name!(stale, i64),
-        name!(upserts, i64),
-        name!(invalidations, i64),
-        name!(expirations, i64),
-        name!(tokens_spent, AnyNumeric),
-        name!(tokens_saved, AnyNumeric),
-        name!(untracked_hits, i64),
-        name!(audit_lost, i64),
-        name!(lookup_us, Vec<i64>),
-        name!(upsert_us, Vec<i64>),
-        name!(evictions, i64),
-    ),
-> {
-    TableIterator::new(
-        counted(pending).into_iter().map(|((a, b, c, d, e, f, g, h, i, j, k, l, m), evictions)| {
-            (a, b, c, d, e, f, g, h, i, j, k, l, m, evictions)
-        }),
-    )
-}
-
-type Counted = (String, i64, i64, i64, i64, i64, i64, AnyNumeric, AnyNumeric, i64, i64, Vec<i64>, Vec<i64>);
-
-/// The counters of each type since the server started or, `pending`, those not stored yet: the columns of 0.2.0, and the
-/// evictions.
-fn counted(pending: Option<bool>) -> Vec<(Counted, i64)> {
-    let pending = pending.unwrap_or(false);
+/// The counters of each type since the server started or, when its argument `pending` is true, those not stored yet.
+fn statistics(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: the call's data are PostgreSQL's; the argument is a boolean.
+    let pending = unsafe { pgrx::pg_getarg(fcinfo, 0) }.unwrap_or(false);
     let mut all: Vec<_> = counters::all()
         .into_iter()
         .map(|counted| (counted.content_type, if pending { counted.pending } else { counted.now }))
         .filter(|(_, values)| values[..PLAIN].iter().any(|value| *value > 0))
         .collect();
     all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    all.into_iter()
-        .map(|(content_type, values)| {
-            let number = |count: Count| values[count as usize].min(counters::MOST) as i64;
+    materialize_values(fcinfo, |deliver| {
+        for (content_type, values) in all {
+            let number = |count: Count| (values[count as usize].min(counters::MOST) as i64).into_datum();
             let tokens = |units: Count, millionths: Count| {
-                Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric()
+                Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric().into_datum()
             };
-            let row = (
-                String::from_utf8_lossy(&content_type).into_owned(),
+            deliver([
+                String::from_utf8_lossy(&content_type).into_owned().into_datum(),
                 number(Count::Hits),
                 number(Count::Misses),
                 number(Count::Stale),
@@ -101,12 +50,12 @@ fn counted(pending: Option<bool>) -> Vec<(Counted, i64)> {
                 tokens(Count::TokensSaved, Count::MillionthsSaved),
                 number(Count::UntrackedHits),
                 number(Count::AuditLost),
-                drain::histogram(&values, 0),
-                drain::histogram(&values, 1),
-            );
-            (row, number(Count::Evictions))
-        })
-        .collect()
+                drain::histogram(&values, 0).into_datum(),
+                drain::histogram(&values, 1).into_datum(),
+                number(Count::Evictions),
+            ]);
+        }
+    });
 }
 
 crate::materialize::set_returning!(
