@@ -205,6 +205,18 @@ def test_every_step_is_accounted_for():
     assert set().union(*NEEDED.values()) <= set(STEPS)
 
 
+def test_a_run_that_cannot_be_logged_is_done_and_told(owned):  # noqa: F811
+    name = fill(owned)
+    owned.execute(f"DELETE FROM {CACHE} WHERE cache_key = 'live'")
+    force(owned, "cache_maintenance_runs")
+    notices = []
+    with owned.connect() as connection:
+        connection.add_notice_handler(lambda notice: notices.append((notice.severity, notice.message_primary, notice.message_detail)))
+        steps = {step: status for step, status in connection.execute("SELECT step, status FROM cache_run_maintenance()")}
+    assert steps["drop dead months"] == "ok" and name not in bounds(owned)
+    assert [notice for notice in notices if notice[0] == "WARNING" and "not logged" in notice[1] and "42501" in notice[2]]
+
+
 def test_an_erasure_from_which_audit_rows_are_hidden_is_none(database):
     """A service erases with its own rights; what a policy hides from it would stay."""
     with temporary_roles(database.cluster, "eraser"):

@@ -121,7 +121,9 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         let digest = key::digest_of(&event.content_type, &event.cache_key);
         Entry { user_id: event.user_id, digest, id: *id }
     };
-    at_commit(Action::Removed(removed.iter().map(entry).collect()));
+    if !removed.is_empty() {
+        at_commit(Action::Removed(removed.iter().map(entry).collect()));
+    }
     let events: Vec<Event> = removed.into_iter().map(|(event, _)| event).collect();
     audit::record(action, &events);
     for event in &events {

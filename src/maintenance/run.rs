@@ -6,6 +6,7 @@ use super::steps::{Outcome, STEPS, Step};
 use super::turn::Turn;
 use crate::advisory::{self, Class};
 use crate::clock::now;
+use crate::error::warn;
 use crate::home::{CACHE, Home};
 use crate::partition::dump;
 use crate::setting_scope::with_setting;
@@ -83,7 +84,11 @@ fn cache_run_maintenance() -> TableIterator<
     let mut steps: Vec<&Step> = STEPS.iter().collect();
     steps.sort_by_key(|step| step.locks);
     let rows: Vec<Row> = steps.into_iter().map(|step| run_step(&home, step)).collect();
-    log::write(&home, run_at, None, &rows);
+    // What was done stays done, and is told, where it cannot be logged.
+    if let Err(caught) = catch::attempt(|| log::write(&home, run_at, None, &rows)) {
+        let hint = "Look at the owner, the row security and the constraints of cache_maintenance_runs.";
+        warn("the run of maintenance was not logged", caught.to_string(), hint);
+    }
     TableIterator::new(
         rows.into_iter().map(|row| (row.step, row.status.to_string(), row.affected, row.duration_ms, row.detail)),
     )
