@@ -408,6 +408,13 @@ def test_a_prepared_flush_loses_nothing_when_it_is_rolled_back(hit):
     assert_stored(hit)
 
 
+def test_a_transaction_that_has_erased_a_user_is_not_prepared(hit):
+    hit.connection.execute(f"BEGIN; SELECT cache_forget_user('{ALICE}')")
+    error = sqlstate_of(lambda: hit.connection.execute("PREPARE TRANSACTION 'p'"))
+    assert error.sqlstate == "0A000" and error.message_detail and error.message_hint
+    assert_pending(hit)
+
+
 def test_what_a_transaction_has_stored_it_does_not_show_twice(hit):
     entry, hits = next((entry, hits) for entry, hits in hit.tally.hits.items() if hits > 3)
     with hit.connection.transaction():

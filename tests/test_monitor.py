@@ -74,6 +74,20 @@ def test_a_monitor_sees_the_figures_that_a_superuser_sees(watched, role, large):
         assert any("unusual access" in row and "Decimal('99.9')" in row for row in expected["cache_alerts"])
 
 
+def test_what_is_hidden_from_the_owner_is_not_measured_for_a_monitor(watched):
+    """It is counted with the owner's rights."""
+    measured = lambda: {position for position, value in connection.execute(
+        "SELECT row_number() OVER (), value FROM cache_alerts").fetchall() if value is not None and position in (9, 10)}
+    with watched.connect() as connection:
+        superuser = watched.value(f"SELECT rolsuper FROM pg_roles r JOIN pg_class c ON c.relowner = r.oid WHERE relname = '{CACHE}'")
+        connection.execute(f"ALTER TABLE {CACHE} FORCE ROW LEVEL SECURITY")
+        with acting(connection, None, "monitor"):
+            assert measured() == ({9, 10} if superuser else {10})
+        connection.execute(f"ALTER TABLE {CACHE} NO FORCE ROW LEVEL SECURITY")
+        with acting(connection, None, "monitor"):
+            assert measured() == {9, 10}
+
+
 def columns(connection):
     return connection.execute(
         "SELECT c.oid::regclass::text, quote_ident(a.attname) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped "
