@@ -30,14 +30,18 @@ impl Caught {
     }
 }
 
-/// In one line, as logs of maintenance have it.
+/// Before the code of a caught error in a text.
+pub const MARK: &str = "(SQLSTATE ";
+
+/// In one line, as logs of maintenance have it. What the error itself said has no mark in it, so that each is before a code.
 impl fmt::Display for Caught {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (SQLSTATE {})", self.message, sqlstate(self.code))?;
+        let unmarked = |text: &str| text.replace(MARK, "(SQLSTATE: ");
+        write!(f, "{} {MARK}{})", unmarked(&self.message), sqlstate(self.code))?;
         let mut end = ".";
         for (name, text) in [("DETAIL", &self.detail), ("HINT", &self.hint)] {
             if let Some(text) = text {
-                write!(f, "{end} {name}: {text}")?;
+                write!(f, "{end} {name}: {}", unmarked(text))?;
                 end = "";
             }
         }

@@ -98,6 +98,12 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::superuser_arg(role) }
 }
 
+/// Whether the current user is a superuser.
+pub fn acts_as_superuser() -> bool {
+    // SAFETY: reads a variable of this backend.
+    is_superuser(unsafe { pg_sys::GetUserId() })
+}
+
 /// Checks that the current user owns one of the extension's tables, or has its owner's rights.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
 //! Monitors: roles that see the figures of every user, and no entry. They have no right on the entries nor on the audit log,
-//! since row security cannot show a role the rows of others without all that it may read of them. What a report counts in
-//! these tables is counted with their owner's rights.
+//! since row security cannot show a role the rows of others without all that it may read of them; and none on the log of
+//! maintenance, since an error may quote any row. What a report shows of these tables is read with their owner's rights.
 
+use crate::catch::MARK;
 use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
 use crate::owner;
 use crate::partition::sight::Sight;
@@ -10,7 +11,7 @@ use pgrx::spi::quote_literal;
 
 /// The tables of figures. Who may read all of them, and not the audit log, is a monitor: what a grant on all tables of a
 /// schema has reached is none for that.
-pub const FIGURES: [&str; 4] = [STATISTICS, RUNS, BY_TYPE, BY_USER];
+pub const FIGURES: [&str; 3] = [STATISTICS, BY_TYPE, BY_USER];
 
 /// Whether the current user is a monitor that may not read every user's entries for itself. As a tenant it may
 /// read those of one user.
@@ -31,4 +32,24 @@ pub fn read_by_owner_of(home: &Home, table: &str, query: &str, columns: &str) ->
         spi::run(Access::Read, &sql, &[], |rows| rows.get::<String>(0, 1).expect("an array"))
     });
     format!("(SELECT * FROM json_to_recordset({}) AS r ({columns}))", quote_literal(rows))
+}
+
+/// Whether the current user may see what errors of maintenance said. The last is in memory, and stays there when tables are
+/// dropped.
+pub fn may_read_errors(home: &Home) -> bool {
+    let table = [RUNS, AUDIT_LOG].into_iter().find_map(|table| home.find_table(table));
+    !only_watches(home) && table.map_or_else(owner::acts_as_superuser, owner::may_read)
+}
+
+/// An expression for all that a text says that may hold what an error said, or else for what is left of it for a monitor.
+pub fn shown_of(text: &str, whole: bool) -> String {
+    if whole {
+        return text.to_string();
+    }
+    format!(
+        "CASE WHEN strpos({text}, '{MARK}') > 0 \
+              THEN 'an error {MARK}' || coalesce(substring({text} FROM '\\{MARK}([0-9A-Z]{{5}})'), 'unknown') \
+                   || '), whose message is for the owner and services' \
+              ELSE {text} END"
+    )
 }

@@ -6,13 +6,14 @@ from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles
 from test_lookups import lookup, upsert
 from test_restore import dumped_as_script
 from test_tenants import acting, function_statements, outcome, sqlstates
+from worker import log_of, status, wait_until
 
 CACHE = "infinite_pages_cache_partitioned"
 # In each column of an entry and of the audit log that a tenant or its client fills with words of theirs.
 SECRET = "zebra"
 REPORTS = ["cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "cache_alerts", "cache_maintenance_log",
            "cache_maintenance_status", "cache_maintenance_progress", "user_cache_analytics", "verify_production_cache()",
-           "check_partition_health()", "cache_statistics()", "cache_statistics(true)", "cache_statistics_hourly", "cache_maintenance_runs",
+           "check_partition_health()", "cache_statistics()", "cache_statistics(true)", "cache_statistics_hourly",
            "cache_entry_summary", "cache_user_summary", "cache_content_policies", "cache_pending_hits_by('user')",
            "cache_pending_hits_by('content_type')"]
 # What differs from one call to the next.
@@ -22,6 +23,13 @@ MOMENTS = "measured_at", "avg_query_duration_seconds", "last_run"
 @pytest.fixture
 def monitors(cluster):
     with temporary_roles(cluster, "monitor", "exporter", "tenant_too", "bystander", "cache_owner"), cluster.connect() as connection:
+        connection.execute("GRANT pg_monitor TO exporter")
+        yield
+
+
+@pytest.fixture
+def worker_monitors(worker_cluster):
+    with temporary_roles(worker_cluster, "monitor", "exporter"), worker_cluster.connect() as connection:
         connection.execute("GRANT pg_monitor TO exporter")
         yield
 
@@ -94,14 +102,18 @@ def columns(connection):
         "WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')").fetchall()
 
 
+def ways_to_read(connection):
+    everything = columns(connection)
+    statements = [f"SELECT {column} FROM {name}" for name, column in everything] + [f"SELECT count(*) FROM {name}" for name, _ in everything]
+    return statements + [f"SELECT * FROM {call[7:]}" for call in function_statements(connection)]
+
+
 @pytest.mark.parametrize("role", ["monitor", "exporter"])
 def test_nothing_of_what_is_cached_can_be_reached_by_a_monitor(watched, role):
     """By any column of any relation, or any function; digests of keys, by which a key could be guessed, neither."""
     with watched.connect() as connection:
         digests = [digest for (digest,) in connection.execute(f"SELECT cache_entry_digest(content_type, cache_key)::text FROM {CACHE}")]
-        everything = columns(connection)
-        statements = [f"SELECT {column} FROM {name}" for name, column in everything] + [f"SELECT count(*) FROM {name}" for name, _ in everything]
-        statements += [f"SELECT * FROM {call[7:]}" for call in function_statements(connection)]
+        statements = ways_to_read(connection)
         calls = [f"cache_{way}('{ALICE}', 'tone', {key})" for way, key in (("lookup", f"'{SECRET} 1'"), ("get", f"'{SECRET} 1'"),
                                                                         ("lookup_many", f"ARRAY['{SECRET} 1']"), ("search", "'{}'"))]
         statements += [f"SELECT * FROM {call}" for call in calls] + [f"SELECT get_infinite_pages_analytics('{ALICE}')"]
@@ -116,6 +128,112 @@ def test_nothing_of_what_is_cached_can_be_reached_by_a_monitor(watched, role):
         assert not any(statement.startswith(f"SELECT * FROM {call}") for statement in answered for call in calls)
         assert [statement for statement in answered if f"FROM {CACHE}" in statement or "FROM cache_audit" in statement] == []
         assert outcome(connection, "SELECT count(*) FROM cache_pending_hits()", ALICE, role) == [(0,)]
+
+
+# A step that fails by an error that says what is cached: the step, its SQLSTATE, and what the owner has done.
+FORGED = "(SQLSTATE ZEBRA) "
+FAILURES = {
+    "a key that a partition holds twice": ("secure partitions", "23505", f"""
+        CREATE TABLE by_hand PARTITION OF {CACHE} FOR VALUES FROM ('2035-01-01') TO ('2035-02-01');
+        INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at)
+        SELECT '{ALICE}', 'tone', '{SECRET}', '1', '2035-01-02', 'infinity' FROM generate_series(1, 2)"""),
+    "a check that a hit breaks": ("flush statistics", "23514", f"ALTER TABLE {CACHE} ADD CHECK (hit_count < 1) NOT VALID"),
+    "a check that an audited lookup breaks": ("flush statistics", "23514", "ALTER TABLE cache_audit_log ADD CHECK (action <> 'lookup')"),
+    "a trigger that tells the content": ("delete expired entries", "P0001", f"""
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{FORGED}% is here', OLD.content; END $$;
+        CREATE TRIGGER tell BEFORE DELETE ON {CACHE} FOR EACH ROW EXECUTE FUNCTION tell()"""),
+    "a trigger that tells a long content": ("delete expired entries", "P0001", f"""
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION '%', repeat(OLD.content::text || '{FORGED}', 100) USING DETAIL = OLD.content, HINT = OLD.content; END $$;
+        CREATE TRIGGER tell BEFORE DELETE ON {CACHE} FOR EACH ROW EXECUTE FUNCTION tell()"""),
+}
+
+
+def fail(database, change):
+    """Has maintenance fail from now on."""
+    database.execute(f"ALTER DATABASE {database.name} SET infinite_pages_cache.audit = 'all'; SELECT cache_grant_monitor('monitor')")
+    database.execute(change)
+    with database.connect() as connection:
+        connection.execute(f"""SELECT set_config('request.headers', '{{"user-agent": "{SECRET}"}}', false)""")
+        key = (ALICE, "tone", f"{SECRET} 1")
+        upsert(connection, f'"{SECRET}"', key, prompt_template=SECRET)
+        assert lookup(connection, key) == SECRET
+        connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, expires_at) "
+                           f"""VALUES ('{ALICE}', 'tone', '{SECRET} 2', '"{SECRET}"', now() - interval '1 day')""")
+
+
+def check_told(database, step, state, by_worker):
+    """The owner is told what the error said, and a monitor its SQLSTATE."""
+    [(whole,)] = set(database.execute("SELECT detail FROM cache_maintenance_log WHERE status = 'failed' AND step = %s", (step,)))
+    assert f"(SQLSTATE {state})" in whole and SECRET in whole
+    tick = "SELECT detail FROM verify_production_cache() WHERE name = 'the last tick succeeded'"
+    reports = ["SELECT last_error FROM cache_maintenance_status", tick] if by_worker else []
+    with database.connect() as connection:
+        assert all(SECRET in connection.execute(report).fetchone()[0] for report in reports)
+        for role in ("monitor", "exporter"):
+            for statement in ways_to_read(connection):
+                assert SECRET not in str(outcome(connection, statement, ALICE, role)).lower(), statement
+            with acting(connection, None, role):
+                log = f"SELECT detail FROM cache_maintenance_log WHERE status = 'failed' AND step = '{step}'"
+                for report in (log, *reports):
+                    told = connection.execute(report).fetchone()[0]
+                    assert f"an error (SQLSTATE {state}), whose message is for the owner and services" in told, report
+                assert connection.execute("SELECT value > 0 FROM cache_alerts WHERE rule ~ 'failed maintenance steps'").fetchone() == (True,)
+                assert connection.execute("SELECT ok FROM verify_production_cache() WHERE name ~ 'step failed lately'").fetchone() == (False,)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_monitor_is_told_the_sqlstate_alone_of_a_step_that_failed_by_hand(monitors, database, failure):
+    step, state, change = FAILURES[failure]
+    fail(database, change)
+    database.execute("SELECT * FROM cache_run_maintenance()")
+    check_told(database, step, state, by_worker=False)
+
+
+# The worker builds no index of a partition made by hand.
+@pytest.mark.parametrize("failure", list(FAILURES)[1:])
+def test_a_monitor_is_told_the_sqlstate_alone_of_a_step_that_failed_for_the_worker(worker_monitors, served, failure):
+    step, state, change = FAILURES[failure]
+    served.execute(f"ALTER DATABASE {served.name} SET infinite_pages_cache.skip_steps = 'flush statistics, delete expired entries'")
+    fail(served, change)
+    other = {"flush statistics": "delete expired entries", "delete expired entries": "flush statistics"}[step]
+    served.execute(f"ALTER DATABASE {served.name} SET infinite_pages_cache.skip_steps = '{other}'")
+    wait_until(lambda: log_of(served, step) and state in (status(served)["last_error"] or ""))
+    check_told(served, step, state, by_worker=True)
+
+
+def test_what_failed_last_is_told_to_no_monitor_when_tables_are_gone(worker_monitors, served):
+    _, state, change = FAILURES["a trigger that tells the content"]
+    fail(served, change)
+    wait_until(lambda: state in (status(served)["last_error"] or ""))
+    served.execute(f"DROP TABLE {CACHE}, cache_audit_log, cache_maintenance_runs, cache_statistics_hourly")
+    with served.connect() as connection:
+        report = "SELECT last_error FROM cache_maintenance_status"
+        assert SECRET in connection.execute(report).fetchone()[0]
+        for role in ("monitor", "exporter"):
+            with acting(connection, None, role):
+                told = connection.execute(report).fetchone()[0]
+                assert state in told and SECRET not in told
+
+
+def test_services_and_who_reads_all_data_are_told_what_an_error_said(monitors, database):
+    step, state, change = FAILURES["a trigger that tells the content"]
+    fail(database, change)
+    database.execute("SELECT cache_grant_service('tenant_too'), cache_run_maintenance(); GRANT pg_read_all_data, pg_monitor TO bystander")
+    with database.connect() as connection:
+        for role in ("tenant_too", "bystander"):
+            for name in ("cache_maintenance_log", "cache_maintenance_runs"):
+                with acting(connection, None, role):
+                    [(told,)] = connection.execute(f"SELECT detail FROM {name} WHERE status = 'failed' AND step = %s", (step,)).fetchall()
+                    assert SECRET in told and state in told
+
+
+def test_no_set_up_grants_the_log_of_maintenance_to_a_monitor(monitors, empty_database):
+    empty_database.execute("CREATE EXTENSION infinite_pages_cache VERSION '0.2.0'; ALTER EXTENSION infinite_pages_cache UPDATE")
+    empty_database.execute("SELECT cache_grant_monitor('monitor'), cache_setup()")
+    assert monitor_of(empty_database) and monitor_of(empty_database, "exporter")
+    for role in ("monitor", "pg_monitor"):
+        assert not empty_database.value(f"SELECT has_table_privilege('{role}', 'cache_maintenance_runs', 'SELECT')")
 
 
 def test_a_monitor_changes_nothing(watched):

@@ -64,9 +64,8 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     FROM hit_rate
     UNION ALL
     SELECT 8, 'warning', 'failed maintenance steps in the last 24 hours',
-           count(*), 0, true, 'Look at cache_maintenance_log for the steps with status failed.'
-    FROM @extschema@.cache_maintenance_runs
-    WHERE status = 'failed' AND run_at > statement_timestamp() - interval '24 hours'
+           steps, 0, true, 'Look at cache_maintenance_log for the steps with status failed.'
+    FROM @recent_failures@ f
     UNION ALL
     SELECT 9, 'warning', 'expired entries above 20 % of all',
            CASE WHEN entries > 0 THEN round(100.0 * expired / entries, 1) ELSE 0 END, 20, true,

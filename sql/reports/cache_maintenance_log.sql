@@ -1,5 +1,5 @@
 -- The newest; the table has them all.
-SELECT run_at, step, status, affected, duration_ms, detail, role::text
+SELECT run_at, step, status, affected, duration_ms, @detail@, role::text
 FROM @extschema@.cache_maintenance_runs
 ORDER BY run_at DESC, step
 LIMIT 10000

@@ -24,7 +24,7 @@ SELECT $1,
        greatest($2, (SELECT max(run_at) FROM @extschema@.cache_maintenance_runs)),
        greatest($3, (SELECT run_at FROM back WHERE failed_at IS NULL)),
        CASE WHEN $1 IN ('on', 'overdue') THEN coalesce($4, statement_timestamp()) END,
-       $5, $6,
+       $5, @last_error@,
        (SELECT count(*)::integer FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
           AND substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz > clock_timestamp()),

@@ -5,7 +5,7 @@ SELECT 'a policy for all other content exists', @sees_cache_content_policies@ AN
             ELSE 'Ask as a role that sees all of it.' END
 FROM @extschema@.cache_content_policies WHERE content_type = '*'
 UNION ALL
-SELECT 'no maintenance step failed lately', @sees_cache_maintenance_runs@ AND count(*) = 0,
-       CASE WHEN @sees_cache_maintenance_runs@ THEN count(*) || ' failed in 24 hours' ELSE 'row security may hide rows of cache_maintenance_runs from ' || current_user END,
+SELECT 'no maintenance step failed lately', @sees_cache_maintenance_runs@ AND steps = 0,
+       CASE WHEN @sees_cache_maintenance_runs@ THEN steps || ' failed in 24 hours' ELSE 'row security may hide rows of cache_maintenance_runs from ' || current_user END,
        CASE WHEN @sees_cache_maintenance_runs@ THEN 'Look at cache_maintenance_log.' ELSE 'Ask as a role that sees all of it.' END
-FROM @extschema@.cache_maintenance_runs WHERE status = 'failed' AND run_at > statement_timestamp() - interval '24 hours'
+FROM @recent_failures@ f

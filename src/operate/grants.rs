@@ -5,7 +5,7 @@ use super::archive::find_archive;
 use super::policies::{self, ADMIN};
 use crate::advisory::{self, Class};
 use crate::error::{Refusal, shown};
-use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES};
+use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home, POLICIES, RUNS};
 use crate::owner;
 use crate::partition::catalog::function_name;
 use crate::partition::secure;
@@ -192,7 +192,7 @@ fn grant_tenant_tables(home: &Home, role: &str) {
     spi::execute(&format!("GRANT SELECT ON {schema}.{POLICIES} TO {role}"));
 }
 
-/// The tables of figures, and none that holds what users have stored or done.
+/// The tables of figures, and none that holds what users have stored or done, or that may quote it.
 fn grant_monitor_tables(home: &Home, role: &str) {
     for table in FIGURES.into_iter().chain([POLICIES]) {
         spi::execute(&format!("GRANT SELECT ON {}.{table} TO {role}", home.schema));
@@ -204,6 +204,7 @@ fn grant_service_tables(home: &Home, role: &str) {
     grant_tenant_tables(home, role);
     spi::execute(&format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
     grant_monitor_tables(home, role);
+    spi::execute(&format!("GRANT SELECT ON {schema}.{RUNS} TO {role}"));
     add_to_policy(home, CACHE, role);
     // Earlier versions have none there, until cache_setup() has run.
     if policies::exists(home, POLICIES, ADMIN) {

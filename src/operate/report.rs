@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::denied::{Grant, with_way_out};
-use crate::home::{CACHE, Home, TABLES};
+use crate::home::{CACHE, Home, RUNS, TABLES};
 use crate::materialize::materialize;
 use crate::partition::catalog::function_name;
 use crate::partition::unhidden::{owner_sees_all, sees_all};
@@ -35,13 +35,33 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
     let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
     let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
     let home = Home::current();
-    if name != "user_cache_analytics" {
-        run(fcinfo, query);
-    } else if watch::only_watches(&home) {
+    match name.as_str() {
         // It has a row for each user, which may be very many.
-        owner::confined_to_owner_of(home.table(CACHE), || run(fcinfo, query));
-    } else {
-        answer(fcinfo, query, &[], Grant::Tenant);
+        "user_cache_analytics" if watch::only_watches(&home) => {
+            owner::confined_to_owner_of(home.table(CACHE), || run(fcinfo, query));
+        }
+        "user_cache_analytics" => answer(fcinfo, query, &[], Grant::Tenant),
+        "cache_maintenance_log" => run_on_log(fcinfo, &home, query, "@detail@", "detail", &[]),
+        _ => run(fcinfo, query),
+    }
+}
+
+/// Runs a query on the log of maintenance, for a monitor with the rights of its owner. `place` gets what the caller may see of
+/// `text`, which may hold what an error said.
+pub fn run_on_log(
+    fcinfo: pg_sys::FunctionCallInfo,
+    home: &Home,
+    query: &str,
+    place: &str,
+    text: &str,
+    args: &[DatumWithOid],
+) {
+    let query = query.replace(place, &watch::shown_of(text, watch::may_read_errors(home)));
+    match home.find_table(RUNS) {
+        Some(runs) if watch::only_watches(home) => {
+            owner::confined_to_owner_of(runs, || run_with(fcinfo, &query, args));
+        }
+        _ => run_with(fcinfo, &query, args),
     }
 }
 

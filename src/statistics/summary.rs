@@ -3,7 +3,7 @@
 
 use super::in_memory::sees_all;
 use crate::advisory::{self, Class};
-use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home};
+use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, RUNS};
 use crate::partition::unhidden::{must_change_all, must_see_all};
 use crate::settings;
 use crate::spi::{self, Access};
@@ -16,7 +16,7 @@ const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
 pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
 /// What reports read of tables that a monitor may not read: the table, the query, and the columns of the result.
-pub const READ_BY_OWNER: [(&str, &str, &str, &str); 3] = [
+pub const READ_BY_OWNER: [(&str, &str, &str, &str); 4] = [
     ("@entries_by_type@", CACHE, COUNT_BY_TYPE, BY_TYPE_COLUMNS),
     ("@earliest_expiry@", CACHE, include_str!("../../sql/reports/earliest_expiry.sql"), "expires_at timestamptz"),
     (
@@ -25,12 +25,14 @@ pub const READ_BY_OWNER: [(&str, &str, &str, &str); 3] = [
         include_str!("../../sql/reports/recent_writes.sql"),
         "writes bigint, of_one_user bigint",
     ),
+    ("@recent_failures@", RUNS, include_str!("../../sql/reports/recent_failures.sql"), "steps bigint"),
 ];
 const BY_TYPE_COLUMNS: &str = "partition_name text, content_type text, entries bigint, expired_entries bigint, \
     high_priority_entries bigint, hits numeric, tokens_saved numeric, last_activity timestamptz, measured_at timestamptz";
 
 /// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
-/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@earliest_expiry@` and `@entry_indexes@`.
+/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@earliest_expiry@` and
+/// `@entry_indexes@`.
 pub fn with_sources(home: &Home, query: &str) -> String {
     let mut query = query
         .replace("@recent_statistics@", &format!("({RECENT})"))

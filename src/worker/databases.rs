@@ -5,6 +5,7 @@
 
 use super::database_list::DatabaseList;
 use super::schedule::{self, MINUTE};
+use crate::catch::MARK;
 use crate::clock::now;
 use crate::maintenance::turn::LONGEST_BATCH;
 use crate::shared_memory::{Area, Lock};
@@ -58,13 +59,19 @@ pub struct Message {
 }
 
 impl Message {
+    /// Sets a text, which is cut where it is too long; but for its SQLSTATE, by which it is known as what an error said.
     fn set(&mut self, text: &str) {
-        let mut length = text.len().min(self.bytes.len());
+        let size = self.bytes.len();
+        let code = text.find(MARK).filter(|_| text.len() > size).and_then(|at| text.get(at..at + MARK.len() + 6));
+        let code = code.unwrap_or_default();
+        let mut length = text.len().min(size - code.len());
         while !text.is_char_boundary(length) {
             length -= 1;
         }
+        let end = length + code.len();
         self.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-        self.length = length as u16;
+        self.bytes[length..end].copy_from_slice(code.as_bytes());
+        self.length = end as u16;
     }
 
     /// The text; `None` when there is none.
@@ -432,5 +439,7 @@ mod tests {
         assert_eq!(slot.last_error.text().unwrap(), "é".repeat(255));
         slot.last_error.set(&format!("a{}", "é".repeat(400)));
         assert_eq!(slot.last_error.text().unwrap(), format!("a{}", "é".repeat(254)));
+        slot.last_error.set(&format!("{} (SQLSTATE 23514). DETAIL: no", "é".repeat(400)));
+        assert_eq!(slot.last_error.text().unwrap(), format!("{}(SQLSTATE 23514)", "é".repeat(247)));
     }
 }

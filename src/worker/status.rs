@@ -8,7 +8,7 @@ use crate::clock::now;
 use crate::denied::{Grant, with_way_out};
 use crate::home::{CACHE, Home, RUNS};
 use crate::maintenance::steps::STEPS;
-use crate::operate::report::run_with;
+use crate::operate::report::{run_on_log, run_with};
 use crate::spi::{self, Access};
 use crate::statistics::summary;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
@@ -33,14 +33,13 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
         oldest_expired(&home).into(),
     ];
     let complete = [CACHE, RUNS].iter().all(|table| home.find_table(table).is_some());
-    if complete {
-        run_with(fcinfo, include_str!("../../sql/reports/cache_maintenance_status.sql"), &args);
+    let query = if complete {
+        include_str!("../../sql/reports/cache_maintenance_status.sql")
     } else {
         // It answers without the tables, too.
-        let query = "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, $6::text, 0, \
-                     $7::timestamptz";
-        run_with(fcinfo, query, &args);
-    }
+        "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, @last_error@, 0, $7::timestamptz"
+    };
+    run_on_log(fcinfo, &home, query, "@last_error@", "$6::text", &args);
 }
 
 /// When the entry expired that has been longest over, and is still there. A statement of its own, since a distributed
