@@ -42,9 +42,9 @@ use crate::partition::entry_index::Entries;
 use pgrx::Uuid;
 use sha2::{Digest, Sha256};
 
-/// Places of the locks that are kept until the end of a transaction. With its default settings the lock table of the server
-/// has room for 6,400.
-const KEPT_PLACES: u32 = 1024;
+/// Places of the locks that are kept until the end of a transaction: all that one can keep. The lock table of the server has
+/// room for 64 of each connection, with its default settings.
+const KEPT_PLACES: u32 = 64;
 
 /// What a write did.
 pub enum Wrote<T> {

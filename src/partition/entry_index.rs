@@ -248,9 +248,11 @@ fn tables_below(home: &Home, table: pg_sys::Oid, watched: &mut Vec<pg_sys::Oid>)
     for (relation, holds_rows) in below {
         watched.push(relation);
         if holds_rows {
-            match while_it_stays(relation, |relation| described(home, relation)).flatten() {
-                Some(partition) => tables.known.push(partition),
-                None => tables.others = true,
+            match while_it_stays(relation, |relation| described(home, relation)) {
+                Some(Some(partition)) => tables.known.push(partition),
+                Some(None) => tables.others = true,
+                // Somebody has dropped it meanwhile.
+                None => {}
             }
         }
     }
