@@ -43,7 +43,10 @@ def test_who_has_rights_on_content_policies_has_what_it_had(granted):
         assert [outcome(connection, change, None, "backend") for change in changes] == [1, 1, 1]
         for table in COMMON[1:]:
             for role in ("backend", "watcher", "pg_read_all_data"):
-                assert isinstance(outcome(connection, f"SELECT * FROM {table}", None, role), list), (table, role)
+                found = outcome(connection, f"SELECT * FROM {table}", None, role)
+                # A monitor is not told what errors said.
+                is_closed = (table, role) == ("cache_maintenance_runs", "watcher")
+                assert found[0] == "42501" if is_closed else isinstance(found, list), (table, role)
             assert outcome(connection, f"SELECT * FROM {table}", None, "app")[0] == "42501"
 
 
