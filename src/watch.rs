@@ -42,12 +42,13 @@ pub fn may_read_errors(home: &Home) -> bool {
 }
 
 /// An expression for all that a text says that may hold what an error said, or else for what is left of it for a monitor.
-pub fn shown_of(text: &str, whole: bool) -> String {
+/// `failed` is one for whether it does: earlier versions logged no code.
+pub fn shown_of(text: &str, failed: &str, whole: bool) -> String {
     if whole {
         return text.to_string();
     }
     format!(
-        "CASE WHEN strpos({text}, '{MARK}') > 0 \
+        "CASE WHEN {failed} OR strpos({text}, '{MARK}') > 0 \
               THEN 'an error {MARK}' || coalesce(substring({text} FROM '\\{MARK}([0-9A-Z]{{5}})'), 'unknown') \
                    || '), whose message is for the owner and services' \
               ELSE {text} END"

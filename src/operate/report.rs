@@ -41,22 +41,24 @@ fn report(fcinfo: pg_sys::FunctionCallInfo) {
             owner::confined_to_owner_of(home.table(CACHE), || run(fcinfo, query));
         }
         "user_cache_analytics" => answer(fcinfo, query, &[], Grant::Tenant),
-        "cache_maintenance_log" => run_on_log(fcinfo, &home, query, "@detail@", "detail", &[]),
+        "cache_maintenance_log" => {
+            run_on_log(fcinfo, &home, query, "@detail@", ("detail", "status = 'failed'"), &[]);
+        }
         _ => run(fcinfo, query),
     }
 }
 
 /// Runs a query on the log of maintenance, for a monitor with the rights of its owner. `place` gets what the caller may see of
-/// `text`, which may hold what an error said.
+/// a text, which may hold what an error said, and does if the condition beside it is true.
 pub fn run_on_log(
     fcinfo: pg_sys::FunctionCallInfo,
     home: &Home,
     query: &str,
     place: &str,
-    text: &str,
+    (text, failed): (&str, &str),
     args: &[DatumWithOid],
 ) {
-    let query = query.replace(place, &watch::shown_of(text, watch::may_read_errors(home)));
+    let query = query.replace(place, &watch::shown_of(text, failed, watch::may_read_errors(home)));
     match home.find_table(RUNS) {
         Some(runs) if watch::only_watches(home) => {
             owner::confined_to_owner_of(runs, || run_with(fcinfo, &query, args));

@@ -39,7 +39,7 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
         // It answers without the tables, too.
         "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, @last_error@, 0, $7::timestamptz"
     };
-    run_on_log(fcinfo, &home, query, "@last_error@", "$6::text", &args);
+    run_on_log(fcinfo, &home, query, "@last_error@", ("$6::text", "false"), &args);
 }
 
 /// When the entry expired that has been longest over, and is still there. A statement of its own, since a distributed
