@@ -1,5 +1,5 @@
-//! What writers know of an entry before they write: its versions, also those that another transaction has written and not
-//! yet committed. It is independent of what the caller may see: what is found here only decides who waits.
+//! What writers know of an entry before they write: its rows, also those that another transaction has written and not yet
+//! committed. Who waits is decided by all rows; of versions a writer learns only those that its caller may see.
 
 #![allow(unsafe_code)]
 
@@ -57,6 +57,7 @@ pub fn settled(address: &Address) -> Found {
     }
 }
 
+/// Looks at an entry.
 fn look(address: &Address) -> Found {
     loop {
         let mut found = Found::default();
@@ -102,7 +103,7 @@ pub fn has_own(address: &Address) -> bool {
     has
 }
 
-/// The same of any entry of a user.
+/// Whether this transaction has written, deleted or locked any entry of a user.
 pub fn has_own_of(user: &Uuid) -> bool {
     let mut has = false;
     each_row(None, user, |row, _| {
@@ -112,7 +113,7 @@ pub fn has_own_of(user: &Uuid) -> bool {
     has
 }
 
-/// What there is of a user.
+/// What is left of a user's entries.
 #[derive(Clone, Copy)]
 pub enum Left {
     Nothing,
@@ -124,7 +125,7 @@ pub enum Left {
     New,
 }
 
-/// What there is of a user.
+/// Looks for what is left of a user's entries; `snapshot` tells the old ones from the new.
 pub fn left_of(user: &Uuid, snapshot: pg_sys::Snapshot) -> Left {
     let mut left = Left::Nothing;
     each_row(None, user, |row, latest| {
@@ -213,11 +214,11 @@ fn members(multixact: pg_sys::MultiXactId, is_lock: bool) -> Vec<pg_sys::Transac
     }
 }
 
-/// Shows every row of an entry, or of a user, to `look` until it wants no more: rows of ended and of other transactions,
-/// too, and all that have the digest. The snapshot is one of now. Returns what the caller may see by itself. After a
-/// change of the table rows are shown again.
+/// Shows every row of an entry, or of a user, in the tables that are known, to `look` until it wants no more: also rows of
+/// ended and of other transactions, and all that have the digest. The snapshot is one of now. Returns what the caller may
+/// see by itself. After a change of the table rows are shown again.
 fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, pg_sys::Snapshot) -> bool) -> Sight {
-    let digest = address.map_or(user, |address| &address.digest);
+    let digest = address.map(|address| &address.digest);
     read_news();
     // SAFETY: the snapshot is given back at the end; when something raises, the end of the transaction or
     // subtransaction does that. The server's own one that shows everything stays what it is.
@@ -236,7 +237,7 @@ fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, p
                 return true;
             }
             // SAFETY: as above.
-            let Some(scan) = (unsafe { Scan::begin(&entries, partition, any, address.is_some()) }) else {
+            let Some(scan) = (unsafe { Scan::begin(&entries, partition, any, digest.is_some()) }) else {
                 return false;
             };
             scan.each(user, digest, |row| {

@@ -49,7 +49,7 @@ pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> 
                     return true;
                 }
                 let mut is_missing = true;
-                scan.each(&address.user_id, &address.digest, |row| {
+                scan.each(&address.user_id, Some(&address.digest), |row| {
                     if row.is_of(address) {
                         found(number, version(row));
                         is_missing = false;

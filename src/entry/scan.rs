@@ -74,14 +74,14 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Shows `look` the rows of a user and, in a scan by digest that has an index, of the digest, until it wants no
-    /// more.
-    pub fn each(&self, user: &Uuid, digest: &Uuid, mut look: impl FnMut(&Row) -> bool) {
+    /// Shows `look` the rows of a user until it wants no more. A scan by digest that has an index shows those of the digest
+    /// only, which must be given.
+    pub fn each(&self, user: &Uuid, digest: Option<&Uuid>, mut look: impl FnMut(&Row) -> bool) {
         pgrx::check_for_interrupts!();
         let row = Row { table: self.table, slot: self.slot, columns: self.columns };
         match self.way {
             Way::Index { scan, columns, .. } => {
-                let mut keys = [equal_to(1, user), equal_to(2, digest)];
+                let mut keys = [equal_to(1, user), equal_to(2, digest.unwrap_or(user))];
                 // SAFETY: the scan is one on so many columns of type uuid, and its relations are open. What the keys
                 // point to lives as long as the search. The slot holds a row when it has been given one.
                 unsafe {
