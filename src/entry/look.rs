@@ -135,8 +135,8 @@ pub fn left_of(user: &Uuid, snapshot: pg_sys::Snapshot) -> Left {
             return false;
         }
         if state.is_there && !matches!(left, Left::Old) {
-            // SAFETY: the slot holds a row of the table, and the snapshot is registered.
-            let is_old = unsafe { pg_sys::table_tuple_satisfies_snapshot(row.table, row.slot, snapshot) };
+            // SAFETY: known tables are heaps, and the snapshot is registered.
+            let is_old = unsafe { row.is_shown_by(snapshot) };
             left = if is_old { Left::Old } else { Left::New };
         }
         true
@@ -158,13 +158,8 @@ impl State {
     fn of(row: &Row, latest: pg_sys::Snapshot) -> Self {
         let mut dirty =
             pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
-        // SAFETY: the slot holds a row of the table; the server writes into the second snapshot who is at it.
-        let (is_seen, is_there) = unsafe {
-            (
-                pg_sys::table_tuple_satisfies_snapshot(row.table, row.slot, latest),
-                pg_sys::table_tuple_satisfies_snapshot(row.table, row.slot, &mut dirty),
-            )
-        };
+        // SAFETY: known tables are heaps; the server writes into the second snapshot who is at the row.
+        let (is_seen, is_there) = unsafe { (row.is_shown_by(latest), row.is_shown_by(&mut dirty)) };
         let other = |transaction: pg_sys::TransactionId, token| {
             (is_there && transaction != pg_sys::InvalidTransactionId).then_some(Other { transaction, token })
         };
@@ -175,18 +170,9 @@ impl State {
 
 /// Whether this transaction has inserted, deleted or locked a row, as the row's header tells.
 fn is_own(row: &Row) -> bool {
-    // SAFETY: a slot of this kind holds a row of a heap in a pinned buffer. The buffer is locked while the header is
-    // read, and nothing raises meanwhile.
+    // SAFETY: known tables are heaps. Nothing raises while the header is read.
     let (header, flags) = unsafe {
-        if !std::ptr::eq((*row.slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
-            return false;
-        }
-        let slot = row.slot.cast::<pg_sys::BufferHeapTupleTableSlot>();
-        pg_sys::LockBuffer((*slot).buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-        let header = (*(*slot).base.tuple).t_data;
-        let (fields, flags) = ((*header).t_choice.t_heap, u32::from((*header).t_infomask));
-        pg_sys::LockBuffer((*slot).buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
-        (fields, flags)
+        row.in_buffer(|tuple, _| ((*(*tuple).t_data).t_choice.t_heap, u32::from((*(*tuple).t_data).t_infomask)))
     };
     // SAFETY: looks into the memory of this backend.
     let is_mine = |transaction| unsafe { pg_sys::TransactionIdIsCurrentTransactionId(transaction) };

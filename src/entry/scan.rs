@@ -78,7 +78,7 @@ impl<'a> Scan<'a> {
     /// only, which must be given.
     pub fn each(&self, user: &Uuid, digest: Option<&Uuid>, mut look: impl FnMut(&Row) -> bool) {
         pgrx::check_for_interrupts!();
-        let row = Row { table: self.table, slot: self.slot, columns: self.columns };
+        let row = Row { slot: self.slot, columns: self.columns };
         match self.way {
             Way::Index { scan, columns, .. } => {
                 let mut keys = [equal_to(1, user), equal_to(2, digest.unwrap_or(user))];
@@ -95,17 +95,19 @@ impl<'a> Scan<'a> {
                 }
             }
             Way::Table => {
+                const FLAGS: u32 = pg_sys::ScanOptions::SO_TYPE_SEQSCAN | pg_sys::ScanOptions::SO_ALLOW_STRAT;
                 let forward = pg_sys::ScanDirection::ForwardScanDirection;
-                // SAFETY: as above, but for keys; the scan is ended where it has begun.
+                let (no_keys, alone) = (std::ptr::null_mut(), std::ptr::null_mut());
+                // SAFETY: as above, but for keys; the table is a heap, and the scan is ended where it has begun.
                 unsafe {
-                    let scan = pg_sys::table_beginscan(self.table, self.snapshot, 0, std::ptr::null_mut());
-                    while pg_sys::table_scan_getnextslot(scan, forward, self.slot) {
+                    let scan = pg_sys::heap_beginscan(self.table, self.snapshot, 0, no_keys, alone, FLAGS);
+                    while pg_sys::heap_getnextslot(scan, forward, self.slot) {
                         if row.read().user_id() == Some(*user) && !look(&row) {
                             break;
                         }
                         pgrx::check_for_interrupts!();
                     }
-                    pg_sys::table_endscan(scan);
+                    pg_sys::heap_endscan(scan);
                 }
             }
         }
@@ -141,7 +143,6 @@ fn equal_to(column: i16, value: &Uuid) -> pg_sys::ScanKeyData {
 
 /// A row of a partition, for as long as the scan stays where it is.
 pub struct Row<'a> {
-    pub table: pg_sys::Relation,
     pub slot: *mut pg_sys::TupleTableSlot,
     pub columns: &'a Columns,
 }
@@ -161,6 +162,31 @@ impl Row<'_> {
             let is_null = *(*self.slot).tts_isnull.add(column);
             (!is_null).then_some(*(*self.slot).tts_values.add(column))
         }
+    }
+
+    /// What `look` makes of the row as it lies in its buffer, which is locked meanwhile.
+    ///
+    /// # Safety
+    /// The slot holds a row of a heap.
+    pub unsafe fn in_buffer<T>(&self, look: impl FnOnce(pg_sys::HeapTuple, pg_sys::Buffer) -> T) -> T {
+        // SAFETY: the slot of a heap's row has its buffer pinned. An error gives the lock back with the transaction or
+        // subtransaction.
+        unsafe {
+            let slot = self.slot.cast::<pg_sys::BufferHeapTupleTableSlot>();
+            pg_sys::LockBuffer((*slot).buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            let seen = look((*slot).base.tuple, (*slot).buffer);
+            pg_sys::LockBuffer((*slot).buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+            seen
+        }
+    }
+
+    /// Whether a snapshot shows the row. A dirty one is told who is at it.
+    ///
+    /// # Safety
+    /// The slot holds a row of a heap, and the snapshot stays.
+    pub unsafe fn is_shown_by(&self, snapshot: pg_sys::Snapshot) -> bool {
+        // SAFETY: the caller's duty; the function wants the buffer locked.
+        unsafe { self.in_buffer(|tuple, buffer| pg_sys::HeapTupleSatisfiesVisibility(tuple, snapshot, buffer)) }
     }
 
     fn user_id(&self) -> Option<Uuid> {
