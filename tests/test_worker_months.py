@@ -132,9 +132,11 @@ def test_clients_and_the_worker_cross_a_months_edge(calendar, premake, monkeypat
         if premake:
             wait_until(lambda: "infinite_pages_cache_2027_02" in bounds(database))
         is_served(database)
-        # A month that a client holds at the moment when it is to be dropped is tried again.
+        # A month that a client holds at the moment when it is to be dropped is tried again, and so is one of a table that clients,
+        # who wait for each other's keys, hold for longer than maintenance waits.
         wait_until(lambda: status(database)["consecutive_failures"] == 0, 60)
-        assert database.execute("SELECT step, detail FROM cache_maintenance_log WHERE status <> 'ok' AND detail NOT LIKE '%kept: could not obtain lock%'") == []
+        assert database.execute("SELECT step, detail FROM cache_maintenance_log WHERE status <> 'ok' AND detail NOT LIKE '%kept: could not obtain lock%' "
+                                "AND detail NOT LIKE '%kept: canceling statement due to lock timeout%'") == []
         assert database.execute("SELECT * FROM check_partition_health() WHERE NOT ok AND partition_name <> 'months ahead'") == []
         database.drop()
 
