@@ -5,11 +5,11 @@
 use crate::error::Refusal;
 use crate::home::{Home, TABLES};
 use crate::operate::grants::TENANT_FUNCTION;
+use crate::owner;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
-use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
 /// What gives a role the rights that it lacks.
@@ -30,7 +30,7 @@ pub fn with_way_out<T>(home: &Home, grant: Grant, f: impl FnOnce() -> T) -> T {
             None => error.rethrow(),
             Some(message) => {
                 let function = if grant == Grant::Tenant { "cache_grant_tenant" } else { "cache_grant_monitor" };
-                let role = quote_literal(name_of(role));
+                let role = quote_literal(owner::name_of(role));
                 Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
                     .hint(format!("As the owner of the extension: SELECT {}.{function}({role});", *schema))
                     .raise()
@@ -46,12 +46,4 @@ fn denial(error: &CaughtError) -> Option<String> {
     let names_one = TABLES.iter().chain([&TENANT_FUNCTION]).any(|name| report.message().contains(name));
     (report.function_name() == Some("aclcheck_error") && report.hint().is_none() && names_one)
         .then(|| report.message().to_string())
-}
-
-fn name_of(role: pg_sys::Oid) -> String {
-    // SAFETY: a lookup in the system caches, which gives a NUL-terminated name, or NULL for a role that is gone.
-    unsafe {
-        let name = pg_sys::GetUserNameFromId(role, true);
-        if name.is_null() { role.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
-    }
 }

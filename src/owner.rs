@@ -86,6 +86,19 @@ pub fn is_owned(table: pg_sys::Oid) -> bool {
     has_rights_of(owner_of(table))
 }
 
+/// The name of a role; its number when it is gone.
+pub fn name_of(role: pg_sys::Oid) -> String {
+    // SAFETY: a lookup in the system caches, which gives a NUL-terminated name, or NULL for a role that is gone.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            role.to_u32().to_string()
+        } else {
+            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    }
+}
+
 /// Whether the current user has the rights of a role.
 fn has_rights_of(role: pg_sys::Oid) -> bool {
     // SAFETY: lookups in the system caches.

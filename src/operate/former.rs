@@ -55,28 +55,23 @@ pub fn make(home: &Home) {
     }
 }
 
-/// Whether a restore has left any.
-pub fn are_left(home: &Home) -> bool {
-    FORMER.iter().any(|former| former.find(home).is_some_and(|oid| former.successor(home, oid).is_some()))
-}
-
 /// Hands over what a dump has granted; returns how many functions were dropped. Leaves that to whoever may do it.
 pub fn hand_over(home: &Home) -> i64 {
     const IS_GRANTED: &str = "SELECT FROM pg_proc p WHERE p.oid = $1 AND p.proacl IS NOT NULL";
-    if !are_left(home) || !grants::may_grant_members(home) {
+    let left: Vec<_> = FORMER
+        .iter()
+        .filter_map(|former| former.find(home).and_then(|oid| Some((oid, former.successor(home, oid)?))))
+        .collect();
+    if left.is_empty() || !grants::may_grant_members(home) {
         return 0;
     }
-    let mut dropped = 0;
-    for former in &FORMER {
-        let Some(oid) = former.find(home) else { continue };
-        let Some(now) = former.successor(home, oid) else { continue };
-        if spi::run(Access::ReadLatest, IS_GRANTED, &[oid.into()], |rows| rows.count() > 0) {
-            as_if_created(|| hand_over_grants(oid, now));
+    for &(former, now) in &left {
+        if spi::run(Access::ReadLatest, IS_GRANTED, &[former.into()], |rows| rows.count() > 0) {
+            as_if_created(|| hand_over_grants(former, now));
         }
-        let signature = grants::signature(oid);
+        let signature = grants::signature(former);
         spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP FUNCTION {signature}"));
         spi::execute(&format!("DROP FUNCTION {signature}"));
-        dropped += 1;
     }
-    dropped
+    left.len() as i64
 }

@@ -4,6 +4,7 @@
 
 use super::grants;
 use super::setup::as_if_created;
+use super::upgrade::DEPENDENT;
 use crate::error::Refusal;
 use crate::owner;
 use crate::spi::{self, Access};
@@ -52,13 +53,11 @@ fn one(args: &[DatumWithOid], sql: &str) -> Option<String> {
 }
 
 fn refuse_if_needed(old: pg_sys::Oid, name: &str) {
-    let dependents = one(
-        &[old.into()],
-        "SELECT string_agg(DISTINCT CASE d.classid WHEN 'pg_rewrite'::regclass \
-                THEN (SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_rewrite r WHERE r.oid = d.objid) \
-                ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END, ', ') \
-         FROM pg_depend d WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = $1",
+    let dependents = format!(
+        "SELECT string_agg(DISTINCT {DEPENDENT}, ', ') FROM pg_depend d \
+         WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = $1"
     );
+    let dependents = one(&[old.into()], &dependents);
     if let Some(dependents) = dependents {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,

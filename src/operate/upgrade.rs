@@ -134,20 +134,22 @@ fn mend(home: &Home, name: &str, columns: &[&str]) {
     spi::execute(&format!("UPDATE {}.{name} SET {} WHERE {}", home.schema, set.join(", "), differ.join(" OR ")));
 }
 
+/// The name of what depends on something, for a row `d` of pg_depend; of a view's rule that of the view.
+pub const DEPENDENT: &str = "\
+    CASE d.classid WHEN 'pg_rewrite'::regclass \
+    THEN (SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_rewrite r WHERE r.oid = d.objid) \
+    ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END";
+
 /// What keeps the type of token_cost from being changed; constraints, indexes and statistics do not.
 fn dependents_of_cost(table: pg_sys::Oid) -> Option<String> {
-    spi::run(
-        Access::ReadLatest,
-        "SELECT string_agg(DISTINCT CASE d.classid WHEN 'pg_rewrite'::regclass \
-                THEN (SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_rewrite r WHERE r.oid = d.objid) \
-                ELSE pg_describe_object(d.classid, d.objid, 0) END, ', ') \
+    let sql = format!(
+        "SELECT string_agg(DISTINCT {DEPENDENT}, ', ') \
          FROM (SELECT $1 AS oid UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = $1) t \
          JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = 'token_cost' \
          JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = a.attnum \
-         WHERE d.classid NOT IN ('pg_constraint'::regclass, 'pg_class'::regclass, 'pg_statistic_ext'::regclass)",
-        &[table.into()],
-        |rows| rows.get(0, 1),
-    )
+         WHERE d.classid NOT IN ('pg_constraint'::regclass, 'pg_class'::regclass, 'pg_statistic_ext'::regclass)"
+    );
+    spi::run(Access::ReadLatest, &sql, &[table.into()], |rows| rows.get(0, 1))
 }
 
 /// The expressions of the CHECK constraints that a table lacks of its template's.

@@ -86,12 +86,9 @@ fn may_all(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> bool {
 }
 
 fn refuse(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> ! {
-    // SAFETY: the role is the current one, whose name is palloc'd; the relation is locked.
-    let (role, forced) = unsafe {
-        let name = std::ffi::CStr::from_ptr(pg_sys::GetUserNameFromId(role, false));
-        let forced = while_it_stays(table, |table| (*(*table).rd_rel).relforcerowsecurity).unwrap_or(false);
-        (name.to_string_lossy().into_owned(), forced)
-    };
+    let role = owner::name_of(role);
+    // SAFETY: the relation is open.
+    let forced = while_it_stays(table, |table| unsafe { (*(*table).rd_rel).relforcerowsecurity }).unwrap_or(false);
     let name = qualified_name(table);
     let (what, way_out) = if forced && owner::is_owned(table) {
         let way_out = format!(
