@@ -1,36 +1,25 @@
 //! infinite_pages_cache: a production cache for AI-generated content inside PostgreSQL.
 //!
-//! This file says what the library does when it is loaded. SQL declarations stand in `sql/functions.sql`
-//! and `sql/views.sql`; each names the Rust function behind it, or the report in `sql/reports`.
+//! This file says what the library does when it is loaded. SQL declarations stand in `sql/schema/functions.sql`
+//! and `sql/schema/views.sql`; each names the Rust function behind it, or the report in `sql/reports`.
 
-mod advisory;
+mod access;
 mod audit;
-mod catch;
-mod clock;
-mod compat;
-mod denied;
+mod calendar;
 mod entry;
 mod error;
-mod home;
-mod jsonb;
-mod kept;
-mod list;
+mod extension;
+mod install;
 mod maintenance;
-mod materialize;
-mod operate;
-mod owner;
 mod partition;
-mod policy;
-mod setting_scope;
+mod pg;
+mod report;
+mod saved_plan;
 mod settings;
-mod shared_memory;
-mod spi;
 mod statistics;
-mod tenant;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod ttl;
-mod watch;
 mod worker;
 
 use pgrx::pg_sys;
@@ -38,8 +27,8 @@ use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
 
-extension_sql_file!("../sql/functions.sql", name = "functions");
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
+extension_sql_file!("../sql/schema/functions.sql", name = "functions");
+extension_sql_file!("../sql/schema/views.sql", name = "views", requires = ["functions"]);
 extension_sql!("SELECT @extschema@.cache_setup();", name = "setup", requires = ["views"], finalize);
 
 /// Called once in each backend that uses the extension, or in the server if it is preloaded.
@@ -54,11 +43,11 @@ pub extern "C-unwind" fn _PG_init() {
     let (preloading, upgrading) =
         unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
     settings::define(preloading);
-    home::watch_for_changes();
-    partition::entry_index::watch_for_changes();
-    statistics::at_commit::watch();
+    extension::watch_for_changes();
+    entry::entry_index::watch_for_changes();
+    statistics::transaction_end::watch();
     if preloading && !upgrading {
-        shared_memory::reserve();
+        pg::shared_memory::reserve();
         worker::register_launcher();
     }
 }

@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use crate::compat;
 use crate::maintenance::steps;
+use crate::pg::version;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -210,7 +210,7 @@ pub fn define(preloading: bool) {
     // any other of this prefix is misspelt.
     if preloading {
         define_sizes();
-        compat::reserve_settings(c"infinite_pages_cache");
+        version::reserve_settings(c"infinite_pages_cache");
     }
 }
 

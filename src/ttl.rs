@@ -3,9 +3,9 @@
 
 #![allow(unsafe_code)]
 
-use crate::catch;
+use crate::calendar::DAY;
 use crate::error::{Refusal, shown};
-use crate::partition::month::DAY;
+use crate::pg::subtransaction;
 use pgrx::datum::{FromDatum, Interval};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -31,7 +31,7 @@ pub fn parse(text: &CStr) -> i64 {
     if let Some(total) = read_seconds(text) {
         return within_time(total).unwrap_or_else(|| not_positive(&text.to_string_lossy()));
     }
-    let interval = catch::translate_any(
+    let interval = subtransaction::translate_any(
         || read_interval(text),
         |code, message| {
             Refusal::new(code, message)

@@ -38,7 +38,7 @@ def test_an_error_is_located_at_the_line_that_raised_it(database):
 
 def test_psql_and_the_servers_log_show_the_place_of_an_error(database):
     error = sqlstate_of(lambda: database.execute("SELECT drop_old_cache_partitions(0)"))
-    place = f"LOCATION:  src/partition/retire.rs, retire.rs:{error.source_line}"
+    place = f"LOCATION:  src/partition/drop.rs, drop.rs:{error.source_line}"
     shown = database.cluster.client("psql", "-X", "-d", database.name, "-f", "-", check=False,
                                     input="SET log_error_verbosity = verbose;\nSELECT drop_old_cache_partitions(0);\n\\errverbose\n")
     assert place in shown.stderr + shown.stdout

@@ -52,7 +52,7 @@ def test_the_script_replaces_what_has_changed():
         return {name: re.sub(r"\s+", " ", declaration) for name, declaration in found}
 
     before = declarations((ROOT / "sql/infinite_pages_cache--0.2.0.sql").read_text())
-    now = declarations((ROOT / "sql/functions.sql").read_text() + (ROOT / "sql/views.sql").read_text())
+    now = declarations((ROOT / "sql/schema/functions.sql").read_text() + (ROOT / "sql/schema/views.sql").read_text())
     assert before.keys() <= now.keys()
     assert {name for name in before if before[name] != now[name]} == set(REPLACED) and REPLACED
     # The update declares each as a fresh installation does.

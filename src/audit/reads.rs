@@ -3,16 +3,19 @@
 
 #![allow(unsafe_code)]
 
-use super::{current_role, knows_who_acted, ring, user_agent_of};
-use crate::clock;
+use super::ring;
+use super::writes::knows_who_acted;
+use super::writes::{current_role, user_agent_of};
+use crate::access::tenant;
+use crate::calendar::month_of;
 use crate::entry::Address;
-use crate::home::{AUDIT_LOG, Home};
+use crate::extension::{AUDIT_LOG, Extension};
 use crate::partition::create;
+use crate::pg::spi::{self, Access};
+use crate::pg::{clock, privileges};
 use crate::settings::{self, Audit};
-use crate::spi::{self, Access};
-use crate::statistics::at_commit::{Action, at_commit};
 use crate::statistics::counters;
-use crate::{owner, tenant};
+use crate::statistics::transaction_end::{Action, at_commit};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::{Uuid, pg_sys};
 use std::collections::BTreeSet;
@@ -108,7 +111,7 @@ fn client_address() -> String {
 
 /// Stores the records of this database that are in the ring; returns how many. Those of a month without a
 /// partition get one.
-pub fn store(home: &Home) -> i64 {
+pub fn store(extension: &Extension) -> i64 {
     let mut stored = 0;
     let mut next = 0;
     loop {
@@ -118,14 +121,14 @@ pub fn store(home: &Home) -> i64 {
             return stored;
         }
         next = records.next;
-        insert(home, &records.bodies().map(Record::decode).collect::<Vec<_>>());
+        insert(extension, &records.bodies().map(Record::decode).collect::<Vec<_>>());
         stored += records.positions.len() as i64;
         at_commit(Action::AuditDrained(records.positions));
     }
 }
 
-fn insert(home: &Home, records: &[Record]) {
-    let log = home.table(AUDIT_LOG);
+fn insert(extension: &Extension, records: &[Record]) {
+    let log = extension.table(AUDIT_LOG);
     let text = |number: usize| -> Vec<Option<String>> {
         let texts = records.iter().map(|record| String::from_utf8_lossy(record.texts[number]).into_owned());
         texts.map(|text| (!text.is_empty()).then_some(text)).collect()
@@ -148,12 +151,12 @@ fn insert(home: &Home, records: &[Record]) {
              (user_id, content_type, cache_key, user_agent, ip_address, \"timestamp\", success, role, action{acting_column}) \
          SELECT u, t, k, a, i::inet, m, s, pg_get_userbyid(r), 'lookup'{acting_value} \
          FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (u, t, k, a, i, m, s, r, c)",
-        home.schema
+        extension.schema
     );
-    let months: BTreeSet<_> = records.iter().map(|record| clock::month_of(record.moment)).collect();
-    owner::as_owner_of(log, || {
+    let months: BTreeSet<_> = records.iter().map(|record| month_of(record.moment)).collect();
+    privileges::as_owner_of(log, || {
         for month in months {
-            create::create(home, create::Table::AuditLog, month);
+            create::create(extension, create::Table::AuditLog, month);
         }
         spi::run(Access::Write, &sql, &args, |_| ());
     });

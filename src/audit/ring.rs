@@ -4,8 +4,8 @@
 
 #![allow(unsafe_code)]
 
+use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
-use crate::shared_memory::{Area, Lock};
 use crate::statistics::counters::{self, Count};
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};

@@ -1,15 +1,14 @@
 //! Invalidation: entries removed because what they were made from has changed.
 
 use super::{Address, checked_content_type, checked_user, key, matching, missing, or_raise, same_entry};
-use crate::audit::{self, Event};
+use crate::audit::writes::{self, Event};
 use crate::error::{Refusal, shown};
-use crate::jsonb::RawJsonb;
-use crate::kept;
-use crate::spi::{self, Access};
-use crate::statistics;
-use crate::statistics::at_commit::{Action, at_commit};
+use crate::pg::jsonb::RawJsonb;
+use crate::pg::spi::{self, Access};
 use crate::statistics::counters::Count;
 use crate::statistics::hits::Entry;
+use crate::statistics::transaction_end::{Action, at_commit};
+use crate::{saved_plan, statistics};
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -74,7 +73,7 @@ fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Opt
 /// clients may have left in other months: they must not take its place. Row security decides which a tenant
 /// can reach. It does so while the cache is switched off, too: what is outdated must not come back with it.
 fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> String, args: &[DatumWithOid]) -> i64 {
-    kept::run(
+    saved_plan::run(
         Access::Write,
         lock,
         |schema| {
@@ -87,7 +86,7 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         args,
         |_| (),
     );
-    let removed = kept::run(
+    let removed = saved_plan::run(
         Access::Write,
         action,
         |schema| {
@@ -125,7 +124,7 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         at_commit(Action::Removed(removed.iter().map(entry).collect()));
     }
     let events: Vec<Event> = removed.into_iter().map(|(event, _)| event).collect();
-    audit::record(action, &events);
+    writes::record(action, &events);
     for event in &events {
         statistics::counted(&event.content_type, Count::Invalidations, 1);
     }

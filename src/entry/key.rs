@@ -1,7 +1,7 @@
 //! Keys: the canonical key of a request, and the digest that the unique index of a partition holds.
 
 use crate::error::Refusal;
-use crate::jsonb::RawJsonb;
+use crate::pg::jsonb::RawJsonb;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use sha2::{Digest, Sha256};

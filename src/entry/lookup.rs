@@ -2,18 +2,17 @@
 
 #![allow(unsafe_code)]
 
-use super::probe::{self, Version};
+use super::newest_version::{self, Version};
 use super::{Address, checked_content_type, checked_user, matching, or_raise};
 use crate::error::Refusal;
-use crate::jsonb::RawJsonb;
-use crate::kept;
-use crate::materialize::{materialize_values, materialize_with, nothing};
-use crate::settings;
-use crate::spi::{self, Access, Rows};
+use crate::pg::jsonb::RawJsonb;
+use crate::pg::spi::{self, Access, Rows};
+use crate::pg::srf::{materialize_values, materialize_with, nothing};
 use crate::statistics::counters::Latency;
 use crate::statistics::hits::{self, Entry};
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
 use crate::statistics::{Call, Found, Hit};
+use crate::{saved_plan, settings};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
@@ -34,7 +33,7 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
         return None;
     }
     let mut version = None;
-    if !probe::newest(&[&address], |_, found| version = Some(found)) {
+    if !newest_version::newest(&[&address], |_, found| version = Some(found)) {
         version = newest_by_statement(&address);
     }
     let counted_at = call.place(address.content_type, version.is_some());
@@ -81,7 +80,7 @@ fn newest_by_statement(address: &Address) -> Option<Version> {
             matching(schema)
         )
     };
-    kept::run(Access::Read, "lookup", sql, &address.args(), |rows| {
+    saved_plan::run(Access::Read, "lookup", sql, &address.args(), |rows| {
         (rows.count() > 0).then(|| version(rows, 0, 1, 2, 3))
     })
 }
@@ -93,7 +92,7 @@ pub(super) fn hits_of(rows: &Rows, row: u64, (id, stored): (i32, i32), user_id: 
     rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(hits::pending_of(&entry)).into_datum()
 }
 
-crate::materialize::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
+crate::pg::srf::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
 
 fn get(fcinfo: pg_sys::FunctionCallInfo) {
     let call = Call::begins(Latency::Lookup);
@@ -118,7 +117,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     let mut found = Found::Nothing;
     let hit_count = |rows: &Rows, row| hits_of(rows, row, (1, HIT_COUNT), &address.user_id, &address.digest);
     materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {
-        kept::run(Access::Read, "get", sql, &address.args(), |rows| {
+        saved_plan::run(Access::Read, "get", sql, &address.args(), |rows| {
             let live = rows.count() > 0 && rows.get(0, 12).unwrap_or(false);
             if live {
                 deliver(rows);
@@ -135,7 +134,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
     call.ends(counted_at);
 }
 
-crate::materialize::set_returning!(
+crate::pg::srf::set_returning!(
     infinite_pages_cache_lookup_many,
     pg_finfo_infinite_pages_cache_lookup_many,
     lookup_many
@@ -169,7 +168,7 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
         let mut order: Vec<usize> = (0..addresses.len()).collect();
         order.sort_unstable_by_key(|&number| addresses[number].digest.as_bytes());
         let ordered: Vec<&Address> = order.iter().map(|&number| &addresses[number]).collect();
-        if !probe::newest(&ordered, |number, version| versions[order[number]] = Some(version)) {
+        if !newest_version::newest(&ordered, |number, version| versions[order[number]] = Some(version)) {
             // SAFETY: the third argument is a text[] that is not NULL, and lives until the call ends.
             let keys = unsafe {
                 let keys: pg_sys::Datum = pgrx::pg_getarg(fcinfo, 2).expect("checked above");
@@ -207,7 +206,7 @@ fn newest_of_each_by_statement(user_id: Uuid, content_type: &[u8], keys: DatumWi
         )
     };
     let args = [user_id.into(), spi::text(content_type), keys];
-    kept::run(Access::Read, "lookup many", sql, &args, |rows| {
+    saved_plan::run(Access::Read, "lookup many", sql, &args, |rows| {
         rows.map(|rows, row| (!rows.is_null(row, 1)).then(|| version(rows, row, 2, 3, 4)))
     })
 }

@@ -1,23 +1,25 @@
 //! Entries of the cache: how one is addressed, read, written and removed.
 
-mod batch;
-mod forget;
+mod client_numbers;
+mod conflicts;
+pub mod content_policy;
+pub mod entry_index;
+mod forget_user;
+mod index_scan;
 mod invalidate;
 pub mod key;
-mod lock;
-mod look;
+mod key_lock;
 mod lookup;
-mod numbers;
-mod probe;
-mod scan;
+mod newest_version;
 mod search;
 mod touch;
 mod upsert;
+mod upsert_many;
 mod values;
 mod writer;
 
 use crate::error::{Refusal, shown};
-use crate::{policy, spi};
+use crate::pg::spi;
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -62,7 +64,7 @@ impl<'a> Address<'a> {
         cache_key: Option<&'a [u8]>,
     ) -> Result<Self, Refusal> {
         let address = Self::new(user_id, content_type, cache_key)?;
-        if address.content_type == policy::OF_ALL_OTHERS {
+        if address.content_type == content_policy::OF_ALL_OTHERS {
             return Err(Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "content_type must not be *")
                 .detail("The value is \"*\".")
                 .hint("* is the content policy of all types that have none of their own; name the type itself."));

@@ -8,11 +8,10 @@ use super::lookup::hits_of;
 use super::{Address, checked_content_type, checked_user, key, missing, or_raise};
 use crate::audit::reads;
 use crate::error::{Refusal, shown};
-use crate::jsonb::RawJsonb;
-use crate::kept;
-use crate::materialize::{materialize_with, nothing};
-use crate::settings;
-use crate::spi::{self, Access, Rows};
+use crate::pg::jsonb::RawJsonb;
+use crate::pg::spi::{self, Access, Rows};
+use crate::pg::srf::{materialize_with, nothing};
+use crate::{saved_plan, settings};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -50,7 +49,7 @@ fn statement(schema: &str) -> String {
     )
 }
 
-crate::materialize::set_returning!(infinite_pages_cache_search, pg_finfo_infinite_pages_cache_search, search);
+crate::pg::srf::set_returning!(infinite_pages_cache_search, pg_finfo_infinite_pages_cache_search, search);
 
 fn search(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: the function is declared with these four arguments.
@@ -72,7 +71,7 @@ fn search(fcinfo: pg_sys::FunctionCallInfo) {
         hits_of(rows, row, (ID, HIT_COUNT), &user_id, &digest)
     };
     materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {
-        kept::run(Access::Read, "search", statement, &args, |rows| {
+        saved_plan::run(Access::Read, "search", statement, &args, |rows| {
             deliver(rows);
             audit(user_id, content_type, rows);
         });

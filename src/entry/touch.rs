@@ -1,12 +1,12 @@
 //! A new time to live for an entry that is alive.
 
-use super::lock::{self, Wrote};
+use super::content_policy::Policy;
+use super::key_lock::{self, Wrote};
 use super::{Address, matching, or_raise, refuse_if_read_only, values, writer};
-use crate::audit::{self, Event};
-use crate::kept;
-use crate::policy::Policy;
-use crate::spi::{self, Access};
-use crate::{clock, settings};
+use crate::audit::writes::{self, Event};
+use crate::pg::clock;
+use crate::pg::spi::{self, Access};
+use crate::{saved_plan, settings};
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
@@ -30,7 +30,7 @@ fn cache_touch(
     let lifetime = ttl.unwrap_or_else(|| Policy::of(address.content_type).ttl);
     let expiry = touch(&address, lifetime);
     if expiry.is_some() {
-        audit::record("touch", &[Event::of(&address)]);
+        writes::record("touch", &[Event::of(&address)]);
     }
     expiry
 }
@@ -41,7 +41,7 @@ fn touch(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
     const ATTEMPTS: usize = 10;
     let mut before = None;
     for _ in 0..ATTEMPTS {
-        let (expiry, found) = lock::with_key(address, |found| {
+        let (expiry, found) = key_lock::with_key(address, |found| {
             Wrote::Openly((extend(address, lifetime), (found.exists, found.versions.clone())))
         });
         if expiry.is_some() || !found.0 || before.as_ref() == Some(&found) {
@@ -56,7 +56,7 @@ fn extend(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
     let now = clock::now();
     let mut args = address.args();
     args.extend([spi::timestamptz(values::expiry_after(now, lifetime)), spi::timestamptz(now)]);
-    kept::run(
+    saved_plan::run(
         Access::Write,
         "touch",
         |schema| {

@@ -1,12 +1,12 @@
 //! cache_upsert(): one entry.
 
+use super::content_policy::Policy;
 use super::values::{Values, checked_content};
 use super::writer::{Writer, check_users};
 use super::{Address, or_raise, refuse_if_read_only};
-use crate::audit::{self, Event};
-use crate::clock::now;
-use crate::jsonb::RawJsonb;
-use crate::policy::Policy;
+use crate::audit::writes::{self, Event};
+use crate::pg::clock::now;
+use crate::pg::jsonb::RawJsonb;
 use crate::settings;
 use crate::statistics::Call;
 use crate::statistics::counters::Latency;
@@ -59,7 +59,7 @@ pub fn cache_upsert(
     let policy = Policy::of(address.content_type);
     check_users(std::iter::once(&address.user_id));
     let written = Writer::new().store(&address, &values, &policy);
-    audit::record("upsert", &[Event::of(&address)]);
+    writes::record("upsert", &[Event::of(&address)]);
     let counted_at = call.place(address.content_type, true);
     call.stored(counted_at, 1, written.cost);
     call.ends(counted_at);

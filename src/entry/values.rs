@@ -1,9 +1,9 @@
 //! What is stored at an address, and the rules for it.
 
+use super::content_policy::Policy;
 use super::missing;
 use crate::error::{Refusal, shown};
-use crate::jsonb::RawJsonb;
-use crate::policy::Policy;
+use crate::pg::jsonb::RawJsonb;
 use crate::statistics::tokens::MOST_OF_AN_ANSWER;
 use crate::{settings, ttl};
 use pgrx::Uuid;

@@ -1,22 +1,22 @@
 //! The writing of entries: one live entry per address, whatever the month and whoever writes at the same
 //! time.
 
-use super::lock::{self, Wrote};
+use super::content_policy::Policy;
+use super::entry_index::Entries;
+use super::key_lock::{self, Wrote};
 use super::values::Values;
 use super::{Address, matching};
-use crate::clock::month_of;
+use crate::access::row_security::Sight;
+use crate::access::tenant;
+use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
-use crate::home::{CACHE, Home};
-use crate::kept;
+use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::is_of_this_transaction;
 use crate::partition::create;
-use crate::partition::entry_index::Entries;
-use crate::partition::month::Month;
-use crate::partition::sight::Sight;
-use crate::policy::Policy;
-use crate::spi::{self, Access, Rows};
+use crate::pg::spi::{self, Access, Rows};
+use crate::pg::{privileges, subtransaction};
+use crate::saved_plan;
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
-use crate::{catch, owner, tenant};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -30,7 +30,7 @@ pub struct Written {
 
 /// Writes the entries of one call.
 pub struct Writer {
-    home: Rc<Home>,
+    extension: Rc<Extension>,
     parent: pg_sys::Oid,
     last: Option<Moment>,
 }
@@ -59,9 +59,9 @@ impl Written {
 
 impl Writer {
     pub fn new() -> Self {
-        let home = Home::current();
-        let parent = home.table(CACHE);
-        Self { home, parent, last: None }
+        let extension = Extension::current();
+        let parent = extension.table(CACHE);
+        Self { extension, parent, last: None }
     }
 
     /// Stores one entry when nobody else is writing it. An older version in an earlier month (or, after the clock was
@@ -74,7 +74,7 @@ impl Writer {
         let mut before = None;
         let mut unchanged = 0;
         for _ in 0..ATTEMPTS {
-            let attempt = lock::with_key(address, |found| {
+            let attempt = key_lock::with_key(address, |found| {
                 let Some(write) = self.at_now() else { return Wrote::Openly(None) };
                 let versions = found.versions.clone().unwrap_or_else(|| versions_by_statement(address));
                 let found = Some((versions, found.exists));
@@ -85,7 +85,7 @@ impl Writer {
             });
             match attempt {
                 // Once more from the top: the month may end meanwhile.
-                None => create::create_current(&self.home),
+                None => create::create_current(&self.extension),
                 Some((Some(written), _)) => return written,
                 Some((None, found)) => {
                     unchanged = if before == found { unchanged + 1 } else { 0 };
@@ -101,7 +101,7 @@ impl Writer {
             kept_out();
         }
         // A row of another key is in the way, which a plain INSERT names; or something lets no row in.
-        let written = lock::with_key(address, |_| {
+        let written = key_lock::with_key(address, |_| {
             let Some(write) = self.at_now() else { return Wrote::Openly(None) };
             write.wrote(write.insert(address, values, policy, moved, OnConflict::Raise))
         });
@@ -188,7 +188,7 @@ impl Write {
         let mut args = self.args(address, values, policy);
         args.extend([spi::timestamptz(self.moment.month.start()), spi::timestamptz(self.moment.month.end())]);
         self.explained(address, || {
-            kept::run(
+            saved_plan::run(
                 Access::Write,
                 "upsert: update",
                 |schema| {
@@ -229,7 +229,7 @@ impl Write {
             moved.access_frequency.into(),
         ]);
         self.explained(address, || {
-            kept::run(
+            saved_plan::run(
                 Access::Write,
                 plan,
                 |schema| {
@@ -257,7 +257,7 @@ impl Write {
     fn remove(&self, address: &Address) -> (Option<Moved>, usize) {
         let mut args = address.args();
         args.extend([spi::timestamptz(self.moment.month.start()), spi::timestamptz(self.moment.month.end())]);
-        let removed = kept::run(
+        let removed = saved_plan::run(
             Access::Write,
             "upsert: remove",
             |schema| {
@@ -289,7 +289,7 @@ impl Write {
     /// Runs a write, and tells its errors better: that row security refuses it because the session acts for another
     /// user, or that an index of the operator's own does because of another entry.
     fn explained<T>(&self, address: &Address, write: impl FnOnce() -> T) -> T {
-        let is_restricted = owner::is_restricted(self.parent);
+        let is_restricted = privileges::is_restricted(self.parent);
         let explain = |code, message: &str, detail: Option<&str>| match code {
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE if is_restricted => {
                 let acting = tenant::cache_current_user_id();
@@ -302,7 +302,7 @@ impl Write {
             ),
             _ => None,
         };
-        catch::translate(write, explain)
+        subtransaction::translate(write, explain)
     }
 }
 
@@ -314,7 +314,7 @@ impl Write {
 pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
     let acting = tenant::cache_current_user_id();
     let foreign = users.into_iter().find(|user| acting != Some(**user));
-    if let Some(user) = foreign.filter(|_| Sight::is_of_own_writes(Home::current().table(CACHE))) {
+    if let Some(user) = foreign.filter(|_| Sight::is_of_own_writes(Extension::current().table(CACHE))) {
         not_own(acting, user).raise();
     }
 }
@@ -339,12 +339,12 @@ struct Moved {
 /// Whether an entry is one that the caller may see, for a call that does nothing about others: a tenant that waits for
 /// another one's writers, or reads another one's rows, would learn of them.
 pub fn may_see(address: &Address) -> bool {
-    let home = Home::current();
-    let entries = Entries::current(&home);
-    match entries.partitions(&home) {
+    let extension = Extension::current();
+    let entries = Entries::current(&extension);
+    match entries.partitions(&extension) {
         Some((_, Sight::OneUser)) => tenant::cache_current_user_id() == Some(address.user_id),
         Some(_) => true,
-        None => !owner::is_restricted(entries.table) || !versions_by_statement(address).is_empty(),
+        None => !privileges::is_restricted(entries.table) || !versions_by_statement(address).is_empty(),
     }
 }
 
@@ -354,7 +354,7 @@ fn versions_by_statement(address: &Address) -> Vec<i64> {
     let sql = |schema: &str| {
         format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
     };
-    kept::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
+    saved_plan::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
         let moment = |rows: &Rows, row| rows.get::<TimestampWithTimeZone>(row, 1).expect("it is NOT NULL").into();
         rows.map(moment)
     })

@@ -1,16 +1,14 @@
 //! Expiry: entries whose time is over are deleted in small batches.
 
-use super::turn::Turn;
-use crate::clock::now;
-use crate::home::{CACHE, Home};
-use crate::kept;
-use crate::owner;
+use super::budget::Turn;
+use crate::access::all_rows::{must_change_all, must_see_all};
+use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::{Partition, partitions_of};
-use crate::partition::unhidden::{must_change_all, must_see_all};
-use crate::settings;
-use crate::spi::{self, Access};
-use crate::statistics;
+use crate::pg::clock::now;
+use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
 use crate::statistics::counters::Count;
+use crate::{saved_plan, settings, statistics};
 use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use std::time::Instant;
@@ -34,13 +32,14 @@ fn cleanup_expired_cache_entries_production() -> TableIterator<
     ),
 > {
     let started = Instant::now();
-    let home = Home::current();
-    let mut rows: Vec<_> = owner::without_more_than_owner_of(home.table(CACHE), || delete_expired(&home, None))
-        .into_iter()
-        .map(|cleaned| {
-            (cleaned.deleted, megabytes_of(cleaned.bytes), rounded(cleaned.milliseconds), Some(cleaned.partition))
-        })
-        .collect();
+    let extension = Extension::current();
+    let mut rows: Vec<_> =
+        privileges::without_more_than_owner_of(extension.table(CACHE), || delete_expired(&extension, None))
+            .into_iter()
+            .map(|cleaned| {
+                (cleaned.deleted, megabytes_of(cleaned.bytes), rounded(cleaned.milliseconds), Some(cleaned.partition))
+            })
+            .collect();
     if rows.is_empty() {
         rows.push((0, megabytes_of(0), rounded(milliseconds_since(started)), None));
     }
@@ -63,10 +62,14 @@ pub fn milliseconds_since(start: Instant) -> f64 {
 
 /// Deletes the expired entries that nobody holds locked, as long as it is the step's turn; returns what was
 /// deleted where.
-pub fn delete_expired(home: &Home, turn: Option<&dyn Turn>) -> Vec<Cleaned> {
+pub fn delete_expired(extension: &Extension, turn: Option<&dyn Turn>) -> Vec<Cleaned> {
     let now = now();
-    let partitions = partitions_of(home.table(CACHE));
-    partitions.iter().map(|partition| clean(home, partition, now, turn)).filter(|cleaned| cleaned.deleted > 0).collect()
+    let partitions = partitions_of(extension.table(CACHE));
+    partitions
+        .iter()
+        .map(|partition| clean(extension, partition, now, turn))
+        .filter(|cleaned| cleaned.deleted > 0)
+        .collect()
 }
 
 /// Entries that one statement deletes. One whose time is limited looks at the clock more often.
@@ -75,13 +78,13 @@ pub fn batch_size(hurried: bool) -> i64 {
     if hurried { size.min(100) } else { size }
 }
 
-fn clean(home: &Home, partition: &Partition, now: i64, turn: Option<&dyn Turn>) -> Cleaned {
+fn clean(extension: &Extension, partition: &Partition, now: i64, turn: Option<&dyn Turn>) -> Cleaned {
     let started = Instant::now();
     let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, milliseconds: 0.0 };
     let mut past = 0;
     loop {
         pgrx::check_for_interrupts!();
-        let (deleted, bytes, kept) = delete_batch(home, partition, now, batch_size(turn.is_some()), past);
+        let (deleted, bytes, kept) = delete_batch(extension, partition, now, batch_size(turn.is_some()), past);
         cleaned.deleted += deleted;
         cleaned.bytes += bytes;
         past += kept;
@@ -105,13 +108,13 @@ fn clean(home: &Home, partition: &Partition, now: i64, turn: Option<&dyn Turn>) 
 /// # Errors
 /// 42501 where row security may hide what decides: a version with a longer life. A policy that keeps entries from being
 /// deleted by a service role is obeyed; the owner, for whom this is done, must be able to delete all.
-fn delete_batch(home: &Home, partition: &Partition, now: i64, size: i64, past: i64) -> (i64, i64, i64) {
-    if owner::is_owned(home.table(CACHE)) {
-        must_change_all(home, &[CACHE]);
+fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i64, past: i64) -> (i64, i64, i64) {
+    if privileges::is_owned(extension.table(CACHE)) {
+        must_change_all(extension, &[CACHE]);
     } else {
-        must_see_all(home, &[CACHE]);
+        must_see_all(extension, &[CACHE]);
     }
-    kept::run(
+    saved_plan::run(
         Access::Write,
         "cleanup",
         |schema| {

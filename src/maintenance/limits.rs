@@ -1,14 +1,13 @@
 //! Limits: a user keeps at most `max_entries` entries of a type of content.
 
+use super::budget::Turn;
 use super::cleanup::batch_size;
-use super::turn::Turn;
+use crate::access::all_rows::{must_change_all, must_see_all};
 use crate::entry::same_entry;
-use crate::home::{CACHE, Home, POLICIES};
-use crate::kept;
-use crate::partition::unhidden::{must_change_all, must_see_all};
-use crate::spi::{self, Access};
-use crate::statistics;
+use crate::extension::{CACHE, Extension, POLICIES};
+use crate::pg::spi::{self, Access};
 use crate::statistics::counters::Count;
+use crate::{saved_plan, statistics};
 use pgrx::Uuid;
 use std::collections::BTreeMap;
 
@@ -21,13 +20,13 @@ struct Excess {
 
 /// Evicts what is over the limits, as long as it is the step's turn; returns how many entries of which types. Those go
 /// first that have expired, then those of low priority, rarely hit, and last used long ago.
-pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> BTreeMap<Vec<u8>, i64> {
+pub fn evict_over_limit(extension: &Extension, turn: &dyn Turn) -> BTreeMap<Vec<u8>, i64> {
     let mut evicted = BTreeMap::new();
-    let over_limit = over_limit(home);
+    let over_limit = over_limit(extension);
     turn.hurry();
     for excess in over_limit {
         loop {
-            let batch = evict_batch(home, &excess);
+            let batch = evict_batch(extension, &excess);
             if batch > 0 {
                 *evicted.entry(excess.content_type.clone()).or_default() += batch;
             }
@@ -44,9 +43,9 @@ pub fn evict_over_limit(home: &Home, turn: &dyn Turn) -> BTreeMap<Vec<u8>, i64> 
     evicted
 }
 
-fn over_limit(home: &Home) -> Vec<Excess> {
-    must_see_all(home, &[CACHE, POLICIES]);
-    let schema = &home.schema;
+fn over_limit(extension: &Extension) -> Vec<Excess> {
+    must_see_all(extension, &[CACHE, POLICIES]);
+    let schema = &extension.schema;
     let sql = format!(
         "SELECT c.user_id, c.content_type::text, coalesce(p.max_entries, d.max_entries)::bigint \
          FROM (SELECT user_id, content_type, count(*) AS entries \
@@ -67,9 +66,9 @@ fn over_limit(home: &Home) -> Vec<Excess> {
 /// Evicts one batch; entries that somebody else holds are left for a later run. Of an entry with several versions, which
 /// clients may have left in several months, the oldest goes first: else it would take the place of the newest. The user
 /// stands at each reference of the table: where it is distributed, the statement then goes to one place.
-fn evict_batch(home: &Home, excess: &Excess) -> i64 {
-    must_change_all(home, &[CACHE]);
-    let had_expired: Vec<bool> = kept::run(
+fn evict_batch(extension: &Extension, excess: &Excess) -> i64 {
+    must_change_all(extension, &[CACHE]);
+    let had_expired: Vec<bool> = saved_plan::run(
         Access::Write,
         "enforce limits",
         |schema| {

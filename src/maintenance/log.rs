@@ -1,8 +1,8 @@
 //! The log of maintenance: a row for each step.
 
-use crate::home::{Home, RUNS};
-use crate::owner;
-use crate::spi::{self, Access};
+use crate::extension::{Extension, RUNS};
+use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
 use pgrx::datum::{AnyNumeric, DatumWithOid};
 
 /// How a step went.
@@ -15,14 +15,14 @@ pub struct Row {
 }
 
 /// Writes rows of one run, with the role that acted; `None` = that of the session.
-pub fn write(home: &Home, run_at: i64, role: Option<&str>, rows: &[Row]) {
-    let runs = home.table(RUNS);
+pub fn write(extension: &Extension, run_at: i64, role: Option<&str>, rows: &[Row]) {
+    let runs = extension.table(RUNS);
     let sql = format!(
         "INSERT INTO {}.{RUNS} (run_at, step, status, affected, duration_ms, detail, role) \
          VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, session_user))",
-        home.schema
+        extension.schema
     );
-    owner::confined_to_owner_of(runs, || {
+    privileges::confined_to_owner_of(runs, || {
         for row in rows {
             let args: [DatumWithOid; 7] = [
                 spi::timestamptz(run_at),

@@ -1,9 +1,9 @@
 //! What keeps the cache in order.
 
+pub mod budget;
+pub mod by_hand;
 pub mod cleanup;
+mod drop_months;
 mod limits;
 pub mod log;
-mod months;
-pub mod run;
 pub mod steps;
-pub mod turn;

@@ -2,24 +2,22 @@
 
 #![allow(unsafe_code)]
 
+use super::budget::{LONGEST_BATCH, LONGEST_SCAN, Turn};
 use super::cleanup::delete_expired;
+use super::drop_months;
 use super::limits::evict_over_limit;
-use super::months;
-use super::turn::{LONGEST_BATCH, LONGEST_SCAN, Turn};
+use crate::access::all_rows::must_change_all;
 use crate::audit::reads;
-use crate::catch;
-use crate::clock::now;
-use crate::home::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Home, RUNS, STATISTICS};
-use crate::operate::former;
-use crate::owner;
+use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS, STATISTICS};
+use crate::install::former_signatures;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
-use crate::partition::unhidden::must_change_all;
-use crate::settings;
-use crate::spi::{self, Access};
-use crate::statistics::{drain, summary};
-use crate::worker;
+use crate::pg::clock::now;
+use crate::pg::spi::{self, Access};
+use crate::pg::{privileges, subtransaction};
+use crate::statistics::{flush, summary};
+use crate::{settings, worker};
 use pgrx::pg_sys;
 use std::time::Duration;
 
@@ -77,7 +75,7 @@ pub struct Step {
     pub routine: bool,
     /// Longest that a transaction of the worker's may take.
     pub longest: fn() -> Duration,
-    pub run: fn(&Home, &dyn Turn) -> Outcome,
+    pub run: fn(&Extension, &dyn Turn) -> Outcome,
 }
 
 /// What most steps are.
@@ -109,31 +107,31 @@ pub const STEPS: [Step; 13] = [
         run: flush,
         ..ORDINARY
     },
-    Step { name: "premake partitions", run: |home, turn| premake(home, Table::Cache, turn), ..ORDINARY },
+    Step { name: "premake partitions", run: |extension, turn| premake(extension, Table::Cache, turn), ..ORDINARY },
     Step {
         name: "premake audit partitions",
         owner_of: Some(AUDIT_LOG),
-        run: |home, turn| premake(home, Table::AuditLog, turn),
+        run: |extension, turn| premake(extension, Table::AuditLog, turn),
         ..ORDINARY
     },
-    Step { name: "drop dead months", run: months::drop_dead, ..DROP },
-    Step { name: "retention", run: months::drop_old, ..DROP },
+    Step { name: "drop dead months", run: drop_months::drop_dead, ..DROP },
+    Step { name: "retention", run: drop_months::drop_old, ..DROP },
     Step { name: "delete expired entries", locks: Locks::ExpiredRows, run: expire, ..ORDINARY },
     Step { name: "enforce limits", locks: Locks::LiveRows, run: enforce_limits, ..SCAN },
     Step { name: "summarize", owner_of: Some(BY_TYPE), routine: true, run: summarize, ..SCAN },
     Step { name: "secure partitions", owner_of: None, locks: Locks::Partitions, run: secure, ..ORDINARY },
     Step { name: "analyze", run: analyze, ..SCAN },
-    Step { name: "trim audit log", owner_of: Some(AUDIT_LOG), run: months::trim_audit, ..DROP },
+    Step { name: "trim audit log", owner_of: Some(AUDIT_LOG), run: drop_months::trim_audit, ..DROP },
     Step {
         name: "trim statistics",
         owner_of: Some(STATISTICS),
-        run: |home, turn| trim(home, turn, STATISTICS, "hour", settings::STATISTICS_RETENTION.get()),
+        run: |extension, turn| trim(extension, turn, STATISTICS, "hour", settings::STATISTICS_RETENTION.get()),
         ..ORDINARY
     },
     Step {
         name: "trim maintenance log",
         owner_of: Some(RUNS),
-        run: |home, turn| trim(home, turn, RUNS, "run_at", settings::MAINTENANCE_LOG_RETENTION.get()),
+        run: |extension, turn| trim(extension, turn, RUNS, "run_at", settings::MAINTENANCE_LOG_RETENTION.get()),
         ..ORDINARY
     },
 ];
@@ -149,10 +147,10 @@ pub fn is_step(name: &[u8]) -> bool {
 }
 
 /// Creates the coming partitions; trouble with one month does not keep the others from theirs.
-fn premake(home: &Home, table: Table, turn: &dyn Turn) -> Outcome {
+fn premake(extension: &Extension, table: Table, turn: &dyn Turn) -> Outcome {
     let mut outcome = Outcome::default();
     for month in wanted_months() {
-        match catch::attempt(|| create(home, table, month).1) {
+        match subtransaction::attempt(|| create(extension, table, month).1) {
             Ok(true) => {
                 outcome.affected += 1;
                 turn.did(1);
@@ -168,14 +166,14 @@ fn premake(home: &Home, table: Table, turn: &dyn Turn) -> Outcome {
     outcome
 }
 
-fn expire(home: &Home, turn: &dyn Turn) -> Outcome {
-    let deleted = delete_expired(home, Some(turn)).iter().map(|cleaned| cleaned.deleted).sum();
+fn expire(extension: &Extension, turn: &dyn Turn) -> Outcome {
+    let deleted = delete_expired(extension, Some(turn)).iter().map(|cleaned| cleaned.deleted).sum();
     Outcome::in_time(deleted, turn)
 }
 
-fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
+fn enforce_limits(extension: &Extension, turn: &dyn Turn) -> Outcome {
     const SHOWN: usize = 10;
-    let mut evicted: Vec<(Vec<u8>, i64)> = evict_over_limit(home, turn).into_iter().collect();
+    let mut evicted: Vec<(Vec<u8>, i64)> = evict_over_limit(extension, turn).into_iter().collect();
     let mut outcome = Outcome::in_time(evicted.iter().map(|(_, entries)| entries).sum(), turn);
     if !evicted.is_empty() {
         evicted.sort_by_key(|(_, entries)| std::cmp::Reverse(*entries));
@@ -196,28 +194,28 @@ fn enforce_limits(home: &Home, turn: &dyn Turn) -> Outcome {
 /// Secures partitions. Drops the functions that a restore has left. Builds a missing index by hand only, because a
 /// restore may be about to build one of that name, and because it would run code. Leaves what somebody else has made to
 /// who may give it away.
-fn secure(home: &Home, turn: &dyn Turn) -> Outcome {
-    let secured = secure_all(home, !turn.is_unattended(), || {
+fn secure(extension: &Extension, turn: &dyn Turn) -> Outcome {
+    let secured = secure_all(extension, !turn.is_unattended(), || {
         turn.did(1);
         turn.let_go();
     });
-    (secured + former::hand_over(home)).into()
+    (secured + former_signatures::hand_over(extension)).into()
 }
 
 /// Deletes the rows of a table that are older than so many minutes; none for 0.
-fn trim(home: &Home, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -> Outcome {
+fn trim(extension: &Extension, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -> Outcome {
     const BATCH: i64 = 10_000;
     if minutes == 0 {
         return 0.into();
     }
-    let name = format!("{}.{table}", home.schema);
+    let name = format!("{}.{table}", extension.schema);
     let sql = format!(
         "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {column} < $1 LIMIT {BATCH}))"
     );
     let oldest_kept = now() - i64::from(minutes) * 60_000_000;
     let mut deleted = 0;
     loop {
-        must_change_all(home, &[table]);
+        must_change_all(extension, &[table]);
         let batch = spi::run(Access::Write, &sql, &[spi::timestamptz(oldest_kept)], |rows| rows.count() as i64);
         deleted += batch;
         turn.did(batch);
@@ -236,31 +234,31 @@ fn longest_flush() -> Duration {
 }
 
 /// A step that writes several tables fails unless they have one owner.
-fn unless_of_one_owner(home: &Home, tables: &[&str]) -> Option<Outcome> {
-    let (one, other) = owner::of_different_owners(home, tables)?;
+fn unless_of_one_owner(extension: &Extension, tables: &[&str]) -> Option<Outcome> {
+    let (one, other) = privileges::of_different_owners(extension, tables)?;
     Some(Outcome::failure(format!("{one} and {other} have different owners: ALTER TABLE … OWNER TO")))
 }
 
 /// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
 /// time, and waits until the page has room again.
-fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
-    if let Some(refusal) = unless_of_one_owner(home, &drain::WRITTEN) {
+fn flush(extension: &Extension, turn: &dyn Turn) -> Outcome {
+    if let Some(refusal) = unless_of_one_owner(extension, &flush::WRITTEN) {
         return refusal;
     }
-    if !drain::begin() {
+    if !flush::begin() {
         return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
     }
-    let mut stored = drain::store_counters(home) + reads::store(home);
+    let mut stored = flush::store_counters(extension) + reads::store(extension);
     turn.did(stored);
-    let mut entries = drain::Entries::counted();
-    let mut room = drain::Room::default();
+    let mut entries = flush::Entries::counted();
+    let mut room = flush::Room::default();
     loop {
         turn.let_go();
-        while turn.is_unattended() && !room.is_free(home) {
+        while turn.is_unattended() && !room.is_free(extension) {
             turn.let_go();
         }
-        drain::begin();
-        let Some(batch) = entries.store_batch(home, turn.is_unattended()) else { break };
+        flush::begin();
+        let Some(batch) = entries.store_batch(extension, turn.is_unattended()) else { break };
         room.is_taken();
         stored += batch.updated;
         turn.did(batch.updated);
@@ -271,11 +269,11 @@ fn flush(home: &Home, turn: &dyn Turn) -> Outcome {
     Outcome::in_time(stored, turn)
 }
 
-fn summarize(home: &Home, turn: &dyn Turn) -> Outcome {
-    if let Some(refusal) = unless_of_one_owner(home, &[BY_TYPE, BY_USER]) {
+fn summarize(extension: &Extension, turn: &dyn Turn) -> Outcome {
+    if let Some(refusal) = unless_of_one_owner(extension, &[BY_TYPE, BY_USER]) {
         return refusal;
     }
-    let counted = summary::renew(home);
+    let counted = summary::renew(extension);
     turn.did(counted);
     counted.into()
 }
@@ -283,8 +281,8 @@ fn summarize(home: &Home, turn: &dyn Turn) -> Outcome {
 /// Autovacuum never analyzes a partitioned table itself, only its partitions; the planner needs both.
 /// Due when a tenth of the rows have changed since the partitions were analyzed, or when they have been
 /// analyzed since and are a tenth larger or smaller than the whole was.
-fn analyze(home: &Home, _turn: &dyn Turn) -> Outcome {
-    let parent = home.table(CACHE);
+fn analyze(extension: &Extension, _turn: &dyn Turn) -> Outcome {
+    let parent = extension.table(CACHE);
     let due = spi::run(
         Access::ReadLatest,
         "SELECT sum(s.n_mod_since_analyze) > 50 + 0.1 * sum(s.n_live_tup) \
@@ -305,8 +303,8 @@ fn analyze(home: &Home, _turn: &dyn Turn) -> Outcome {
     let partitions = partitions_of(parent);
     let busy: Vec<String> =
         partitions.iter().filter(|partition| !try_lock(partition.oid)).map(Partition::name).collect();
-    let sql = format!("ANALYZE (SKIP_LOCKED) {}.{CACHE}", home.schema);
-    match catch::unless_locked(|| spi::execute(&sql)) {
+    let sql = format!("ANALYZE (SKIP_LOCKED) {}.{CACHE}", extension.schema);
+    match subtransaction::unless_locked(|| spi::execute(&sql)) {
         None => in_the_way(0, format!("put off: somebody has a partition of {CACHE} locked")),
         Some(()) if busy.is_empty() => 1.into(),
         Some(()) => in_the_way(1, format!("left out, since somebody vacuums or changes them: {}", busy.join(", "))),

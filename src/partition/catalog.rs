@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::Refusal;
-use crate::spi::{self, Access};
+use crate::pg::spi::{self, Access};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// A partition and the timestamps it holds, in microseconds since 2000-01-01 UTC.

@@ -4,16 +4,17 @@
 #![allow(unsafe_code)]
 
 use super::catalog::{forget_partitions, partitions_of};
-use super::month::Month;
 use super::secure::secure;
-use crate::advisory::{self, Brief, Class};
-use crate::clock::{month_of, now};
-use crate::denied::{Grant, with_way_out};
+use crate::access::grant_hint::{Grant, with_way_out};
+use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
-use crate::home::{AUDIT_LOG, CACHE, Home};
-use crate::setting_scope::with_settings;
-use crate::spi::{self, Access};
-use crate::{catch, owner, settings};
+use crate::extension::{AUDIT_LOG, CACHE, Extension};
+use crate::pg::advisory_lock::{self, Brief, Class};
+use crate::pg::clock::now;
+use crate::pg::guc::with_settings;
+use crate::pg::spi::{self, Access};
+use crate::pg::{privileges, subtransaction};
+use crate::settings;
 use pgrx::datum::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -58,8 +59,8 @@ fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
     let target_date = target_date.unwrap_or_else(|| {
         crate::entry::missing("target_date").hint("Pass any day of the month, such as '2027-01-01'.").raise()
     });
-    let home = Home::current();
-    let cache = home.table(CACHE);
+    let extension = Extension::current();
+    let cache = extension.table(CACHE);
     let month = Month::of(target_date.into()).unwrap_or_else(|| {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
@@ -69,10 +70,11 @@ fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
         .hint("Pass any day of the month, such as '2027-01-01'.")
         .raise()
     });
-    if owner::is_service(cache) {
-        owner::confined_to_owner_of(cache, || with_storage_of_database(|| create(&home, Table::Cache, month))).0
+    if privileges::is_service(cache) {
+        privileges::confined_to_owner_of(cache, || with_storage_of_database(|| create(&extension, Table::Cache, month)))
+            .0
     } else {
-        create(&home, Table::Cache, month).0
+        create(&extension, Table::Cache, month).0
     }
 }
 
@@ -93,7 +95,7 @@ fn show(timestamp: Timestamp) -> String {
 #[pg_extern(sql = false)]
 fn cache_create_current_partition() -> String {
     let month = month_of(now());
-    with_storage_of_database(|| create(&Home::current(), Table::Cache, month)).0
+    with_storage_of_database(|| create(&Extension::current(), Table::Cache, month)).0
 }
 
 /// Runs `f` for a session that may be a tenant's or a service's: where a partition of everybody's is stored is not its choice.
@@ -114,20 +116,20 @@ pub fn wait_for_makers() {
 }
 
 /// Creates the partition of the current month, or waits for who is creating it.
-pub fn create_current(home: &Home) {
-    let sql = format!("SELECT {}.cache_create_current_partition()", home.schema);
-    with_way_out(home, Grant::Tenant, || spi::execute(&sql));
+pub fn create_current(extension: &Extension) {
+    let sql = format!("SELECT {}.cache_create_current_partition()", extension.schema);
+    with_way_out(extension, Grant::Tenant, || spi::execute(&sql));
 }
 
 /// The same for the audit log. Called with the rights of its owner.
-pub fn ensure_current_audit(home: &Home, log: pg_sys::Oid) {
+pub fn ensure_current_audit(extension: &Extension, log: pg_sys::Oid) {
     let now = now();
     // The row gets its timestamp a moment later, which near the end of a month may be the next month.
     const MARGIN: i64 = 60_000_000;
     let soon = Month::of(now + MARGIN).map(|_| now + MARGIN);
     for moment in std::iter::once(now).chain(soon) {
         if !partitions_of(log).iter().any(|partition| partition.holds(moment)) {
-            with_storage_of_database(|| create(home, Table::AuditLog, month_of(moment)));
+            with_storage_of_database(|| create(extension, Table::AuditLog, month_of(moment)));
         }
     }
 }
@@ -142,8 +144,8 @@ pub fn wanted_months() -> impl Iterator<Item = Month> {
 ///
 /// # Errors
 /// 42501 unless the current user owns the table; 42P07 when something else has the partition's name.
-pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
-    let parent = home.table(table.name());
+pub fn create(extension: &Extension, table: Table, month: Month) -> (String, bool) {
+    let parent = extension.table(table.name());
     let existing = || {
         partitions_of(parent)
             .into_iter()
@@ -152,42 +154,42 @@ pub fn create(home: &Home, table: Table, month: Month) -> (String, bool) {
     if let Some(partition) = existing() {
         return (partition.name(), false);
     }
-    owner::check(
-        home,
+    privileges::check(
+        extension,
         table.name(),
         "Only the owner of a table can change its partitions.",
         "Run it as the owner, or as a service role. Any role can make the current month's partition with \
          cache_create_current_partition().",
     );
-    advisory::lock(Class::CreatePartition, table as u32);
+    advisory_lock::lock(Class::CreatePartition, table as u32);
     // Others may have made it while this backend waited.
     forget_partitions(parent);
     if let Some(partition) = existing() {
         return (partition.name(), false);
     }
     let name = table.partition_name(month);
-    if home.find_table(&name).is_some() {
+    if extension.find_table(&name).is_some() {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_DUPLICATE_TABLE,
-            format!("{}.{name} exists and is not a partition of {}", home.schema, table.name()),
+            format!("{}.{name} exists and is not a partition of {}", extension.schema, table.name()),
         )
         .detail("The month's partition must have this name.")
-        .hint(format!("Rename it, or attach it: ALTER TABLE {}.{} ATTACH PARTITION …", home.schema, table.name()))
+        .hint(format!("Rename it, or attach it: ALTER TABLE {}.{} ATTACH PARTITION …", extension.schema, table.name()))
         .raise();
     }
     // ATTACH evaluates CHECK constraints, which are the owner's code.
-    owner::without_more_than_owner_of(parent, || build(home, table, month, &name));
+    privileges::without_more_than_owner_of(parent, || build(extension, table, month, &name));
     (name, true)
 }
 
-fn build(home: &Home, table: Table, month: Month, name: &str) {
-    let (schema, parent_name) = (&home.schema, table.name());
+fn build(extension: &Extension, table: Table, month: Month, name: &str) {
+    let (schema, parent_name) = (&extension.schema, table.name());
     spi::execute(&format!(
         "CREATE TABLE {schema}.{name} (LIKE {schema}.{parent_name} \
              INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION) {}",
         table.storage()
     ));
-    secure(home, parent_name, home.table(name), true);
+    secure(extension, parent_name, extension.table(name), true);
     let (from, to) = month.bounds();
     let sql = format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"
@@ -196,7 +198,7 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
     let default_partition = spi::run(
         Access::ReadLatest,
         "SELECT partdefid::regclass::text FROM pg_partitioned_table WHERE partrelid = $1 AND partdefid <> 0",
-        &[home.table(parent_name).into()],
+        &[extension.table(parent_name).into()],
         |rows| if rows.count() > 0 { rows.get::<String>(0, 1) } else { None },
     );
     let in_the_way = |code, _: &str, _: Option<&str>| {
@@ -214,5 +216,5 @@ fn build(home: &Home, table: Table, month: Month, name: &str) {
                 .hint(hint),
         )
     };
-    catch::translate(|| spi::execute(&sql), in_the_way);
+    subtransaction::translate(|| spi::execute(&sql), in_the_way);
 }

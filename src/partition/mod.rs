@@ -2,11 +2,7 @@
 
 pub mod catalog;
 pub mod create;
-pub mod dump;
-pub mod entry_index;
-pub mod month;
-pub mod retire;
+pub mod drop;
+pub mod dump_check;
 pub mod secure;
-pub mod sight;
-pub mod unhidden;
 mod unused;

@@ -3,25 +3,26 @@
 //! through the parent only.
 
 use super::catalog::{partitions_of, qualified_name, while_it_stays};
+use crate::audit::archive;
 use crate::error::{Refusal, shown};
-use crate::home::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Home};
-use crate::operate::archive;
-use crate::owner;
-use crate::spi::{self, Access};
+use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension};
+use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
 use crate::statistics::summary::ENTRY_INDEXES;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Gives every partition what it lacks, as one made by hand does, and what is below it, an index only if wanted; calls
 /// `after` for each that lacked something, and returns how many these were.
-pub fn secure_all(home: &Home, indexes: bool, mut after: impl FnMut()) -> i64 {
+pub fn secure_all(extension: &Extension, indexes: bool, mut after: impl FnMut()) -> i64 {
     let mut secured = 0;
     for table in [CACHE, AUDIT_LOG, AUDIT_ARCHIVE] {
         // Whoever may create tables here may have made one of the archive's name.
-        let parent = home.find_table(table).filter(|parent| table != AUDIT_ARCHIVE || archive::is_own(home, *parent));
+        let parent =
+            extension.find_table(table).filter(|parent| table != AUDIT_ARCHIVE || archive::is_own(extension, *parent));
         let months: Vec<_> = parent.map(partitions_of).unwrap_or_default().iter().map(|month| month.oid).collect();
         for partition in parent.map(all_below).unwrap_or_default() {
             // The index of what is below a month comes from the month; a DEFAULT partition may hold a key of several.
-            if secure(home, table, partition, indexes && months.contains(&partition)) {
+            if secure(extension, table, partition, indexes && months.contains(&partition)) {
                 secured += 1;
                 after();
             }
@@ -44,8 +45,8 @@ fn all_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 /// Gives a partition what it lacks, the index of its entries only if wanted; returns whether it lacked
 /// anything. What it has is left alone: each of the statements would lock it.
-pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
-    let owner = owner::owner_of(home.table(parent));
+pub fn secure(extension: &Extension, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
+    let owner = privileges::owner_of(extension.table(parent));
     let read = |_| {
         let indexed = !index || parent != CACHE || has_entry_index(partition);
         spi::run(
@@ -64,7 +65,7 @@ pub fn secure(home: &Home, parent: &str, partition: pg_sys::Oid, index: bool) ->
     let name = qualified_name(partition);
     // The index first: it lets readers go on, which the other statements do not.
     if !indexed {
-        add_entry_index(home, partition, &name);
+        add_entry_index(extension, partition, &name);
     }
     if !right_owner {
         spi::execute(&format!("ALTER TABLE {name} OWNER TO {owner_name}"));
@@ -82,12 +83,12 @@ fn has_entry_index(partition: pg_sys::Oid) -> bool {
 }
 
 /// The server chooses the name: an invalid index that an interrupted statement has left may have any.
-fn add_entry_index(home: &Home, partition: pg_sys::Oid, name: &str) {
+fn add_entry_index(extension: &Extension, partition: pg_sys::Oid, name: &str) {
     // Two sessions may make indexes of one table at the same time, but only one holds this lock.
     spi::execute(&format!("LOCK TABLE ONLY {name} IN SHARE ROW EXCLUSIVE MODE"));
     if !has_entry_index(partition) {
         check_unique(name);
-        let digest = format!("{}.cache_entry_digest(content_type, cache_key)", home.schema);
+        let digest = format!("{}.cache_entry_digest(content_type, cache_key)", extension.schema);
         spi::execute(&format!("CREATE UNIQUE INDEX ON {name} (user_id, {digest})"));
     }
 }

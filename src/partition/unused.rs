@@ -1,6 +1,6 @@
 //! Months that somebody has just made, to fill them: no DROP comes in between.
 
-use crate::spi::{self, Access};
+use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
 use std::time::{Duration, SystemTime};
 

@@ -7,9 +7,10 @@
 
 use super::counters::{self, Room};
 use super::tokens::{MILLIONTHS, Tokens};
-use crate::home::{Home, POLICIES};
-use crate::spi::Access;
-use crate::{kept, owner};
+use crate::extension::{Extension, POLICIES};
+use crate::pg::privileges;
+use crate::pg::spi::Access;
+use crate::saved_plan;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -121,12 +122,12 @@ fn renew() -> bool {
 /// The types that have a content policy, with their costs. A lookup asks, so this waits for nobody, and needs no right
 /// of the caller's; `None` when somebody has locked the table.
 fn read_listed() -> Option<HashMap<Vec<u8>, Tokens>> {
-    let home = Home::current();
-    let table = home.find_table(POLICIES)?;
+    let extension = Extension::current();
+    let table = extension.find_table(POLICIES)?;
     // SAFETY: takes a lock until the end of the transaction, as a statement would.
     let locked = unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     // It may have been dropped before it was locked.
-    if !locked || home.find_table(POLICIES) != Some(table) {
+    if !locked || extension.find_table(POLICIES) != Some(table) {
         return None;
     }
     // If there are more, not without the one for all others.
@@ -136,8 +137,8 @@ fn read_listed() -> Option<HashMap<Vec<u8>, Tokens>> {
              ORDER BY content_type OPERATOR(pg_catalog.<>) '*' LIMIT {LISTED}"
         )
     };
-    let policies = owner::as_owner_of(table, || {
-        kept::run(Access::Read, "content types", sql, &[], |rows| {
+    let policies = privileges::as_owner_of(table, || {
+        saved_plan::run(Access::Read, "content types", sql, &[], |rows| {
             rows.map(|rows, row| {
                 rows.text(row, 1).map(|name| (name, rows.get(row, 2).map_or(Tokens::default(), Tokens::of_cost)))
             })

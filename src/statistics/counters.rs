@@ -3,11 +3,11 @@
 
 #![allow(unsafe_code)]
 
-use super::at_commit::drained_counters;
 use super::histogram::{BUCKETS, bucket_of};
 use super::prepared;
+use super::transaction_end::drained_counters;
+use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
-use crate::shared_memory::{Area, Lock};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};

@@ -4,11 +4,11 @@
 
 #![allow(unsafe_code)]
 
-use super::at_commit::drained_hits;
 use super::counters;
 use super::tokens::{MILLION, Tokens};
+use super::transaction_end::drained_hits;
+use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
-use crate::shared_memory::{Area, Lock};
 use pgrx::{Uuid, pg_sys};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -226,9 +226,9 @@ impl Region {
         let mut next = self.after(index);
         while next != index && self.slot(next).database != pg_sys::InvalidOid {
             let slot = self.slot(next);
-            let (_, home) = position(slot.database, &slot.user_id, &slot.digest);
+            let (_, extension) = position(slot.database, &slot.user_id, &slot.digest);
             // It may move to the gap unless its own place lies behind that.
-            if self.steps(home, next) >= self.steps(gap, next) {
+            if self.steps(extension, next) >= self.steps(gap, next) {
                 // SAFETY: two slots of the region, which nobody else looks at now.
                 unsafe { std::ptr::copy_nonoverlapping(self.slots.add(next), self.slots.add(gap), 1) };
                 gap = next;

@@ -1,26 +1,25 @@
 //! Statistics: lookups are counted in shared memory, so that they write nothing, and what has been counted
 //! is stored now and then. Without shared memory nothing is counted and everything else works.
 
-pub mod at_commit;
 pub mod content_types;
 pub mod counters;
-pub mod drain;
-mod histogram;
+pub mod flush;
+pub mod histogram;
 pub mod hits;
-mod in_memory;
 pub mod prepared;
 pub mod summary;
 pub mod tokens;
+pub mod transaction_end;
 
 use crate::audit::reads;
-use crate::clock;
 use crate::entry::Address;
-use at_commit::{Action, at_commit};
+use crate::pg::clock;
 use content_types::place_of;
 use counters::{Count, Latency, place};
 use pgrx::Uuid;
 use std::time::Instant;
 use tokens::Tokens;
+use transaction_end::{Action, at_commit};
 
 /// What is known of an entry that a lookup has found live.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::counters::{self, Count};
-use crate::shared_memory::{Area, Lock};
+use crate::pg::shared_memory::{Area, Lock};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};

@@ -5,10 +5,10 @@
 
 use super::database_list::DatabaseList;
 use super::schedule::{self, MINUTE};
-use crate::catch::MARK;
-use crate::clock::now;
-use crate::maintenance::turn::LONGEST_BATCH;
-use crate::shared_memory::{Area, Lock};
+use crate::maintenance::budget::LONGEST_BATCH;
+use crate::pg::clock::now;
+use crate::pg::shared_memory::{Area, Lock};
+use crate::pg::subtransaction::MARK;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::Duration;

@@ -6,7 +6,7 @@ mod database_lock;
 pub mod databases;
 mod launcher;
 mod process;
-mod ready;
+mod readiness;
 mod schedule;
 mod status;
 mod tick;

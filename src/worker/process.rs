@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::databases;
-use crate::{compat, settings};
+use crate::pg::version;
+use crate::settings;
 use pgrx::pg_sys;
 use pgrx::{PgXactCallbackEvent, register_xact_callback};
 use std::ffi::{CStr, c_char};
@@ -91,7 +92,7 @@ fn set(field: &mut [c_char], name: &CStr) {
 
 /// What either process does first: from here on signals are handled.
 pub fn begin() {
-    compat::handle_signals();
+    version::handle_signals();
     // SAFETY: the handlers are in place.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }

@@ -3,25 +3,25 @@
 #![allow(unsafe_code)]
 
 use super::databases::{self, Found, Running, Slot};
-use super::{process, ready};
-use crate::clock::now;
-use crate::denied::{Grant, with_way_out};
-use crate::home::{CACHE, Home, RUNS};
+use super::{process, readiness};
+use crate::access::grant_hint::{Grant, with_way_out};
+use crate::extension::{CACHE, Extension, RUNS};
 use crate::maintenance::steps::STEPS;
-use crate::operate::report::{run_on_log, run_with};
-use crate::spi::{self, Access};
+use crate::pg::clock::now;
+use crate::pg::spi::{self, Access};
+use crate::report::run::{run_on_log, run_with};
 use crate::statistics::summary;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 
-crate::materialize::set_returning!(infinite_pages_cache_status, pg_finfo_infinite_pages_cache_status, status);
-crate::materialize::set_returning!(infinite_pages_cache_progress, pg_finfo_infinite_pages_cache_progress, progress);
+crate::pg::srf::set_returning!(infinite_pages_cache_status, pg_finfo_infinite_pages_cache_status, status);
+crate::pg::srf::set_returning!(infinite_pages_cache_progress, pg_finfo_infinite_pages_cache_progress, progress);
 
 fn status(fcinfo: pg_sys::FunctionCallInfo) {
-    let home = Home::current();
+    let extension = Extension::current();
     // SAFETY: reads a variable of this backend.
     let slot = databases::slot_of(unsafe { pg_sys::MyDatabaseId });
-    let worker = worker(&home, slot.as_ref());
+    let worker = worker(&extension, slot.as_ref());
     let next_run = slot.filter(|_| matches!(worker, "on" | "overdue")).and_then(|slot| moment(slot.next_tick));
     let args: [DatumWithOid; 7] = [
         worker.into(),
@@ -30,30 +30,30 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
         next_run.into(),
         slot.map_or(0, |slot| slot.failures as i32).into(),
         slot.and_then(|slot| slot.last_error.text()).into(),
-        with_way_out(&home, Grant::Monitor, || oldest_expired(&home)).into(),
+        with_way_out(&extension, Grant::Monitor, || oldest_expired(&extension)).into(),
     ];
-    let complete = [CACHE, RUNS].iter().all(|table| home.find_table(table).is_some());
+    let complete = [CACHE, RUNS].iter().all(|table| extension.find_table(table).is_some());
     let query = if complete {
         include_str!("../../sql/reports/cache_maintenance_status.sql")
     } else {
         // It answers without the tables, too.
         "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, @last_error@, 0, $7::timestamptz"
     };
-    run_on_log(fcinfo, &home, query, "@last_error@", ("$6::text", "false"), &args);
+    run_on_log(fcinfo, &extension, query, "@last_error@", ("$6::text", "false"), &args);
 }
 
 /// When the entry expired that has been longest over, and is still there. A statement of its own, since a distributed
 /// table can stand in no recursive one.
-fn oldest_expired(home: &Home) -> Option<TimestampWithTimeZone> {
-    home.find_table(CACHE)?;
+fn oldest_expired(extension: &Extension) -> Option<TimestampWithTimeZone> {
+    extension.find_table(CACHE)?;
     let sql = "SELECT expires_at FROM @earliest_expiry@ e WHERE expires_at <= statement_timestamp()";
-    let sql = summary::with_sources(home, sql).replace("@extschema@", &home.schema);
+    let sql = summary::with_sources(extension, sql).replace("@extschema@", &extension.schema);
     let read = || spi::run(Access::Read, &sql, &[], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None });
-    with_way_out(home, Grant::Monitor, read)
+    with_way_out(extension, Grant::Monitor, read)
 }
 
 /// What the worker does in this database, or why it does nothing.
-fn worker(home: &Home, slot: Option<&Slot>) -> &'static str {
+fn worker(extension: &Extension, slot: Option<&Slot>) -> &'static str {
     let Some((launcher, since)) = databases::read(|databases| (databases.launcher, databases.since)) else {
         return "not preloaded";
     };
@@ -66,7 +66,7 @@ fn worker(home: &Home, slot: Option<&Slot>) -> &'static str {
         "not running"
     } else if slot.is_some_and(|slot| slot.found == Found::ReadOnly) {
         "read only"
-    } else if !ready::is_ready(home) {
+    } else if !readiness::is_ready(extension) {
         "not ready"
     } else if slot.is_some_and(|slot| slot.is_overdue(now(), process::naptime(), since)) {
         "overdue"

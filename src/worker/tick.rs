@@ -4,18 +4,18 @@
 
 use super::databases::{self, Found, Running};
 use super::process::{self, WORKER};
-use super::{ready, schedule, transaction};
-use crate::advisory::{self, Class};
-use crate::clock::now;
-use crate::compat;
-use crate::home::{CACHE, Home, RUNS};
+use super::{readiness, schedule, transaction};
+use crate::extension::{CACHE, Extension, RUNS};
+use crate::maintenance::budget::{LONGEST_BATCH, Turn};
+use crate::maintenance::by_hand::share_of_time;
 use crate::maintenance::cleanup::rounded;
 use crate::maintenance::log::{self, Row};
-use crate::maintenance::run::share_of_time;
 use crate::maintenance::steps::{self, Locks, Outcome, STEPS, Step};
-use crate::maintenance::turn::{LONGEST_BATCH, Turn};
+use crate::pg::advisory_lock::{self, Class};
+use crate::pg::clock::now;
+use crate::pg::spi::{self, Access};
+use crate::pg::version;
 use crate::settings;
-use crate::spi::{self, Access};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -78,7 +78,7 @@ fn adjust_settings() {
     for (name, value) in settings {
         set(name, value);
     }
-    for timeout in compat::TIMEOUTS {
+    for timeout in version::TIMEOUTS {
         set(timeout, c"0");
     }
     let wait = CString::new(format!("{}ms", settings::LOCK_TIMEOUT.get())).expect("a number has no NUL byte");
@@ -132,8 +132,9 @@ fn tick(database: pg_sys::Oid) {
     if due.is_empty() {
         return databases::change_slot(database, |slot| slot.ended(run_at, false));
     }
-    match transaction::run(transaction::own_role(), LONGEST_BATCH, || advisory::try_lock_session(Class::Maintenance, 0))
-    {
+    match transaction::run(transaction::own_role(), LONGEST_BATCH, || {
+        advisory_lock::try_lock_session(Class::Maintenance, 0)
+    }) {
         Ok(true) => {}
         // Somebody runs maintenance by hand.
         Ok(false) => return databases::change_slot(database, |slot| slot.ticks = slot.ticks.wrapping_add(1)),
@@ -167,22 +168,23 @@ struct Role {
 }
 
 fn look() -> Look {
-    let Some(home) = Home::find() else { return Look::Nothing(Found::Absent) };
+    let Some(extension) = Extension::find() else { return Look::Nothing(Found::Absent) };
     // SAFETY: both tell of the open transaction.
     if unsafe { pg_sys::RecoveryInProgress() || pg_sys::XactReadOnly } {
         Look::Nothing(Found::ReadOnly)
-    } else if !ready::is_ready(&home) {
+    } else if !readiness::is_ready(&extension) {
         Look::Nothing(Found::NotReady)
     } else {
-        Look::Cache { roles: roles(&home), logger: owner_of(&home, RUNS) }
+        Look::Cache { roles: roles(&extension), logger: owner_of(&extension, RUNS) }
     }
 }
 
 /// The role that acts in each step.
-fn roles(home: &Home) -> Result<Vec<Role>, String> {
+fn roles(extension: &Extension) -> Result<Vec<Role>, String> {
     let wanted = settings::MAINTENANCE_ROLE.get().filter(|name| !name.is_empty());
     let Some(wanted) = wanted else {
-        let role_of = |step: &Step| step.owner_of.map_or_else(transaction::own_role, |table| owner_of(home, table));
+        let role_of =
+            |step: &Step| step.owner_of.map_or_else(transaction::own_role, |table| owner_of(extension, table));
         return Ok(STEPS.iter().map(|step| named(role_of(step))).collect());
     };
     // SAFETY: a lookup in the system cache by a NUL-terminated name.
@@ -192,11 +194,11 @@ fn roles(home: &Home) -> Result<Vec<Role>, String> {
         return Err(format!("role \"{name}\", which infinite_pages_cache.maintenance_role names, does not exist"));
     }
     // SAFETY: a lookup in the system caches.
-    if !unsafe { pg_sys::has_privs_of_role(oid, owner_of(home, CACHE)) } {
+    if !unsafe { pg_sys::has_privs_of_role(oid, owner_of(extension, CACHE)) } {
         return Err(format!(
             "role \"{name}\", which infinite_pages_cache.maintenance_role names, must be owner of table {}.{CACHE}, \
              or a member of its owner",
-            home.schema
+            extension.schema
         ));
     }
     Ok(vec![Role { oid, name }; STEPS.len()])
@@ -204,11 +206,16 @@ fn roles(home: &Home) -> Result<Vec<Role>, String> {
 
 /// The owner of a table, which is not locked for it: if somebody has it locked, that is for the steps to find
 /// out.
-fn owner_of(home: &Home, table: &str) -> pg_sys::Oid {
-    spi::run(Access::ReadLatest, "SELECT relowner FROM pg_class WHERE oid = $1", &[home.table(table).into()], |rows| {
-        if rows.count() > 0 { rows.get(0, 1) } else { None }
-    })
-    .unwrap_or_else(|| panic!("table {}.{table} is gone", home.schema))
+fn owner_of(extension: &Extension, table: &str) -> pg_sys::Oid {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT relowner FROM pg_class WHERE oid = $1",
+        &[extension.table(table).into()],
+        |rows| {
+            if rows.count() > 0 { rows.get(0, 1) } else { None }
+        },
+    )
+    .unwrap_or_else(|| panic!("table {}.{table} is gone", extension.schema))
 }
 
 fn named(oid: pg_sys::Oid) -> Role {
@@ -252,7 +259,7 @@ fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, out
         detail: outcome.detail,
     };
     let logged = transaction::run(logger, LONGEST_BATCH, || {
-        log::write(&Home::current(), run_at, role, std::slice::from_ref(&row))
+        log::write(&Extension::current(), run_at, role, std::slice::from_ref(&row))
     });
     if let Err(message) = &logged {
         warn(&format!("the log of maintenance could not be written: {message}"));
@@ -299,7 +306,7 @@ impl Tick {
             };
         });
         let may_drop = step.locks < Locks::Tables
-            || transaction::run(transaction::own_role(), LONGEST_BATCH, || ready::may_drop(&Home::current()))
+            || transaction::run(transaction::own_role(), LONGEST_BATCH, || readiness::may_drop(&Extension::current()))
                 == Ok(true);
         let turn = StepTurn {
             tick: self,
@@ -309,7 +316,7 @@ impl Tick {
             longest: Cell::new((step.longest)()),
             may_drop,
         };
-        let result = transaction::run(role.oid, turn.longest.get(), || (step.run)(&Home::current(), &turn));
+        let result = transaction::run(role.oid, turn.longest.get(), || (step.run)(&Extension::current(), &turn));
         let outcome = result.unwrap_or_else(Outcome::failure);
         let took = began.elapsed();
         if outcome.failed {

@@ -4,8 +4,8 @@
 #![allow(unsafe_code)]
 
 use super::databases;
-use crate::catch::{self, Caught};
-use crate::compat;
+use crate::pg::subtransaction::{self, Caught};
+use crate::pg::version;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -33,7 +33,7 @@ pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Re
     if result.is_err() {
         // SAFETY: ends whatever is left of the transaction, and gives the process back its own user.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
-        compat::unlimit_time();
+        version::unlimit_time();
     }
     result
 }
@@ -41,7 +41,7 @@ pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Re
 /// What an error said: the server's own would name a setting that has nothing to do with it.
 fn text_of(error: &CaughtError) -> String {
     match CURRENT.get() {
-        Some((began, longest)) if catch::is_cancellation(error) && began.elapsed() >= longest => {
+        Some((began, longest)) if subtransaction::is_cancellation(error) && began.elapsed() >= longest => {
             format!("cancelled, since its transaction took longer than {} seconds", longest.as_secs())
         }
         _ => Caught::new(error).to_string(),
@@ -58,7 +58,7 @@ fn begin(role: pg_sys::Oid, longest: Duration) {
     CURRENT.set(Some((Instant::now(), longest)));
     // SAFETY: reads a variable of this process.
     databases::change_slot(unsafe { pg_sys::MyDatabaseId }, |slot| slot.transaction_begins(longest));
-    compat::limit_time(longest);
+    version::limit_time(longest);
     // SAFETY: no transaction is open. A trigger may have changed settings of the session, which is set back
     // first, to what the process began with. The user is that of the process outside of transactions; with a
     // local change no SET ROLE or SET SESSION AUTHORIZATION of a trigger can lead back to it.
@@ -80,7 +80,7 @@ fn commit() {
         pg_sys::CommitTransactionCommand();
         pg_sys::SetUserIdAndSecContext(pg_sys::GetSessionUserId(), 0);
     }
-    compat::unlimit_time();
+    version::unlimit_time();
 }
 
 /// The role that the process is: a superuser, for looks at catalogs only.

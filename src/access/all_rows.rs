@@ -1,0 +1,116 @@
+//! What maintenance decides by rows it decides by all of them: where row security may hide some, it refuses to work.
+//! FORCE ROW LEVEL SECURITY puts a table's owner under its policies, too.
+
+#![allow(unsafe_code)]
+
+use super::row_security::{Sight, Use};
+use crate::error::Refusal;
+use crate::extension::{Extension, TABLES};
+use crate::partition::catalog::{qualified_name, while_it_stays};
+use crate::pg::privileges;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+const CHANGES: [Use; 3] = [Use::Read, Use::Update, Use::Delete];
+
+/// Makes sure that row security hides no row of some tables from the current user until the transaction ends.
+///
+/// # Errors
+/// 42501 where it may.
+pub fn must_see_all(extension: &Extension, tables: &[&str]) {
+    tables.iter().for_each(|table| check(extension.table(table), &[Use::Read]));
+}
+
+/// The same of rows that the current user is to change, too: what its policies leave out would stay as it is without a
+/// word.
+///
+/// # Errors
+/// 42501.
+pub fn must_change_all(extension: &Extension, tables: &[&str]) {
+    tables.iter().for_each(|table| check(extension.table(table), &CHANGES));
+}
+
+/// The same as [`must_see_all`] of one table, which may be a partition.
+///
+/// # Errors
+/// 42501.
+pub fn must_see_all_of(table: pg_sys::Oid) {
+    check(table, &[Use::Read]);
+}
+
+/// Whether row security hides no row of a table from the current user.
+pub fn sees_all(table: pg_sys::Oid) -> bool {
+    may_all(table, current_user(), &[Use::Read])
+}
+
+/// Whether row security hides no row of a table from its owner.
+pub fn owner_sees_all(table: pg_sys::Oid) -> bool {
+    may_all(table, privileges::owner_of(table), &[Use::Read])
+}
+
+/// The tables of which row security may hide rows from their own owner.
+pub fn hidden_from_owners(extension: &Extension) -> Vec<&'static str> {
+    let is_hidden = |table: &&str| {
+        extension.find_table(table).is_some_and(|table| !may_all(table, privileges::owner_of(table), &CHANGES))
+    };
+    TABLES.into_iter().filter(is_hidden).collect()
+}
+
+fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::GetUserId() }
+}
+
+fn check(table: pg_sys::Oid, uses: &[Use]) {
+    let role = current_user();
+    // SAFETY: the end of the transaction releases the lock. Until then nobody changes the table's row security.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    if !may_all(table, role, uses) {
+        refuse(table, role, uses);
+    }
+}
+
+/// Whether a role may use every row of a table in some ways, as far as row security goes. Policies other than the
+/// constant true are not known to let it.
+fn may_all(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> bool {
+    // SAFETY: a catalog lookup for a table, none of one that is gone; reads variables of this backend.
+    let (restricted, extended) = unsafe {
+        (
+            pg_sys::check_enable_rls(table, role, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32,
+            { pg_sys::row_security_policy_hook_permissive }.is_some() || {
+                pg_sys::row_security_policy_hook_restrictive
+            }
+            .is_some(),
+        )
+    };
+    let allowed = |table| uses.iter().all(|way| Sight::by_policies(table, role, *way) == Sight::All);
+    !restricted || (!extended && while_it_stays(table, allowed).unwrap_or(true))
+}
+
+fn refuse(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> ! {
+    let role = privileges::name_of(role);
+    // SAFETY: the relation is open.
+    let forced = while_it_stays(table, |table| unsafe { (*(*table).rd_rel).relforcerowsecurity }).unwrap_or(false);
+    let name = qualified_name(table);
+    let (what, way_out) = if forced && privileges::is_owned(table) {
+        let way_out = format!(
+            "ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY; or ALTER ROLE {} BYPASSRLS;",
+            pgrx::spi::quote_identifier(&role)
+        );
+        ("FORCE ROW LEVEL SECURITY", way_out)
+    } else {
+        let way_out = "Run it as the owner of the table, or give the role a policy that lets it see every row, as \
+                       cache_grant_service() does.";
+        ("row level security", way_out.to_string())
+    };
+    let doing = if uses.len() > 1 { "see and change" } else { "see" };
+    Refusal::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("{what} may hide rows of {name} from role {role}"),
+    )
+    .detail(format!(
+        "The table's policies are not known to let the role {doing} every row, and what is hidden must not be taken for \
+         what is not there."
+    ))
+    .hint(way_out)
+    .raise()
+}

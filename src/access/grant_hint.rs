@@ -1,0 +1,49 @@
+//! Permission errors of the server, with the way out.
+
+#![allow(unsafe_code)]
+
+use crate::error::Refusal;
+use crate::extension::{Extension, TABLES};
+use crate::install::grants::TENANT_FUNCTION;
+use crate::pg::privileges;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use pgrx::spi::quote_literal;
+use std::panic::AssertUnwindSafe;
+
+/// What gives a role the rights that it lacks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    Tenant,
+    Monitor,
+}
+
+/// Runs `f`; where the server denies the current user an object of the cache, its error gets a HINT that names the grant.
+/// Errors of any other kind, such as of a trigger that may not do what it tries, stay as they are.
+pub fn with_way_out<T>(extension: &Extension, grant: Grant, f: impl FnOnce() -> T) -> T {
+    // SAFETY: reads a variable of this backend. After an error it may name whom a SECURITY DEFINER function acted for.
+    let role = unsafe { pg_sys::GetUserId() };
+    let schema = AssertUnwindSafe(&extension.schema);
+    PgTryBuilder::new(AssertUnwindSafe(f))
+        .catch_when(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, move |error| match denial(&error) {
+            None => error.rethrow(),
+            Some(message) => {
+                let function = if grant == Grant::Tenant { "cache_grant_tenant" } else { "cache_grant_monitor" };
+                let role = quote_literal(privileges::name_of(role));
+                Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+                    .hint(format!("As the owner of the extension: SELECT {}.{function}({role});", *schema))
+                    .raise()
+            }
+        })
+        .execute()
+}
+
+/// The message of an error by which the server itself denies an object of the cache. It is in the server's language;
+/// the name of the object is in it, and where it comes from tells it from others of its SQLSTATE.
+fn denial(error: &CaughtError) -> Option<String> {
+    let CaughtError::PostgresError(report) = error else { return None };
+    let names_one = TABLES.iter().chain([&TENANT_FUNCTION]).any(|name| report.message().contains(name));
+    (report.function_name() == Some("aclcheck_error") && report.hint().is_none() && names_one)
+        .then(|| report.message().to_string())
+}

@@ -1,0 +1,7 @@
+//! Who may see what: claims of tenants, row security, monitors, and what a role lacks.
+
+pub mod all_rows;
+pub mod grant_hint;
+pub mod monitor;
+pub mod row_security;
+pub mod tenant;

@@ -1,0 +1,164 @@
+//! Which entries a role may read, as row security would decide it for a statement.
+
+#![allow(unsafe_code)]
+
+use super::tenant;
+use crate::extension::Extension;
+use crate::partition::catalog::while_it_stays;
+use crate::pg::{nodes, privileges, version};
+use pgrx::datum::FromDatum;
+use pgrx::pg_sys;
+
+/// What a role may read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// Every entry.
+    All,
+    /// The entries of the user that the session acts for.
+    OneUser,
+    /// What only a statement can tell, or nothing, which is an error for it to raise.
+    Unknown,
+}
+
+/// What a policy is asked for, by the letter of its command in the catalog.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Use {
+    Read = b'r',
+    Insert = b'a',
+    Update = b'w',
+    Delete = b'd',
+}
+
+impl Sight {
+    /// What the current user may read of the table of the cache.
+    pub fn of_current_user(extension: &Extension, table: pg_sys::Oid) -> Self {
+        // SAFETY: reads a variable of this backend.
+        let role = unsafe { pg_sys::GetUserId() };
+        if !privileges::may_read(table) || !version::may_use_schema(extension.namespace, role) {
+            Self::Unknown
+        } else if !privileges::is_restricted(table) {
+            Self::All
+        } else {
+            while_it_stays(table, |table| Self::by_policies(table, role, Use::Read)).unwrap_or(Self::Unknown)
+        }
+    }
+
+    /// Whether row security is sure to keep the current user from writing entries of any but the user that the session
+    /// acts for.
+    pub fn is_of_own_writes(table: pg_sys::Oid) -> bool {
+        // SAFETY: reads a variable of this backend.
+        let role = unsafe { pg_sys::GetUserId() };
+        let allows_own_only = |table| {
+            [Use::Insert, Use::Update].into_iter().all(|way| Self::by_policies(table, role, way) == Self::OneUser)
+        };
+        privileges::is_restricted(table) && while_it_stays(table, allows_own_only).unwrap_or(false)
+    }
+
+    /// Whether row security is sure to let the current user read and delete every entry, and its privileges, too.
+    pub fn is_of_every_delete(table: pg_sys::Oid) -> bool {
+        // SAFETY: reads a variable of this backend.
+        let role = unsafe { pg_sys::GetUserId() };
+        let allows_all =
+            |table| [Use::Read, Use::Delete].into_iter().all(|way| Self::by_policies(table, role, way) == Self::All);
+        privileges::may_read(table)
+            && privileges::may_delete(table)
+            && (!privileges::is_restricted(table) || while_it_stays(table, allows_all).unwrap_or(false))
+    }
+
+    /// What the policies of a table let a role use in a way: each that permits adds to it. One that restricts, and any
+    /// that is not an extension's own, has to be evaluated.
+    pub fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid, way: Use) -> Self {
+        // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and
+        // its roles are an array of oid without NULLs.
+        unsafe {
+            let described = (*table).rd_rsdesc;
+            if described.is_null() {
+                return Self::Unknown;
+            }
+            let user_id = pg_sys::SPI_fnumber((*table).rd_att, c"user_id".as_ptr());
+            let mut sights = Vec::new();
+            for policy in nodes::pointers::<pg_sys::RowSecurityPolicy>((*described).policies) {
+                let roles = pg_sys::Datum::from((*policy).roles);
+                let roles = Vec::<pg_sys::Oid>::from_datum(roles, false).unwrap_or_default();
+                let is_for_this = [b'*', way as u8].contains(&((*policy).polcmd as u8));
+                let is_for_role =
+                    |&other: &pg_sys::Oid| other == pg_sys::InvalidOid || pg_sys::has_privs_of_role(role, other);
+                if !is_for_this || !roles.iter().any(is_for_role) {
+                    continue;
+                }
+                let check = (*policy).with_check_qual;
+                let qual = if way == Use::Insert && !check.is_null() { check } else { (*policy).qual };
+                let qual = qual.cast::<pg_sys::Node>();
+                sights.push(if !(*policy).permissive || qual.is_null() {
+                    Self::Unknown
+                } else if is_true(qual) {
+                    Self::All
+                } else if is_of_session(qual, user_id) {
+                    Self::OneUser
+                } else {
+                    Self::Unknown
+                });
+            }
+            [Self::Unknown, Self::All, Self::OneUser]
+                .into_iter()
+                .find(|sight| sights.contains(sight))
+                .unwrap_or(Self::Unknown)
+        }
+    }
+}
+
+/// Whether an expression is the constant true.
+///
+/// # Safety
+/// The expression is a whole one.
+unsafe fn is_true(expression: *mut pg_sys::Node) -> bool {
+    // SAFETY: what a node is, its tag says.
+    unsafe {
+        let constant = expression.cast::<pg_sys::Const>();
+        (*expression).type_ == pg_sys::NodeTag::T_Const
+            && (*constant).consttype == pg_sys::BOOLOID
+            && !(*constant).constisnull
+            && (*constant).constvalue.value() != 0
+    }
+}
+
+/// Whether an expression is `user_id = cache_current_user_id()`.
+///
+/// # Safety
+/// The expression is a whole one.
+unsafe fn is_of_session(expression: *mut pg_sys::Node, user_id: i32) -> bool {
+    // SAFETY: what a node is, its tag says. Operators and functions that a policy uses exist.
+    unsafe {
+        if (*expression).type_ != pg_sys::NodeTag::T_OpExpr {
+            return false;
+        }
+        let comparison = expression.cast::<pg_sys::OpExpr>();
+        let mut sides = nodes::pointers::<pg_sys::Node>((*comparison).args);
+        let (Some(left), Some(right)) = (sides.next(), sides.next()) else { return false };
+        if pg_sys::get_opcode((*comparison).opno) != pg_sys::Oid::from(pg_sys::F_UUID_EQ)
+            || (*left).type_ != pg_sys::NodeTag::T_Var
+            || (*right).type_ != pg_sys::NodeTag::T_FuncExpr
+        {
+            return false;
+        }
+        let (column, call) = (left.cast::<pg_sys::Var>(), right.cast::<pg_sys::FuncExpr>());
+        i32::from((*column).varattno) == user_id && (*call).args.is_null() && is_own((*call).funcid)
+    }
+}
+
+/// Whether a function is this library's own cache_current_user_id(), as it was installed: whatever its name is, it may
+/// have been replaced.
+///
+/// # Safety
+/// The function exists.
+unsafe fn is_own(function: pg_sys::Oid) -> bool {
+    // SAFETY: fills in the structure for a function that exists.
+    unsafe {
+        let mut called = pg_sys::FmgrInfo::default();
+        pg_sys::fmgr_info(function, &mut called);
+        called
+            .fn_addr
+            .is_some_and(|address| address as usize == tenant::cache_current_user_id_wrapper as *const () as usize)
+    }
+}

@@ -1,0 +1,83 @@
+//! Numbers as clients send them. cache_upsert() takes a cost and a score as double precision, to which PostgreSQL casts
+//! numbers of every type by itself; what is stored is numeric.
+
+use super::upsert::cache_upsert;
+use crate::pg::jsonb::RawJsonb;
+use pgrx::Uuid;
+use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
+use pgrx::prelude::*;
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)] // the SQL function's arguments
+fn cache_upsert_with_doubles(
+    user_id: Option<Uuid>,
+    content_type: Option<&[u8]>,
+    cache_key: Option<&[u8]>,
+    content: Option<RawJsonb>,
+    ttl: Option<i64>,
+    metadata: Option<RawJsonb>,
+    token_cost: Option<f64>,
+    prompt_template: Option<&[u8]>,
+    prompt_variables: Option<RawJsonb>,
+    story_id: Option<Uuid>,
+    foundation_dependency: Option<&[u8]>,
+    priority_tier: Option<i32>,
+    semantic_similarity_hash: Option<&[u8]>,
+    reuse_score: Option<f64>,
+    expires_at: Option<TimestampWithTimeZone>,
+) -> Option<Uuid> {
+    cache_upsert(
+        user_id,
+        content_type,
+        cache_key,
+        content,
+        ttl,
+        metadata,
+        token_cost.map(numeric),
+        prompt_template,
+        prompt_variables,
+        story_id,
+        foundation_dependency,
+        priority_tier,
+        semantic_similarity_hash,
+        reuse_score.map(numeric),
+        expires_at,
+    )
+}
+
+/// The shortest decimal number whose nearest double this is: what the client has written, up to 15 digits, and so each
+/// multiple of a millionth up to 10^9. PostgreSQL's own cast has 15 digits, which is one too few to round by.
+fn numeric(number: f64) -> AnyNumeric {
+    // Of more than 10^9 the rule for it shows the value, not its digits.
+    let text = if number.abs() < 1e16 { number.to_string() } else { format!("{number:e}") };
+    AnyNumeric::try_from(text.as_str()).expect("numeric reads whatever a double is")
+}
+
+/// The integer that a number from a jsonb is, which writes it without an exponent and with the zeros that it came with.
+pub fn whole_number(text: &str) -> Option<i32> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.bytes().all(|digit| digit == b'0') { whole.parse().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_whole_number_is_one_whatever_zeros_follow(number in any::<i32>(), zeros in 0_usize..20) {
+            let zeros = "0".repeat(zeros);
+            prop_assert_eq!(whole_number(&number.to_string()), Some(number));
+            prop_assert_eq!(whole_number(&format!("{number}.{zeros}")), Some(number));
+            prop_assert_eq!(whole_number(&format!("{number}.{zeros}1")), None);
+        }
+    }
+
+    #[test]
+    fn the_decimal_number_of_a_double_is_the_shortest() {
+        for text in ["0.0123", "999999999.999999", "1000000000", "0.0000005"] {
+            assert_eq!(text.parse::<f64>().unwrap().to_string(), text);
+        }
+    }
+}

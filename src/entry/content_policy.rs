@@ -1,0 +1,45 @@
+//! Content policies: what applies to a type of content where a call does not say.
+
+use crate::pg::spi::{self, Access};
+use crate::{saved_plan, ttl};
+use pgrx::datum::{AnyNumeric, Interval};
+
+/// The name in the place of a type's of the policy for all types that have none of their own.
+pub const OF_ALL_OTHERS: &[u8] = b"*";
+
+/// Defaults for new entries of one type of content.
+#[derive(Clone)]
+pub struct Policy {
+    /// Microseconds, or [`ttl::INFINITE`].
+    pub ttl: i64,
+    /// What generating the answer costs, in the application's own unit.
+    pub token_cost: AnyNumeric,
+    /// 1 = high … 3 = low.
+    pub priority_tier: i32,
+}
+
+impl Policy {
+    /// The policy of a type of content: its own row, else the row `*`, else what that row was installed with.
+    pub fn of(content_type: &[u8]) -> Self {
+        Self::stored(content_type).or_else(|| Self::stored(OF_ALL_OTHERS)).unwrap_or_else(|| Self {
+            ttl: 7 * crate::calendar::DAY,
+            token_cost: AnyNumeric::from(1),
+            priority_tier: 3,
+        })
+    }
+
+    fn stored(content_type: &[u8]) -> Option<Self> {
+        let sql = |schema: &str| {
+            format!(
+                "SELECT ttl, token_cost, priority_tier FROM {schema}.cache_content_policies WHERE content_type = $1"
+            )
+        };
+        saved_plan::run(Access::Read, "policy", sql, &[spi::text(content_type)], |rows| {
+            (rows.count() > 0).then(|| Self {
+                ttl: rows.get::<Interval>(0, 1).map_or(ttl::INFINITE, |ttl| ttl::microseconds(&ttl)),
+                token_cost: rows.get(0, 2).expect("token_cost is NOT NULL"),
+                priority_tier: rows.get(0, 3).expect("priority_tier is NOT NULL"),
+            })
+        })
+    }
+}

@@ -1,0 +1,391 @@
+//! The entry index of each partition, as the backend knows it until something about the table, its partitions
+//! or roles changes: what a lookup needs to go to the index by itself.
+
+#![allow(unsafe_code)]
+
+use crate::access::row_security::Sight;
+use crate::extension::{self, CACHE, Extension};
+use crate::partition::catalog::{forget_partitions, function_name, partitions_of, while_it_stays};
+use crate::pg::guc::with_setting;
+use crate::pg::nodes;
+use crate::pg::spi::{self, Access};
+use crate::saved_plan;
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// The columns of a partition by which an entry is found, by number.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    pub user_id: i16,
+    pub content_type: i16,
+    pub cache_key: i16,
+    pub created_at: i16,
+    /// The last of them, or of the values where those are read.
+    pub last: i16,
+    /// `None` in a table that clients have brought, where one is of another type.
+    pub values: Option<Values>,
+}
+
+/// The columns that a lookup reads besides.
+#[derive(Clone, Copy)]
+pub struct Values {
+    pub id: i16,
+    pub content: i16,
+    pub expires_at: i16,
+    pub token_cost: i16,
+}
+
+#[derive(Clone, Copy)]
+pub struct Partition {
+    pub table: pg_sys::Oid,
+    /// Unique on the user and the digest of the entry. One that a lookup goes to by itself has it.
+    pub index: Option<pg_sys::Oid>,
+    pub columns: Columns,
+}
+
+/// What is known of the table.
+pub struct Entries {
+    pub table: pg_sys::Oid,
+    /// The newest first; `None` when a statement has to find the way.
+    partitions: Option<Vec<Partition>>,
+    /// What there is where a statement has to find the way.
+    tables: Tables,
+    home_generation: u64,
+    generation: u64,
+    /// What a role may read, and which role that was last asked of.
+    sight: Cell<(pg_sys::Oid, Sight)>,
+}
+
+/// The tables that hold entries.
+#[derive(Default)]
+pub struct Tables {
+    pub known: Vec<Partition>,
+    /// Whether there are others: their rows are elsewhere, or their columns are not those of the cache.
+    pub others: bool,
+}
+
+/// Rises with each change that outdates what is known.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    static ENTRIES: RefCell<Option<Rc<Entries>>> = const { RefCell::new(None) };
+    static WATCHED: RefCell<Watched> = const { RefCell::new(Watched::Unknown(Vec::new())) };
+}
+
+/// The relations whose change matters.
+enum Watched {
+    /// These.
+    Known(Vec<pg_sys::Oid>),
+    /// They are being read; these have changed meanwhile.
+    Unknown(Vec<pg_sys::Oid>),
+}
+
+/// Has the backend notice changes; called once when the library is loaded.
+pub fn watch_for_changes() {
+    // With a database goes the membership in pg_database_owner.
+    use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID, DATABASEOID};
+    // SAFETY: the callbacks neither raise nor call PostgreSQL, and live as long as the library, which PostgreSQL
+    // never unloads.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::null());
+        for cache in [AUTHOID, AUTHMEMMEMROLE, AUTHMEMROLEMEM, DATABASEOID] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(role_changed), pg_sys::Datum::null());
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
+    note_change(relation);
+}
+
+fn note_change(relation: pg_sys::Oid) {
+    // Who looks seldom is not to keep all that has changed since.
+    const MOST: usize = 10_000;
+    let matters = WATCHED.with_borrow_mut(|watched| match watched {
+        _ if relation == pg_sys::InvalidOid => true,
+        Watched::Known(relations) => relations.contains(&relation),
+        Watched::Unknown(changed) if changed.len() < MOST => {
+            changed.push(relation);
+            false
+        }
+        Watched::Unknown(_) => true,
+    });
+    if matters {
+        GENERATION.fetch_add(1, Relaxed);
+    }
+}
+
+unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    GENERATION.fetch_add(1, Relaxed);
+    saved_plan::note_change_of_roles();
+}
+
+impl Entries {
+    /// What is known of the table of the cache.
+    ///
+    /// # Errors
+    /// 42P01 when it does not exist.
+    pub fn current(extension: &Extension) -> Rc<Entries> {
+        let known = ENTRIES.with_borrow(|entries| entries.clone());
+        known.filter(|entries| entries.is_current()).unwrap_or_else(|| Self::read(extension))
+    }
+
+    /// Whether nothing has changed that PostgreSQL has told this backend of.
+    pub fn is_current(&self) -> bool {
+        self.generation == GENERATION.load(Relaxed) && self.home_generation == extension::generation()
+    }
+
+    fn read(extension: &Extension) -> Rc<Entries> {
+        // A change that comes while the catalog is read outdates what is read. Which relations matter is known at
+        // the end only; others are not to have it read again, since in a busy database there is no end of them.
+        WATCHED.set(Watched::Unknown(Vec::new()));
+        let generation = GENERATION.load(Relaxed);
+        let table = extension.table(CACHE);
+        forget_partitions(table);
+        let tables: Vec<pg_sys::Oid> = partitions_of(table).iter().rev().map(|partition| partition.oid).collect();
+        let partitions = partitions(extension, table, &tables);
+        // A change of an index is told as one of its table.
+        let mut watched = tables;
+        watched.push(table);
+        let tables = match &partitions {
+            Some(_) => Tables::default(),
+            None => tables_below(extension, table, &mut watched),
+        };
+        let before = WATCHED.replace(Watched::Known(watched));
+        if let Watched::Unknown(changed) = before {
+            changed.into_iter().for_each(note_change);
+        }
+        let entries = Rc::new(Entries {
+            table,
+            partitions,
+            tables,
+            home_generation: extension.generation,
+            generation,
+            sight: Cell::new((pg_sys::InvalidOid, Sight::Unknown)),
+        });
+        ENTRIES.set(Some(Rc::clone(&entries)));
+        entries
+    }
+
+    /// The partitions, the newest first, and what may be read of them, for a lookup that goes to their indexes by
+    /// itself. `None` when a statement has to find the way: row security is more than the extension's own, or there
+    /// is an error to be raised, or somebody checks permissions in a way of their own, or wants no index scans.
+    pub fn partitions(&self, extension: &Extension) -> Option<(&[Partition], Sight)> {
+        // SAFETY: reads variables of this backend. With row_security off what policies hide is an error; a check of a
+        // foreign key ignores FORCE ROW LEVEL SECURITY.
+        let by_itself = unsafe {
+            pg_sys::enable_indexscan
+                && pg_sys::row_security
+                && !pg_sys::InNoForceRLSOperation()
+                && { pg_sys::ExecutorCheckPerms_hook }.is_none()
+                && { pg_sys::row_security_policy_hook_permissive }.is_none()
+                && { pg_sys::row_security_policy_hook_restrictive }.is_none()
+        };
+        let partitions = self.partitions.as_ref().filter(|_| by_itself)?;
+        let sight = self.sight(extension);
+        (sight != Sight::Unknown).then_some((partitions, sight))
+    }
+
+    /// Every table with entries that is known, the newest first where they have an order, whoever asks: those of a
+    /// DEFAULT partition, of one below another, and of one without its index, too.
+    pub fn tables(&self) -> &[Partition] {
+        self.partitions.as_deref().unwrap_or(&self.tables.known)
+    }
+
+    /// Whether there are entries beside those.
+    pub fn has_others(&self) -> bool {
+        self.tables.others
+    }
+
+    fn sight(&self, extension: &Extension) -> Sight {
+        // SAFETY: reads a variable of this backend.
+        let role = unsafe { pg_sys::GetUserId() };
+        let (asked_of, sight) = self.sight.get();
+        if asked_of == role {
+            return sight;
+        }
+        let sight = Sight::of_current_user(extension, self.table);
+        self.sight.set((role, sight));
+        sight
+    }
+}
+
+/// The partitions that are these tables, in the same order. `None` unless each is an ordinary table with a valid
+/// entry index and the columns of the cache, and nothing of the whole lies elsewhere.
+fn partitions(extension: &Extension, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option<Vec<Partition>> {
+    // Lookups run with their caller's search_path, which must not choose the operators of the statements.
+    if !with_setting(c"search_path", "pg_catalog, pg_temp", || is_whole(table) && !is_distributed(table)) {
+        return None;
+    }
+    tables
+        .iter()
+        .map(|&partition| {
+            let described = while_it_stays(partition, |relation| described(extension, relation)).flatten();
+            described.filter(|partition| partition.index.is_some() && partition.columns.values.is_some())
+        })
+        .collect()
+}
+
+/// The tables that hold the rows of a table, as the catalog tells. Adds to `watched` what has a part in that.
+fn tables_below(extension: &Extension, table: pg_sys::Oid, watched: &mut Vec<pg_sys::Oid>) -> Tables {
+    const BELOW: &str = "\
+        WITH RECURSIVE below AS ( \
+            SELECT $1 AS relid \
+            UNION SELECT i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.relid WHERE NOT i.inhdetachpending) \
+        SELECT c.oid, c.relkind <> 'p' FROM below b JOIN pg_class c ON c.oid = b.relid";
+    let (below, distributed) = with_setting(c"search_path", "pg_catalog, pg_temp", || {
+        let below = spi::run(Access::ReadLatest, BELOW, &[table.into()], |rows| {
+            rows.map(|rows, row| (rows.get(row, 1).expect("an OID"), rows.get(row, 2).unwrap_or(false)))
+        });
+        (below, is_distributed(table))
+    });
+    let mut tables = Tables { known: Vec::new(), others: distributed };
+    for (relation, holds_rows) in below {
+        watched.push(relation);
+        if holds_rows {
+            match while_it_stays(relation, |relation| described(extension, relation)) {
+                Some(Some(partition)) => tables.known.push(partition),
+                Some(None) => tables.others = true,
+                // Somebody has dropped it meanwhile.
+                None => {}
+            }
+        }
+    }
+    tables
+}
+
+/// Whether the partitions with bounds are all there is. One that is being detached is there for some snapshots
+/// only; one that takes what fits nowhere else has no place among months.
+fn is_whole(table: pg_sys::Oid) -> bool {
+    const BY_CREATION: &str = "\
+        SELECT FROM pg_partitioned_table t JOIN pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0] \
+        WHERE t.partrelid = $1 AND t.partstrat = 'r' AND t.partnatts = 1 AND a.attname = 'created_at' \
+          AND a.atttypid = 'timestamptz'::regtype";
+    spi::run(Access::ReadLatest, BY_CREATION, &[table.into()], |rows| rows.count() > 0)
+        && while_it_stays(table, |relation| {
+            // SAFETY: the relation is open while its partition descriptor, which lives as long, is read.
+            unsafe {
+                let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
+                let bounds = (*descriptor).boundinfo;
+                !(*descriptor).detached_exist && (bounds.is_null() || (*bounds).default_index < 0)
+            }
+        })
+        .unwrap_or(false)
+}
+
+/// Whether the rows of a table are in shards elsewhere.
+fn is_distributed(table: pg_sys::Oid) -> bool {
+    const IS_DISTRIBUTED: &str = "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::regclass";
+    // SAFETY: a lookup in a system cache.
+    let distributes = unsafe {
+        pg_sys::get_relname_relid(c"pg_dist_partition".as_ptr(), pg_sys::PG_CATALOG_NAMESPACE.into())
+            != pg_sys::InvalidOid
+    };
+    distributes && spi::run(Access::ReadLatest, IS_DISTRIBUTED, &[table.into()], |rows| rows.count() > 0)
+}
+
+/// What is known of an ordinary table in which entries can be found; `None` of any other.
+fn described(extension: &Extension, table: pg_sys::Relation) -> Option<Partition> {
+    // SAFETY: the relation is open and locked, so that its indexes stay.
+    unsafe {
+        if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION
+            || (*(*table).rd_rel).relam != pg_sys::HEAP_TABLE_AM_OID
+        {
+            return None;
+        }
+        let column = |name: &CStr, types: &[pg_sys::Oid]| {
+            let number = pg_sys::SPI_fnumber((*table).rd_att, name.as_ptr());
+            let is_there = number > 0 && types.contains(&pg_sys::SPI_gettypeid((*table).rd_att, number));
+            // What is generated when it is read does not stand in the row.
+            let stands_in_row = || pg_sys::get_attgenerated((*table).rd_id, number as i16) as u8 != b'v';
+            (is_there && stands_in_row()).then_some(number as i16)
+        };
+        // A varchar is stored as a text is.
+        let text = [pg_sys::TEXTOID, pg_sys::VARCHAROID];
+        let user_id = column(c"user_id", &[pg_sys::UUIDOID])?;
+        let content_type = column(c"content_type", &text)?;
+        let cache_key = column(c"cache_key", &text)?;
+        let created_at = column(c"created_at", &[pg_sys::TIMESTAMPTZOID])?;
+        let values = || {
+            Some(Values {
+                id: column(c"id", &[pg_sys::UUIDOID])?,
+                content: column(c"content", &[pg_sys::JSONBOID])?,
+                expires_at: column(c"expires_at", &[pg_sys::TIMESTAMPTZOID])?,
+                token_cost: column(c"token_cost", &[pg_sys::NUMERICOID])?,
+            })
+        };
+        let values = values();
+        let of_values =
+            values.map_or(0, |values| values.id.max(values.content).max(values.expires_at).max(values.token_cost));
+        let last = user_id.max(content_type).max(cache_key).max(created_at).max(of_values);
+        let columns = Columns { user_id, content_type, cache_key, created_at, last, values };
+        let index = nodes::oids(pg_sys::RelationGetIndexList(table)).find(|&index| {
+            let index = pg_sys::index_open(index, LOCK);
+            let serves = is_entry_index(extension, index, &columns);
+            pg_sys::index_close(index, LOCK);
+            serves
+        });
+        Some(Partition { table: (*table).rd_id, index, columns })
+    }
+}
+
+/// Whether an index is unique on the user and the digest of the entry, in the order of their types, complete, and
+/// ready for any snapshot.
+///
+/// # Safety
+/// The index is open.
+unsafe fn is_entry_index(extension: &Extension, index: pg_sys::Relation, columns: &Columns) -> bool {
+    // SAFETY: an open index has its row of pg_index, and arrays with an element for each of its columns.
+    unsafe {
+        let definition = &*(*index).rd_index;
+        let fits = definition.indisunique
+            && definition.indisvalid
+            && !definition.indcheckxmin
+            && definition.indnkeyatts == 2
+            && definition.indkey.values.as_slice(2) == [columns.user_id, 0]
+            && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+            && pg_sys::RelationGetIndexPredicate(index).is_null();
+        if !fits {
+            return false;
+        }
+        let of_uuid = pg_sys::get_opclass_family(pg_sys::GetDefaultOpClass(pg_sys::UUIDOID, pg_sys::BTREE_AM_OID));
+        if (0..2).any(|key| *(*index).rd_opfamily.add(key) != of_uuid) {
+            return false;
+        }
+        let mut expressions = nodes::pointers(pg_sys::RelationGetIndexExpressions(index));
+        expressions.next().is_some_and(|expression| is_digest(extension, expression, columns))
+    }
+}
+
+/// Whether an expression of an index is the digest of its entry.
+///
+/// # Safety
+/// The expression is a whole one.
+unsafe fn is_digest(extension: &Extension, expression: *mut pg_sys::Node, columns: &Columns) -> bool {
+    // SAFETY: what a node is, its tag says. A function that an index uses exists.
+    unsafe {
+        if (*expression).type_ != pg_sys::NodeTag::T_FuncExpr {
+            return false;
+        }
+        let call = expression.cast::<pg_sys::FuncExpr>();
+        let arguments = nodes::pointers::<pg_sys::Node>((*call).args);
+        let is_column = |place, column| {
+            arguments.clone().nth(place).is_some_and(|mut argument| {
+                if (*argument).type_ == pg_sys::NodeTag::T_RelabelType {
+                    argument = (*argument.cast::<pg_sys::RelabelType>()).arg.cast();
+                }
+                (*argument).type_ == pg_sys::NodeTag::T_Var && (*argument.cast::<pg_sys::Var>()).varattno == column
+            })
+        };
+        arguments.len() == 2
+            && is_column(0, columns.content_type)
+            && is_column(1, columns.cache_key)
+            && pg_sys::get_func_namespace((*call).funcid) == extension.namespace
+            && function_name((*call).funcid) == "cache_entry_digest"
+    }
+}

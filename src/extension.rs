@@ -1,0 +1,150 @@
+//! Where the extension lives: the schema of its functions, views and tables. Looked up once and kept
+//! until a function or a schema of the database changes, so that a renamed schema or an extension
+//! created anew elsewhere is noticed at the next call.
+
+#![allow(unsafe_code)]
+
+use crate::error::Refusal;
+use crate::pg::spi::{self, Access};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The cached entries, the parent of their partitions.
+pub const CACHE: &str = "infinite_pages_cache_partitioned";
+/// The audit log, the parent of its partitions.
+pub const AUDIT_LOG: &str = "cache_audit_log";
+/// Archived months of the audit log; exists once there are any.
+pub const AUDIT_ARCHIVE: &str = "cache_audit_archive";
+/// Content policies.
+pub const POLICIES: &str = "cache_content_policies";
+/// The table behind the view cache_maintenance_log.
+pub const RUNS: &str = "cache_maintenance_runs";
+/// What was counted in each hour.
+pub const STATISTICS: &str = "cache_statistics_hourly";
+/// Entries of a large cache by partition and content type.
+pub const BY_TYPE: &str = "cache_entry_summary";
+/// Entries of a large cache by user.
+pub const BY_USER: &str = "cache_user_summary";
+/// Every table but the archive, which comes later.
+pub const TABLES: [&str; 7] = [CACHE, AUDIT_LOG, POLICIES, RUNS, STATISTICS, BY_TYPE, BY_USER];
+
+/// The extension's schema.
+pub struct Extension {
+    /// The schema's OID.
+    pub namespace: pg_sys::Oid,
+    /// The schema's name, quoted for use in a statement.
+    pub schema: String,
+    /// Rises whenever a plan with the schema's name in it must be made anew.
+    pub generation: u64,
+}
+
+static GENERATION: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    static HOME: RefCell<Option<Rc<Extension>>> = const { RefCell::new(None) };
+}
+
+/// Has the backend notice changes of functions and schemas; called once when the library is loaded.
+pub fn watch_for_changes() {
+    // SAFETY: the callback neither raises nor allocates, and lives as long as the library, which
+    // PostgreSQL never unloads.
+    unsafe {
+        for cache in [pg_sys::SysCacheIdentifier::PROCOID, pg_sys::SysCacheIdentifier::NAMESPACEOID] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(changed), pg_sys::Datum::null());
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The generation that a [`Extension`] looked up now would have.
+pub fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Has this backend take note of what others have committed of definitions, roles and privileges. The server does so
+/// with each lock that is new to a transaction: one that has looked before holds them all, and would hear of nothing.
+pub fn read_news() {
+    // SAFETY: what the server does itself with each lock, at any place in a function.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+}
+
+impl Extension {
+    /// The schema that the extension lives in now.
+    ///
+    /// # Errors
+    /// 55000 when the extension is not installed in this database.
+    pub fn current() -> Rc<Extension> {
+        Self::find().unwrap_or_else(|| {
+            Refusal::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "infinite_pages_cache is not installed in this database",
+            )
+            .hint("Run CREATE EXTENSION infinite_pages_cache.")
+            .raise()
+        })
+    }
+
+    /// The same; `None` when the extension is not installed in this database.
+    pub fn find() -> Option<Rc<Extension>> {
+        // Read first: a change that comes while the catalog is read outdates what is read.
+        let generation = GENERATION.load(Ordering::Relaxed);
+        if let Some(extension) =
+            HOME.with_borrow(|extension| extension.clone().filter(|extension| extension.generation == generation))
+        {
+            return Some(extension);
+        }
+        let extension = spi::run(
+            Access::ReadLatest,
+            "SELECT e.extnamespace, pg_catalog.quote_ident(n.nspname) \
+             FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace \
+             WHERE e.extname OPERATOR(pg_catalog.=) 'infinite_pages_cache'",
+            &[],
+            |rows| (rows.count() > 0).then(|| (rows.get(0, 1), rows.get(0, 2))),
+        );
+        let Some((Some(namespace), Some(schema))) = extension else { return None };
+        let extension = Rc::new(Extension { namespace, schema, generation });
+        HOME.set(Some(Rc::clone(&extension)));
+        Some(extension)
+    }
+
+    /// The OID of one of the extension's tables, if it exists.
+    pub fn find_table(&self, name: &str) -> Option<pg_sys::Oid> {
+        let name = std::ffi::CString::new(name).expect("a table name has no NUL byte");
+        // SAFETY: a lookup in the system cache by a NUL-terminated name.
+        let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), self.namespace) };
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    }
+
+    /// Whether the extension has a function: its SQL may be of an older version than its library.
+    pub fn has_function(&self, name: &str) -> bool {
+        spi::run(
+            Access::ReadLatest,
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.pronamespace OPERATOR(pg_catalog.=) $1 \
+             AND p.proname OPERATOR(pg_catalog.=) $2::pg_catalog.name)",
+            &[self.namespace.into(), name.into()],
+            |rows| rows.get(0, 1).unwrap_or(false),
+        )
+    }
+
+    /// The OID of one of the extension's tables.
+    ///
+    /// # Errors
+    /// 42P01 when it does not exist, with the way to create it.
+    pub fn table(&self, name: &str) -> pg_sys::Oid {
+        self.find_table(name).unwrap_or_else(|| {
+            Refusal::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                format!("table {}.{name} does not exist", self.schema),
+            )
+            .detail("The cache has not been set up in this database, or its table was dropped or moved.")
+            .hint(format!("Run SELECT {}.cache_setup() as the owner of the database.", self.schema))
+            .raise()
+        })
+    }
+}

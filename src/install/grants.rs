@@ -1,0 +1,383 @@
+//! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
+//! of every user; everything else is the owner's.
+
+use super::row_policies::{self, ADMIN};
+use crate::access::monitor::FIGURES;
+use crate::audit::archive::find_archive;
+use crate::error::{Refusal, shown};
+use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension, POLICIES, RUNS};
+use crate::partition::catalog::function_name;
+use crate::partition::secure;
+use crate::pg::advisory_lock::{self, Class};
+use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// The function that is for tenants and not for everybody. All others that are not listed here work with
+/// the caller's rights on the tables, and are as open as default privileges make them.
+pub const TENANT_FUNCTION: &str = "cache_create_current_partition";
+const SERVICE_FUNCTIONS: &[&str] = &[
+    "cleanup_expired_cache_entries_production",
+    "cache_forget_user",
+    "create_monthly_cache_partition",
+    "drop_old_cache_partitions",
+    "verify_production_cache",
+    "check_partition_health",
+    "cache_statistics",
+    "cache_performance_metrics",
+    "partition_health_metrics",
+    "cache_connection_metrics",
+    "cache_alerts",
+    "cache_maintenance_log",
+    "cache_maintenance_status",
+    "cache_maintenance_progress",
+];
+/// Each acts for the owner of the tables only.
+const OWNER_FUNCTIONS: &[&str] =
+    &["cache_setup", "cache_run_maintenance", "cache_flush_statistics", "archive_audit_logs"];
+/// They grant functions and views, which belong to who has created the extension.
+const GRANTING_FUNCTIONS: &[&str] = &["cache_grant_tenant", "cache_grant_service", "cache_grant_monitor"];
+/// All that are not everybody's.
+const CLOSED: [&[&str]; 4] = [&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCTIONS, GRANTING_FUNCTIONS];
+
+/// What monitors call beside the functions of their views. Those of the second group are everybody's.
+const MONITOR_FUNCTIONS: [&[&str]; 2] = [
+    &["verify_production_cache", "check_partition_health", "cache_statistics"],
+    &["cache_latency_ms", "cache_pending_hits_by", "user_cache_analytics"],
+];
+/// The functions that no earlier version has.
+const NEW_FUNCTIONS: &[&str] = &["cache_grant_monitor"];
+
+/// Views, each with the function of the same name beneath it.
+const TENANT_VIEWS: &[&str] = &["user_cache_analytics"];
+const SERVICE_VIEWS: &[&str] = &[
+    "cache_performance_metrics",
+    "partition_health_metrics",
+    "cache_connection_metrics",
+    "cache_alerts",
+    "cache_maintenance_log",
+    "cache_maintenance_status",
+    "cache_maintenance_progress",
+];
+
+/// The predefined role that reads every table gets the reports on them.
+const WATCHER: &str = "pg_read_all_data";
+
+/// Roles of Supabase and PostgREST, provided for where they exist.
+const KNOWN_TENANT: &str = "authenticated";
+const KNOWN_SERVICE: &str = "service_role";
+/// The role that the owner of the database is a member of.
+const DATABASE_OWNER: &str = "pg_database_owner";
+/// The predefined role that exporters of metrics are members of.
+const KNOWN_MONITOR: &str = "pg_monitor";
+
+#[pg_extern(sql = false)]
+fn cache_grant_tenant(role: &str) {
+    grant(role, grant_tenant_members, grant_tenant_tables);
+}
+
+#[pg_extern(sql = false)]
+fn cache_grant_service(role: &str) {
+    grant(role, grant_service_members, grant_service_tables);
+}
+
+#[pg_extern(sql = false)]
+fn cache_grant_monitor(role: &str) {
+    grant(role, grant_monitor_members, grant_monitor_tables);
+}
+
+fn grant(role: &str, members: fn(&Extension, &str), tables: fn(&Extension, &str)) {
+    advisory_lock::lock(Class::Setup, 0);
+    let extension = Extension::current();
+    let role = checked_role(&extension, role);
+    members(&extension, &role);
+    tables(&extension, &role);
+}
+
+/// The role's name, quoted.
+///
+/// # Errors
+/// 42704 when there is no such role, 42501 unless the current user owns the table.
+fn checked_role(extension: &Extension, role: &str) -> String {
+    privileges::check(extension, CACHE, "Only the owner of a table can grant rights on it.", "Run it as the owner.");
+    quoted_role(role).unwrap_or_else(|| {
+        Refusal::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {} does not exist", shown(role)))
+            .detail("Rights are granted to a role of this cluster, by its name as it stands in pg_roles.")
+            .hint("Create it first: CREATE ROLE … NOLOGIN.")
+            .raise()
+    })
+}
+
+fn quoted_role(role: &str) -> Option<String> {
+    let sql = "SELECT quote_ident(rolname) FROM pg_roles WHERE rolname = $1";
+    spi::run(Access::ReadLatest, sql, &[role.into()], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
+}
+
+/// Grants all to the roles of Supabase and PostgREST that exist, to the one of monitors, and to the database's owner
+/// what it may call as the owner of the tables.
+pub fn grant_to_known_roles(extension: &Extension) {
+    let members = may_grant_members(extension);
+    if let Some(role) = quoted_role(KNOWN_TENANT) {
+        if members {
+            grant_tenant_members(extension, &role);
+        }
+        grant_tenant_tables(extension, &role);
+    }
+    if let Some(role) = quoted_role(KNOWN_SERVICE) {
+        if members {
+            grant_service_members(extension, &role);
+        }
+        grant_service_tables(extension, &role);
+    }
+    grant_monitor_tables(extension, KNOWN_MONITOR);
+    if members {
+        grant_monitor_members(extension, KNOWN_MONITOR);
+        grant_service_members(extension, DATABASE_OWNER);
+        on_functions(extension, OWNER_FUNCTIONS, |function| {
+            format!("GRANT EXECUTE ON FUNCTION {function} TO {DATABASE_OWNER}")
+        });
+    }
+}
+
+/// Whether the current user can grant the functions and views: an owner of the tables that has not created the
+/// extension cannot, and leaves their grants as they are.
+pub fn may_grant_members(extension: &Extension) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT coalesce(bool_and(pg_has_role(p.proowner, 'USAGE')), false) FROM pg_proc p \
+         WHERE p.pronamespace = $1 AND p.proname = 'cache_setup'",
+        &[extension.namespace.into()],
+        |rows| rows.get(0, 1).unwrap_or(false),
+    )
+}
+
+fn grant_tenant_members(extension: &Extension, role: &str) {
+    spi::execute(&format!("GRANT USAGE ON SCHEMA {} TO {role}", extension.schema));
+    spi::execute(&format!("GRANT USAGE ON TYPE {}.cache_ttl TO {role}", extension.schema));
+    let reserved = [SERVICE_FUNCTIONS, OWNER_FUNCTIONS, GRANTING_FUNCTIONS].concat();
+    let open = spi::run(
+        Access::ReadLatest,
+        "SELECT p.oid::regprocedure::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid \
+         WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass \
+           AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'infinite_pages_cache') \
+           AND p.proname <> ALL ($1)",
+        &[names(&reserved).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a function")),
+    );
+    for function in open {
+        spi::execute(&format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    }
+    on_views(extension, TENANT_VIEWS, role);
+}
+
+fn grant_service_members(extension: &Extension, role: &str) {
+    grant_tenant_members(extension, role);
+    on_functions(extension, SERVICE_FUNCTIONS, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    on_views(extension, SERVICE_VIEWS, role);
+}
+
+fn grant_monitor_members(extension: &Extension, role: &str) {
+    spi::execute(&format!("GRANT USAGE ON SCHEMA {} TO {role}", extension.schema));
+    for functions in MONITOR_FUNCTIONS.into_iter().chain([SERVICE_VIEWS]) {
+        on_functions(extension, functions, |function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
+    }
+    on_views(extension, SERVICE_VIEWS, role);
+    on_views(extension, TENANT_VIEWS, role);
+}
+
+fn grant_tenant_tables(extension: &Extension, role: &str) {
+    let schema = &extension.schema;
+    spi::execute(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.{CACHE} TO {role}"));
+    spi::execute(&format!("GRANT SELECT ON {schema}.{POLICIES} TO {role}"));
+}
+
+/// The tables of figures, and none that holds what users have stored or done, or that may quote it.
+fn grant_monitor_tables(extension: &Extension, role: &str) {
+    for table in FIGURES.into_iter().chain([POLICIES]) {
+        spi::execute(&format!("GRANT SELECT ON {}.{table} TO {role}", extension.schema));
+    }
+}
+
+fn grant_service_tables(extension: &Extension, role: &str) {
+    let schema = &extension.schema;
+    grant_tenant_tables(extension, role);
+    spi::execute(&format!("GRANT INSERT, UPDATE, DELETE ON {schema}.{POLICIES} TO {role}"));
+    grant_monitor_tables(extension, role);
+    spi::execute(&format!("GRANT SELECT ON {schema}.{RUNS} TO {role}"));
+    add_to_policy(extension, CACHE, role);
+    // Earlier versions have none there, until cache_setup() has run.
+    if row_policies::exists(extension, POLICIES, ADMIN) {
+        add_to_policy(extension, POLICIES, role);
+    }
+    grant_audit(extension, AUDIT_LOG, role);
+    if find_archive(extension).is_some() {
+        grant_audit(extension, AUDIT_ARCHIVE, role);
+    }
+}
+
+/// Lets a service role read a table of audit rows, and delete from it, as cache_forget_user() must.
+pub fn grant_audit(extension: &Extension, table: &str, role: &str) {
+    spi::execute(&format!("GRANT SELECT, DELETE ON {}.{table} TO {role}", extension.schema));
+    add_to_policy(extension, table, role);
+}
+
+fn add_to_policy(extension: &Extension, table: &str, role: &str) {
+    let mut roles = policy_roles(extension, table);
+    if !roles.iter().any(|known| known == role || known == "PUBLIC") {
+        roles.push(role.to_string());
+        spi::execute(&format!("ALTER POLICY {ADMIN} ON {}.{table} TO {}", extension.schema, roles.join(", ")));
+    }
+}
+
+/// The roles of a table's policy of services, quoted.
+fn policy_roles(extension: &Extension, table: &str) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)) END FROM pg_policy p, unnest(p.polroles) role \
+         WHERE p.polrelid = $1 AND p.polname = $2 ORDER BY 1",
+        &[extension.table(table).into(), ADMIN.into()],
+        |rows| rows.map(|rows, row| rows.get(row, 1).expect("a name")),
+    )
+}
+
+/// The service roles, quoted.
+pub fn service_roles(extension: &Extension) -> Vec<String> {
+    policy_roles(extension, CACHE).into_iter().filter(|role| role != DATABASE_OWNER && role != "PUBLIC").collect()
+}
+
+/// Gives the functions and views of the extension that is being created their first privileges,
+/// whatever default privileges have granted.
+pub fn reset_members(extension: &Extension) {
+    for function in functions(extension, &CLOSED.concat()) {
+        reset_function(function);
+    }
+    for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
+        secure::revoke(extension.table(view), "ALL");
+    }
+    on_views(extension, SERVICE_VIEWS, WATCHER);
+    on_views(extension, TENANT_VIEWS, WATCHER);
+}
+
+/// The same for one function that is being created. One that is for everybody keeps what default privileges grant.
+pub fn reset_function(function: pg_sys::Oid) {
+    let name = function_name(function);
+    let is_in = |list: &[&str]| list.contains(&name.as_str());
+    if !CLOSED.iter().any(|list| is_in(list)) {
+        return;
+    }
+    let signature = signature(function);
+    revoke_all(function, &signature);
+    if is_in(MONITOR_FUNCTIONS[0]) || is_in(SERVICE_VIEWS) {
+        spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO {WATCHER}"));
+    }
+}
+
+fn revoke_all(function: pg_sys::Oid, signature: &str) {
+    let granted = spi::run(
+        Access::ReadLatest,
+        "SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END \
+         FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE p.oid = $1 AND a.grantee <> p.proowner",
+        &[function.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a role")),
+    );
+    for grantee in granted {
+        spi::execute(&format!("REVOKE ALL ON FUNCTION {signature} FROM {grantee}"));
+    }
+}
+
+/// The same for the functions that an update brings, while it does.
+pub fn reset_new_members(extension: &Extension) {
+    for function in functions(extension, NEW_FUNCTIONS) {
+        reset_function(function);
+    }
+}
+
+/// What roles were granted by 0.1.0 while it was created, it had among the first privileges of functions and views: a dump
+/// has none of that, and revokes it, by number, from a role that was dropped. Makes it grants like any others.
+pub fn correct_first_privileges(extension: &Extension, as_if_created: impl Fn(&dyn Fn())) {
+    let outdated = spi::run(
+        Access::ReadLatest,
+        &include_str!("../../sql/statements/first_privileges.sql").replace("@watcher@", WATCHER),
+        &[extension.namespace.into()],
+        |rows| {
+            rows.map(|rows, row| {
+                let list = |column| rows.get::<Vec<String>>(row, column).expect("an array");
+                (rows.get::<String>(row, 1).expect("an object"), list(2), list(3), list(4))
+            })
+        },
+    );
+    for (object, revokes, first, grants) in outdated {
+        let set = |wanted: &[String]| revokes.iter().chain(wanted).for_each(|sql| spi::execute(sql));
+        // What leaves the extension has no first privileges any more; those that it joins with are the first again.
+        spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP {object}"));
+        as_if_created(&|| set(&first));
+        spi::execute(&format!("ALTER EXTENSION infinite_pages_cache ADD {object}"));
+        as_if_created(&|| set(&grants));
+    }
+}
+
+/// Grants the functions and views again to the roles that have rights on the tables: when the extension is
+/// created anew over them, those are all that is left of earlier grants.
+pub fn renew_members(extension: &Extension) {
+    if !may_grant_members(extension) {
+        return;
+    }
+    let tenants = spi::run(
+        Access::ReadLatest,
+        "SELECT DISTINCT quote_ident(r.rolname) FROM pg_class c, aclexplode(c.relacl) a \
+         JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE c.oid = $1 AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner",
+        &[extension.table(CACHE).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    for role in tenants {
+        grant_tenant_members(extension, &role);
+    }
+    let monitors = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(r.rolname) FROM pg_class c, aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee \
+         WHERE c.relnamespace = $1 AND c.relname = ANY ($2) AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner \
+           AND NOT EXISTS (SELECT FROM pg_class l, aclexplode(l.relacl) g \
+                           WHERE l.oid = $3 AND g.grantee = r.oid AND g.privilege_type = 'SELECT') \
+         GROUP BY r.oid, r.rolname HAVING count(DISTINCT c.oid) = cardinality($2)",
+        &[extension.namespace.into(), names(&FIGURES).into(), extension.table(AUDIT_LOG).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    for role in monitors {
+        grant_monitor_members(extension, &role);
+    }
+    for role in service_roles(extension) {
+        grant_service_members(extension, &role);
+    }
+}
+
+fn on_functions(extension: &Extension, names: &[&str], statement: impl Fn(&str) -> String) {
+    for function in functions(extension, names) {
+        spi::execute(&statement(&signature(function)));
+    }
+}
+
+/// The functions of these names.
+fn functions(extension: &Extension, list: &[&str]) -> Vec<pg_sys::Oid> {
+    let sql = "SELECT oid FROM pg_proc WHERE pronamespace = $1 AND proname = ANY ($2) ORDER BY proname";
+    spi::run(Access::ReadLatest, sql, &[extension.namespace.into(), names(list).into()], |rows| {
+        rows.map(|rows, row| rows.get(row, 1).expect("an OID"))
+    })
+}
+
+/// The name of a function with its arguments, quoted.
+pub fn signature(function: pg_sys::Oid) -> String {
+    let sql = "SELECT $1::regprocedure::text";
+    spi::run(Access::ReadLatest, sql, &[function.into()], |rows| rows.get(0, 1)).expect("a function")
+}
+
+fn on_views(extension: &Extension, views: &[&str], role: &str) {
+    for view in views {
+        spi::execute(&format!("GRANT SELECT ON {}.{view} TO {role}", extension.schema));
+    }
+}
+
+fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|name| (*name).to_string()).collect()
+}

@@ -1,0 +1,8 @@
+//! Set-up of a database: tables, policies, grants, and what came before.
+
+pub mod former_signatures;
+pub mod grants;
+pub mod replaced_functions;
+pub mod row_policies;
+pub mod setup;
+pub mod upgrade;

@@ -1,0 +1,320 @@
+//! Set-up of a database: tables, indexes, policies, partitions, grants. It creates what is missing and
+//! adopts what exists, so it can be called again at any time.
+
+#![allow(unsafe_code)]
+
+use super::row_policies::ensure_policies;
+use super::upgrade::{renew_comments, upgrade};
+use super::{former_signatures, grants};
+use crate::error::{Refusal, warn};
+use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, RUNS, STATISTICS};
+use crate::partition::create::{Table, create, wanted_months};
+use crate::partition::secure;
+use crate::pg::advisory_lock::{self, Class};
+use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
+use crate::statistics::counters;
+use crate::worker;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// The tables and the statements that make them.
+const TABLES: [(&str, &str); 7] = [
+    (CACHE, include_str!("../../sql/tables/infinite_pages_cache_partitioned.sql")),
+    (AUDIT_LOG, include_str!("../../sql/tables/cache_audit_log.sql")),
+    (POLICIES, include_str!("../../sql/tables/cache_content_policies.sql")),
+    (RUNS, include_str!("../../sql/tables/cache_maintenance_runs.sql")),
+    (STATISTICS, include_str!("../../sql/tables/cache_statistics_hourly.sql")),
+    (BY_TYPE, include_str!("../../sql/tables/cache_entry_summary.sql")),
+    (BY_USER, include_str!("../../sql/tables/cache_user_summary.sql")),
+];
+
+#[pg_extern(sql = false)]
+fn cache_setup() {
+    check_encoding();
+    advisory_lock::lock(Class::Setup, 0);
+    let extension = Extension::current();
+    worker::announce_at_commit();
+    let creating = creating_extension(&extension);
+    if creating {
+        grants::reset_members(&extension);
+        // A restore sets row_security off. It brings the tables itself, after this statement, and all grants.
+        if !row_security() {
+            former_signatures::make(&extension);
+            return;
+        }
+    }
+    if in_script() && !creating {
+        grants::reset_new_members(&extension);
+        grants::correct_first_privileges(&extension, |f| as_if_created(f));
+    }
+    as_if_created(|| set_up(&extension));
+    if creating && !counters::are_on() {
+        say_what_is_missing();
+    }
+}
+
+fn set_up(extension: &Extension) {
+    if extension.find_table(CACHE).is_none() {
+        tell_of_another_cache(extension);
+    }
+    for (name, sql) in TABLES {
+        match extension.find_table(name) {
+            None => create_table(extension, name, sql),
+            Some(table) => adopt_table(extension, name, table, sql),
+        }
+    }
+    if let Some(archive) = extension.find_table(AUDIT_ARCHIVE) {
+        check_origin(extension, AUDIT_ARCHIVE, archive);
+        add_missing_columns(extension, AUDIT_ARCHIVE, extension.table(AUDIT_LOG));
+        renew_comments(extension, AUDIT_ARCHIVE, archive, extension.table(AUDIT_LOG));
+    }
+    for (name, _) in TABLES {
+        ensure_policies(extension, name);
+    }
+    for table in [Table::Cache, Table::AuditLog] {
+        for month in wanted_months() {
+            create(extension, table, month);
+        }
+    }
+    secure::secure_all(extension, true, || ());
+    former_signatures::hand_over(extension);
+    grants::grant_to_known_roles(extension);
+    grants::renew_members(extension);
+}
+
+/// Without shared memory the cache works; who installs it should know what does not.
+fn say_what_is_missing() {
+    warn(
+        "infinite_pages_cache is not preloaded",
+        "Lookups are not counted, and no worker maintains the cache.",
+        "Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.",
+    );
+}
+
+/// A cache of another schema is left where it is, and misses would not tell of it: whoever dropped the extension and has
+/// created it without the SCHEMA of before should know. It is one that could be adopted, so not what anybody has planted.
+fn tell_of_another_cache(extension: &Extension) {
+    let schemas = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner \
+         WHERE c.relname = $1::name AND c.relkind = 'p' AND n.oid <> $2 \
+           AND (r.rolsuper OR r.rolname = current_user \
+                OR r.oid = (SELECT datdba FROM pg_database WHERE datname = current_database())) \
+           AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped \
+                  AND a.attname IN ('user_id', 'content_type', 'cache_key', 'content', 'created_at', 'expires_at')) = 6 \
+         ORDER BY 1",
+        &[CACHE.into(), extension.namespace.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    let Some(first) = schemas.first() else { return };
+    warn(
+        "this database has another cache, which the new one knows nothing of",
+        format!(
+            "The other one is in schema {}, the new one, which is empty, in {}.",
+            schemas.join(", "),
+            extension.schema
+        ),
+        format!(
+            "To go on with the other one: DROP EXTENSION infinite_pages_cache CASCADE; \
+             CREATE EXTENSION infinite_pages_cache SCHEMA {first}; then drop the empty tables."
+        ),
+    );
+}
+
+/// # Errors
+/// 0A000 unless the database is in UTF8, the encoding of JSON: in another one the same request would have
+/// another key.
+fn check_encoding() {
+    // SAFETY: reads the encoding of the database and its name.
+    let (encoding, name) = unsafe {
+        let encoding = pg_sys::GetDatabaseEncoding();
+        (encoding, std::ffi::CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy())
+    };
+    if encoding != pg_sys::pg_enc::PG_UTF8 as i32 {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "infinite_pages_cache needs a database whose encoding is UTF8",
+        )
+        .detail(format!("The encoding of this one is {name}."))
+        .hint("Create a database with ENCODING 'UTF8' TEMPLATE template0.")
+        .raise();
+    }
+}
+
+/// Creates and grants as after CREATE EXTENSION. Tables then are no members of the extension, so that a dump treats them as
+/// the user's own and DROP EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is
+/// granted by a script stays in pg_init_privs: a dump would revoke it, by number, from a role that is no more.
+pub fn as_if_created(f: impl FnOnce()) {
+    // SAFETY: a variable of this backend; after an error CREATE EXTENSION itself sets it.
+    unsafe {
+        let in_script = pg_sys::creating_extension;
+        pg_sys::creating_extension = false;
+        f();
+        pg_sys::creating_extension = in_script;
+    }
+}
+
+/// Whether a script of the extension runs.
+fn in_script() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::creating_extension }
+}
+
+/// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then what the extension has
+/// made is older than the transaction, and has privileges that an operator may have given. Nothing alters a cast; this
+/// one every version has.
+fn creating_extension(extension: &Extension) -> bool {
+    if !in_script() {
+        return false;
+    }
+    let transaction = spi::run(
+        Access::ReadLatest,
+        "SELECT c.xmin::text::bigint FROM pg_cast c JOIN pg_type t ON t.oid = c.casttarget \
+         WHERE t.typnamespace = $1 AND t.typname = 'cache_ttl' AND c.castsource = 'interval'::regtype",
+        &[extension.namespace.into()],
+        |rows| rows.get::<i64>(0, 1).expect("a transaction id"),
+    );
+    let transaction = pg_sys::TransactionId::from(u32::try_from(transaction).expect("32 bits"));
+    // SAFETY: looks at the state of this backend's transaction.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(transaction) }
+}
+
+fn row_security() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::row_security }
+}
+
+fn create_table(extension: &Extension, name: &str, sql: &str) {
+    spi::execute(&sql.replace("@extschema@", &extension.schema));
+    secure::revoke(extension.table(name), "ALL");
+    secure_sequences(extension, name);
+    if name == CACHE && has_lz4() {
+        spi::execute(&format!("ALTER TABLE {}.{CACHE} ALTER COLUMN content SET COMPRESSION lz4", extension.schema));
+    }
+}
+
+/// Revokes what default privileges have granted on a table's sequences: they tell how many rows there are.
+fn secure_sequences(extension: &Extension, table: &str) {
+    let sequences = spi::run(
+        Access::ReadLatest,
+        "SELECT d.objid FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S' \
+         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1",
+        &[extension.table(table).into()],
+        |rows| rows.map(|rows, row| rows.get::<pg_sys::Oid>(row, 1).expect("an OID")),
+    );
+    for sequence in sequences {
+        secure::revoke(sequence, "ALL");
+    }
+}
+
+/// Whether the server can compress with lz4, which reads back several times faster than pglz.
+fn has_lz4() -> bool {
+    let sql = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'";
+    spi::run(Access::ReadLatest, sql, &[], |rows| rows.count() > 0 && rows.get(0, 1).unwrap_or(false))
+}
+
+/// Takes over a table that exists: adds the columns and indexes it lacks.
+///
+/// # Errors
+/// 42501 when it belongs to a role that is neither the caller, nor a superuser, nor the database's
+/// owner: whoever can create tables here could have planted it; and unless the caller has its owner's rights. 55000 when it cannot serve.
+fn adopt_table(extension: &Extension, name: &str, table: pg_sys::Oid, sql: &str) {
+    check_origin(extension, name, table);
+    privileges::check(extension, name, "Set-up changes tables.", "Run it as the owner, or as a superuser.");
+    let parent = TABLES.iter().find(|(parent, _)| *parent == name).map(|(_, sql)| sql.contains("PARTITION BY RANGE"));
+    if parent == Some(true) {
+        check_partitioning(extension, name, table);
+    }
+    // The statements that would create it are the description that it is compared with.
+    let template = format!("{name}_template");
+    spi::execute(&sql.replace("@extschema@", &extension.schema).replace(name, &template));
+    let indexes = missing_indexes(extension.table(&template), table);
+    add_missing_columns(extension, name, extension.table(&template));
+    upgrade(extension, name, table, extension.table(&template));
+    spi::execute(&format!("DROP TABLE {}.{template}", extension.schema));
+    for index in indexes {
+        spi::execute(&format!("CREATE INDEX ON {}.{name} {index}", extension.schema));
+    }
+    secure_sequences(extension, name);
+    // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
+    secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
+}
+
+/// Adds the columns that a table lacks of those of another one. The rows that it has get their defaults; one without a
+/// default may be NULL.
+fn add_missing_columns(extension: &Extension, name: &str, template: pg_sys::Oid) {
+    let missing = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(t.attname) || ' ' || format_type(t.atttypid, t.atttypmod) \
+             || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) \
+                         || CASE WHEN t.attnotnull THEN ' NOT NULL' ELSE '' END, '') \
+         FROM pg_attribute t LEFT JOIN pg_attrdef d ON d.adrelid = t.attrelid AND d.adnum = t.attnum \
+         WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped \
+           AND NOT EXISTS (SELECT 1 FROM pg_attribute a \
+                           WHERE a.attrelid = $2 AND a.attname = t.attname AND NOT a.attisdropped) \
+         ORDER BY t.attnum",
+        &[template.into(), extension.table(name).into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a column")),
+    );
+    for column in missing {
+        spi::execute(&format!("ALTER TABLE {}.{name} ADD COLUMN {column}", extension.schema));
+    }
+}
+
+/// What a table lacks of the indexes of its template, but for those of constraints: each from USING on. One that has
+/// further columns or parameters of its own serves as well. An index on a partitioned table is one on all its partitions.
+fn missing_indexes(template: pg_sys::Oid, table: pg_sys::Oid) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT wanted.definition \
+         FROM (SELECT substring(pg_get_indexdef(indexrelid) FROM ' (USING .*)') AS definition \
+               FROM pg_index WHERE indrelid = $1 AND NOT indisunique) wanted \
+         WHERE NOT EXISTS ( \
+             SELECT FROM pg_index x, substring(pg_get_indexdef(x.indexrelid) FROM ' (USING .*)') AS definition \
+             WHERE x.indrelid = $2 AND x.indisvalid AND x.indpred IS NULL \
+               AND (definition = wanted.definition OR starts_with(definition, wanted.definition || ' ') \
+                    OR starts_with(definition, rtrim(wanted.definition, ')') || ','))) \
+         ORDER BY 1",
+        &[template.into(), table.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a definition")),
+    )
+}
+
+fn check_origin(extension: &Extension, name: &str, table: pg_sys::Oid) {
+    let (owner, trusted) = spi::run(
+        Access::ReadLatest,
+        "SELECT r.rolname::text, r.rolsuper OR r.rolname = current_user \
+             OR r.oid = (SELECT datdba FROM pg_database WHERE datname = current_database()) \
+         FROM pg_roles r WHERE r.oid = $1",
+        &[privileges::owner_of(table).into()],
+        |rows| (rows.get::<String>(0, 1).unwrap_or_default(), rows.get::<bool>(0, 2).unwrap_or(false)),
+    );
+    if !trusted {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("table {}.{name} exists and is not yours to adopt", extension.schema),
+        )
+        .detail(format!("It belongs to role \"{owner}\", which could change it behind the cache."))
+        .hint("Drop or rename it, or make it yours with ALTER TABLE … OWNER TO.")
+        .raise();
+    }
+}
+
+fn check_partitioning(extension: &Extension, name: &str, table: pg_sys::Oid) {
+    let key =
+        spi::run(Access::ReadLatest, "SELECT pg_get_partkeydef($1)", &[table.into()], |rows| rows.get::<String>(0, 1));
+    let wanted = if name == CACHE { "RANGE (created_at)" } else { "RANGE (\"timestamp\")" };
+    // With quote_all_identifiers every name is quoted.
+    let plain = |key: &str| key.replace('"', "");
+    if key.as_deref().map(plain) != Some(plain(wanted)) {
+        let found = key.map_or_else(|| "not partitioned".to_string(), |key| format!("partitioned by {key}"));
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {}.{name} exists and cannot serve as it is", extension.schema),
+        )
+        .detail(format!("It must be partitioned by {wanted}; it is {found}."))
+        .hint("Rename it, run cache_setup() again, and copy its rows.")
+        .raise();
+    }
+}

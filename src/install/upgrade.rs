@@ -1,0 +1,238 @@
+//! Tables of earlier versions, brought to the shape of this one. cache_setup() does it, and so serves ALTER EXTENSION
+//! UPDATE and a restored dump alike. Every row stays; a value that a new constraint refuses becomes the nearest one that
+//! it allows, and where there is none the constraint is for new rows only.
+
+use crate::access::all_rows::must_change_all;
+use crate::error::warn;
+use crate::extension::{CACHE, Extension, POLICIES};
+use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
+use pgrx::pg_sys;
+
+/// The limit of token_cost in 0.1.0, as the catalog shows it. A table whose constraint has it was made by that version;
+/// one that existing clients have brought has no constraints of ours, and gets none.
+const OLD_LIMIT: &str = "1000000000000000";
+
+/// Comments on columns that have changed since 0.1.0, as they were.
+const OLD_COMMENTS: [&str; 2] = [
+    "What generating the answer cost, in the application's own unit",
+    "Empty for all types beyond infinite_pages_cache.max_tracked_content_types",
+];
+
+/// Changes what a table has of an earlier version to what its template has.
+pub fn upgrade(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
+    if [CACHE, POLICIES].contains(&name) {
+        // Triggers that an UPDATE fires and constraints are the owner's code.
+        privileges::without_more_than_owner_of(table, || upgrade_values(extension, name, table, template));
+    }
+    if name == CACHE {
+        rename_entry_indexes(extension, table);
+    }
+    open_identities(extension, name, table, template);
+    renew_comments(extension, name, table, template);
+}
+
+fn upgrade_values(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
+    let outdated = outdated_constraints(table);
+    let retype = name == CACHE && has_untyped_cost(table);
+    let mut changes = Vec::new();
+    if retype || !outdated.is_empty() {
+        must_change_all(extension, &[name]);
+        let mended = if name == CACHE && !outdated.is_empty() {
+            &["hit_count", "adaptation_count", "token_cost_saved", "access_frequency", "token_cost"][..]
+        } else {
+            &["token_cost"][..]
+        };
+        mend(extension, name, mended);
+    }
+    if retype {
+        match dependents_of_cost(table) {
+            None => changes.push("ALTER COLUMN token_cost TYPE numeric(16,6)".to_string()),
+            Some(dependents) => warn(
+                format!("column token_cost of {name} keeps its type, numeric without a scale"),
+                format!("What depends on it: {dependents}."),
+                format!("Drop that, run SELECT {}.cache_setup(), and create it again.", extension.schema),
+            ),
+        }
+    }
+    changes.extend(outdated.iter().map(|constraint| format!("DROP CONSTRAINT {constraint}")));
+    let wanted = if !outdated.is_empty() || (name == POLICIES && has_our_constraint(table)) {
+        missing_checks(table, template)
+    } else {
+        Vec::new()
+    };
+    if !wanted.is_empty() {
+        let broken = broken_by_rows(extension, name, &wanted);
+        for (expression, rows) in wanted.iter().zip(broken) {
+            let not_valid = if rows == 0 { "" } else { " NOT VALID" };
+            changes.push(format!("ADD CHECK ({expression}){not_valid}"));
+            if rows > 0 {
+                warn(
+                    format!("{rows} rows of {name} break a constraint of this version and stay as they are"),
+                    format!("It is CHECK ({expression}), and holds for new rows."),
+                    format!(
+                        "Mend or delete them; verify_production_cache() has the ALTER TABLE {}.{name} VALIDATE CONSTRAINT for after that.",
+                        extension.schema
+                    ),
+                );
+            }
+        }
+    }
+    if !changes.is_empty() {
+        // One statement, so that the rows are written, and read, once.
+        spi::execute(&format!("ALTER TABLE {}.{name} {}", extension.schema, changes.join(", ")));
+    }
+}
+
+/// The constraints of a table that this version has replaced, quoted.
+fn outdated_constraints(table: pg_sys::Oid) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(conname) FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conislocal \
+         AND conname LIKE '%token_cost_check' AND strpos(pg_get_constraintdef(oid), $2) > 0",
+        &[table.into(), OLD_LIMIT.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    )
+}
+
+/// Whether a table has a constraint of ours: what clients have brought gets none.
+fn has_our_constraint(table: pg_sys::Oid) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = $1 AND contype = 'c' AND conname LIKE '%token_cost_check')",
+        &[table.into()],
+        |rows| rows.get(0, 1).unwrap_or(false),
+    )
+}
+
+/// Whether a cost has no scale, as in 0.1.0, in a table that has a constraint of ours on it: what clients have brought stays.
+fn has_untyped_cost(table: pg_sys::Oid) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1 AND attname = 'token_cost' AND NOT attisdropped \
+                        AND atttypid = 'numeric'::regtype AND atttypmod = -1)",
+        &[table.into()],
+        |rows| rows.get(0, 1).unwrap_or(false),
+    ) && has_our_constraint(table)
+}
+
+/// Brings numbers into the bounds of this version: counts to 0 at least, a cost to 10^9 at most.
+fn mend(extension: &Extension, name: &str, columns: &[&str]) {
+    let nearest: Vec<_> = columns
+        .iter()
+        .map(|column| match *column {
+            "token_cost" => ("token_cost", "least(greatest(token_cost, 0), 1e9)".to_string()),
+            count => (count, format!("greatest({count}, 0)")),
+        })
+        .collect();
+    // greatest() and least() pass over NULL.
+    let set: Vec<String> = nearest
+        .iter()
+        .map(|(column, value)| format!("{column} = CASE WHEN {column} IS NOT NULL THEN {value} END"))
+        .collect();
+    let differ: Vec<String> = nearest.iter().map(|(column, value)| format!("{column} <> {value}")).collect();
+    spi::execute(&format!("UPDATE {}.{name} SET {} WHERE {}", extension.schema, set.join(", "), differ.join(" OR ")));
+}
+
+/// The name of what depends on something, for a row `d` of pg_depend; of a view's rule that of the view.
+pub const DEPENDENT: &str = "\
+    CASE d.classid WHEN 'pg_rewrite'::regclass \
+    THEN (SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_rewrite r WHERE r.oid = d.objid) \
+    ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END";
+
+/// What keeps the type of token_cost from being changed; constraints, indexes and statistics do not.
+fn dependents_of_cost(table: pg_sys::Oid) -> Option<String> {
+    let sql = format!(
+        "SELECT string_agg(DISTINCT {DEPENDENT}, ', ') \
+         FROM (SELECT $1 AS oid UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = $1) t \
+         JOIN pg_attribute a ON a.attrelid = t.oid AND a.attname = 'token_cost' \
+         JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = a.attnum \
+         WHERE d.classid NOT IN ('pg_constraint'::regclass, 'pg_class'::regclass, 'pg_statistic_ext'::regclass)"
+    );
+    spi::run(Access::ReadLatest, &sql, &[table.into()], |rows| rows.get(0, 1))
+}
+
+/// The expressions of the CHECK constraints that a table lacks of its template's.
+fn missing_checks(table: pg_sys::Oid, template: pg_sys::Oid) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT pg_get_expr(w.conbin, w.conrelid) FROM pg_constraint w WHERE w.conrelid = $1 AND w.contype = 'c' \
+         AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = $2 AND c.contype = 'c' \
+                         AND pg_get_expr(c.conbin, c.conrelid) = pg_get_expr(w.conbin, w.conrelid)) \
+         ORDER BY w.conname",
+        &[template.into(), table.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("an expression")),
+    )
+}
+
+/// How many rows break each of some constraints.
+fn broken_by_rows(extension: &Extension, name: &str, checks: &[String]) -> Vec<i64> {
+    let counts: Vec<String> = checks.iter().map(|check| format!("count(*) FILTER (WHERE NOT ({check}))")).collect();
+    let sql = format!("SELECT {} FROM {}.{name}", counts.join(", "), extension.schema);
+    spi::run(Access::ReadLatest, &sql, &[], |rows| {
+        (1..=checks.len()).map(|column| rows.get(0, column as i32).unwrap_or(0)).collect()
+    })
+}
+
+/// Lets ids be given, where the template does: those of 0.1.0 were GENERATED ALWAYS.
+fn open_identities(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
+    let columns = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(t.attname) FROM pg_attribute t JOIN pg_attribute w ON w.attname = t.attname \
+         WHERE t.attrelid = $1 AND t.attidentity = 'a' AND w.attrelid = $2 AND w.attidentity = 'd'",
+        &[table.into(), template.into()],
+        |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
+    );
+    for column in columns {
+        spi::execute(&format!(
+            "ALTER TABLE {}.{name} ALTER COLUMN {column} SET GENERATED BY DEFAULT",
+            extension.schema
+        ));
+    }
+}
+
+/// Gives the entry indexes that 0.1.0 has named the name that the server gives them, where that is free.
+fn rename_entry_indexes(extension: &Extension, table: pg_sys::Oid) {
+    let names = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(x.relname), quote_ident(new.name) \
+         FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid JOIN pg_index e ON e.indrelid = p.oid AND e.indisunique AND e.indexprs IS NOT NULL \
+         JOIN pg_class x ON x.oid = e.indexrelid AND x.relname = p.relname || '_entry_idx', \
+         LATERAL (SELECT p.relname || '_user_id_cache_entry_digest_idx' AS name) new \
+         WHERE i.inhparent = $1 AND x.relnamespace = $2 AND octet_length(new.name) < 64 \
+           AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = $2 AND c.relname = new.name) ORDER BY 1",
+        &[table.into(), extension.namespace.into()],
+        |rows| {
+            rows.map(|rows, row| {
+                (rows.get::<String>(row, 1).expect("a name"), rows.get::<String>(row, 2).expect("a name"))
+            })
+        },
+    );
+    for (old, new) in names {
+        spi::execute(&format!("ALTER INDEX {}.{old} RENAME TO {new}", extension.schema));
+    }
+}
+
+/// Gives columns the comments of the template's where they have none, or one of an earlier version. Those of an operator's
+/// own stay.
+pub fn renew_comments(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
+    let renewed = spi::run(
+        Access::ReadLatest,
+        "SELECT quote_ident(t.attname), quote_literal(wanted.comment) \
+         FROM pg_attribute t JOIN pg_attribute w ON w.attname = t.attname, \
+              LATERAL (SELECT col_description(w.attrelid, w.attnum) AS comment) wanted, \
+              LATERAL (SELECT col_description(t.attrelid, t.attnum) AS comment) found \
+         WHERE t.attrelid = $1 AND t.attnum > 0 AND NOT t.attisdropped AND w.attrelid = $2 AND w.attnum > 0 AND NOT w.attisdropped \
+           AND wanted.comment <> coalesce(found.comment, '') AND (found.comment IS NULL OR found.comment = ANY ($3)) \
+         ORDER BY t.attnum",
+        &[table.into(), template.into(), OLD_COMMENTS.map(str::to_string).to_vec().into()],
+        |rows| {
+            rows.map(|rows, row| {
+                (rows.get::<String>(row, 1).expect("a name"), rows.get::<String>(row, 2).expect("a comment"))
+            })
+        },
+    );
+    for (column, comment) in renewed {
+        spi::execute(&format!("COMMENT ON COLUMN {}.{name}.{column} IS {comment}", extension.schema));
+    }
+}

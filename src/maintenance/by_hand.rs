@@ -1,0 +1,128 @@
+//! A run of maintenance by hand: every step, each on its own, in one transaction.
+
+use super::budget::Turn;
+use super::cleanup::{milliseconds_since, rounded};
+use super::log::{self, Row};
+use super::steps::{Outcome, STEPS, Step};
+use crate::error::warn;
+use crate::extension::{CACHE, Extension};
+use crate::partition::dump_check;
+use crate::pg::advisory_lock::{self, Class};
+use crate::pg::clock::now;
+use crate::pg::guc::with_setting;
+use crate::pg::{privileges, subtransaction};
+use crate::settings;
+use pgrx::datum::AnyNumeric;
+use pgrx::prelude::*;
+use std::time::{Duration, Instant};
+
+/// A quarter of the time that maintenance may hold anybody up, in milliseconds: for limits, for expiry, for
+/// the lock on the cache, and for the lock on the audit log. Each holds up who waits for what the one
+/// before it has locked.
+pub fn share_of_wait() -> i32 {
+    (settings::LOCK_TIMEOUT.get() / 4).max(1)
+}
+
+/// The same as a duration.
+pub fn share_of_time() -> Duration {
+    Duration::from_millis(share_of_wait().unsigned_abs().into())
+}
+
+/// What a step locks stays locked until the end of the run, so it has little time.
+struct ByHand<'a> {
+    extension: &'a Extension,
+    deadline: Instant,
+}
+
+impl Turn for ByHand<'_> {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    fn did(&self, _count: i64) {}
+
+    fn let_go(&self) {}
+
+    fn hurry(&self) {}
+
+    fn is_unattended(&self) -> bool {
+        false
+    }
+
+    fn may_drop(&self) -> bool {
+        !dump_check::is_at_work(self.extension)
+    }
+}
+
+/// Runs every step. One that fails is undone and reported, and the next one runs. The steps that lock rows,
+/// and at last tables, until the end of the transaction come as late as can be.
+///
+/// # Errors
+/// 42501 unless the current user owns the table.
+#[pg_extern(sql = false)]
+fn cache_run_maintenance() -> TableIterator<
+    'static,
+    (
+        name!(step, String),
+        name!(status, String),
+        name!(affected, i64),
+        name!(duration_ms, AnyNumeric),
+        name!(detail, Option<String>),
+    ),
+> {
+    let extension = Extension::current();
+    privileges::check(
+        &extension,
+        CACHE,
+        "Maintenance creates and drops partitions.",
+        "Run it as the owner. A service role can call cleanup_expired_cache_entries_production().",
+    );
+    if !is_alone() {
+        let detail = Some("another run is in progress".to_string());
+        return TableIterator::once(("run".into(), "skipped".into(), 0, rounded(0.0), detail));
+    }
+    let run_at = now();
+    let mut steps: Vec<&Step> = STEPS.iter().collect();
+    steps.sort_by_key(|step| step.locks);
+    let rows: Vec<Row> = steps.into_iter().map(|step| run_step(&extension, step)).collect();
+    // What was done stays done, and is told, where it cannot be logged.
+    if let Err(caught) = subtransaction::attempt(|| log::write(&extension, run_at, None, &rows)) {
+        let hint = "Look at the owner, the row security and the constraints of cache_maintenance_runs.";
+        warn("the run of maintenance was not logged", caught.to_string(), hint);
+    }
+    TableIterator::new(
+        rows.into_iter().map(|row| (row.step, row.status.to_string(), row.affected, row.duration_ms, row.detail)),
+    )
+}
+
+/// Waits for the end of another run, such as a tick of the worker, as long as for any lock; returns whether
+/// there is none now.
+fn is_alone() -> bool {
+    advisory_lock::try_lock(Class::Maintenance, 0)
+        || subtransaction::attempt(|| with_lock_timeout(|| advisory_lock::lock(Class::Maintenance, 0))).is_ok()
+}
+
+fn with_lock_timeout<T>(f: impl FnOnce() -> T) -> T {
+    with_setting(c"lock_timeout", &format!("{}ms", settings::LOCK_TIMEOUT.get()), f)
+}
+
+fn run_step(extension: &Extension, step: &Step) -> Row {
+    let started = Instant::now();
+    let turn = ByHand { extension, deadline: started + share_of_time() };
+    let result = subtransaction::attempt(|| {
+        with_lock_timeout(|| match step.owner_of {
+            Some(table) => {
+                privileges::without_more_than_owner_of(extension.table(table), || (step.run)(extension, &turn))
+            }
+            None => (step.run)(extension, &turn),
+        })
+    });
+    let outcome = result.unwrap_or_else(|caught| Outcome::failure(caught.to_string()));
+    Row {
+        step: step.name.into(),
+        status: if outcome.failed { "failed" } else { "ok" },
+        affected: outcome.affected,
+        duration_ms: rounded(milliseconds_since(started)),
+        detail: outcome.detail,
+    }
+}

@@ -1,0 +1,70 @@
+//! The steps that drop months.
+
+use super::budget::Turn;
+use super::by_hand::share_of_wait;
+use super::steps::Outcome;
+use crate::calendar::Month;
+use crate::extension::{AUDIT_LOG, CACHE, Extension};
+use crate::partition::catalog::{Partition, partitions_of};
+use crate::partition::create::Table;
+use crate::partition::drop::{dead_months, retire};
+use crate::partition::dump_check::AT_WORK;
+use crate::pg::clock::now;
+use crate::settings;
+
+/// Months that are over and hold nothing live.
+pub fn drop_dead(extension: &Extension, turn: &dyn Turn) -> Outcome {
+    drop(extension, Table::Cache, dead_months(extension), false, turn)
+}
+
+/// Months that are older than wanted, whatever lives in them.
+pub fn drop_old(extension: &Extension, turn: &dyn Turn) -> Outcome {
+    let old = older_than(extension, CACHE, settings::RETENTION_MONTHS.get());
+    drop(extension, Table::Cache, old, true, turn)
+}
+
+/// Months of the audit log that are older than wanted.
+pub fn trim_audit(extension: &Extension, turn: &dyn Turn) -> Outcome {
+    let old = older_than(extension, AUDIT_LOG, settings::AUDIT_RETENTION_MONTHS.get());
+    drop(extension, Table::AuditLog, old, true, turn)
+}
+
+/// The partitions that ended before the last so many months, the current one included; none for 0.
+fn older_than(extension: &Extension, table: &str, months: i32) -> Vec<Partition> {
+    let oldest_kept = Month::of(now()).and_then(|this| this.plus(1 - i64::from(months)));
+    let oldest_kept = oldest_kept.filter(|_| months > 0).map_or(i64::MIN, Month::start);
+    partitions_of(extension.table(table)).into_iter().filter(|partition| partition.to <= oldest_kept).collect()
+}
+
+/// Drops partitions, the worker each in a transaction of its own. It gives up for this time when one is busy:
+/// everybody waits while it waits for a lock.
+fn drop(extension: &Extension, table: Table, old: Vec<Partition>, include_live: bool, turn: &dyn Turn) -> Outcome {
+    let mut outcome = Outcome::default();
+    if old.is_empty() {
+        return outcome;
+    }
+    if !turn.may_drop() {
+        outcome.detail = Some(format!("put off: {AT_WORK}"));
+        return outcome;
+    }
+    let at_once = if turn.is_unattended() { 1 } else { old.len() };
+    let (mut kept, mut dumped) = (Vec::new(), false);
+    for some in old.chunks(at_once) {
+        for one in retire(extension, table, some.to_vec(), include_live, share_of_wait()) {
+            if one.dropped {
+                outcome.affected += 1;
+                turn.did(1);
+            } else {
+                outcome.failed |= one.busy && turn.is_unattended();
+                dumped |= one.dumped;
+                kept.push(format!("{}: {}", one.name, one.detail));
+            }
+        }
+        if outcome.failed || dumped || turn.is_over() {
+            break;
+        }
+        turn.let_go();
+    }
+    outcome.detail = (!kept.is_empty()).then(|| kept.join("; "));
+    outcome
+}

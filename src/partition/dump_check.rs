@@ -1,0 +1,73 @@
+//! Dumps beside drops. A dump takes its snapshot first and its locks then: a month that goes in between fails it. It is
+//! connected for several round trips before its snapshot, so whoever asks for it as the last thing before the commit
+//! of a drop meets it.
+
+#![allow(unsafe_code)]
+
+use crate::error::Refusal;
+use crate::extension::{CACHE, Extension};
+use crate::pg::guc::with_setting;
+use crate::pg::spi::{self, Access};
+use crate::statistics::transaction_end::{Action, at_commit};
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+/// Why a month is left where it is.
+pub const AT_WORK: &str = "a dump or a restore is at work (pg_dump, pg_restore)";
+
+/// Whether a dump or a restore of this database is at work.
+pub fn is_at_work(extension: &Extension) -> bool {
+    is_connected(extension, &["pg_dump", "pg_restore"])
+}
+
+/// Whether one of these programs is connected to this database. A name that a client chose for itself counts
+/// only if it could do as an owner does.
+pub fn is_connected(extension: &Extension, programs: &[&str]) -> bool {
+    // SAFETY: forgets what this transaction has seen of other sessions, which else would stay what it was.
+    unsafe { pg_sys::pgstat_clear_backend_activity_snapshot() };
+    let programs: Vec<String> = programs.iter().map(|program| (*program).to_string()).collect();
+    spi::run(
+        Access::ReadLatest,
+        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity a JOIN pg_class c ON c.relnamespace = $1 AND c.relname = $2 \
+         WHERE a.datname = current_database() AND a.application_name = ANY ($3) AND a.pid <> pg_backend_pid() \
+           AND pg_has_role(a.usesysid, c.relowner, 'USAGE'))",
+        &[extension.namespace.into(), CACHE.into(), programs.into()],
+        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
+    )
+}
+
+/// The error of what has to wait for a dump or a restore: 55006.
+pub fn refusal(message: &str, detail: &str) -> Refusal {
+    Refusal::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message)
+        .detail(format!("pg_dump or pg_restore is connected. {detail}"))
+        .hint("Try again when it has ended.")
+}
+
+/// Has the commit of this transaction, which drops a month, ask for dumps once more.
+pub fn ask_at_commit() {
+    at_commit(Action::MonthGone);
+}
+
+/// Asks before a commit, with whatever search_path the session has.
+///
+/// # Errors
+/// 55006.
+pub fn ask_before_commit() {
+    with_setting(c"search_path", "pg_catalog, pg_temp", || {
+        // Without the extension there is nothing left to look at.
+        if Extension::find().is_some_and(|extension| is_at_work(&extension)) {
+            let message = "the transaction cannot commit, since it drops months that a dump may have begun to read";
+            refusal(message, "A dump fails when what its snapshot shows goes before it has locked it.").raise();
+        }
+    });
+}
+
+/// A prepared transaction is committed by another session, maybe, which does not ask for dumps.
+///
+/// # Errors
+/// 0A000.
+pub fn refuse_to_prepare() -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "cannot PREPARE a transaction that has dropped a month")
+        .detail("COMMIT PREPARED does not ask for dumps, and one that has begun to read the month would fail.")
+        .hint("Drop months in a transaction that ends with COMMIT.")
+        .raise()
+}

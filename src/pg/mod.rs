@@ -1,0 +1,13 @@
+//! PostgreSQL, made safe.
+
+pub mod advisory_lock;
+pub mod clock;
+pub mod guc;
+pub mod jsonb;
+pub mod nodes;
+pub mod privileges;
+pub mod shared_memory;
+pub mod spi;
+pub mod srf;
+pub mod subtransaction;
+pub mod version;

@@ -1,0 +1,157 @@
+//! Owners of tables: who is one, and work done with an owner's rights for a caller who must not have them.
+//! A tenant's write leaves an audit row that no tenant could write, or forge, by itself.
+
+#![allow(unsafe_code)]
+
+use super::version;
+use crate::access::row_security::Sight;
+use crate::error::Refusal;
+use crate::extension::Extension;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+/// Runs `f` with the rights of the owner of a table.
+pub fn as_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    as_role(owner_of(table), f)
+}
+
+/// Runs `f` with the rights of a role.
+pub fn as_role<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    // SAFETY: the two variables are set by the call. If `f` raises, the end of the transaction or
+    // subtransaction restores user and context, as it does for any SECURITY DEFINER function.
+    unsafe {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        let result = f();
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}
+
+/// Runs `f` with the rights of the owner of a table, and no more, as REINDEX does: what the owner's triggers run
+/// can neither take the caller's rights nor change the session, or put anything off to the end of the
+/// transaction. An owner that calls is restricted by nothing.
+pub fn confined_to_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    // SAFETY: as above; the settings that `f` has changed are set back by the end of the nest level, too.
+    unsafe {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let owner = owner_of(table);
+        if user == owner {
+            return f();
+        }
+        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+        let level = pg_sys::NewGUCNestLevel();
+        let result = f();
+        pg_sys::AtEOXact_GUC(false, level);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}
+
+/// The same for a caller who has the owner's rights, as a superuser has; any other keeps its own.
+pub fn without_more_than_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
+    if has_rights_of(owner_of(table)) { confined_to_owner_of(table, f) } else { f() }
+}
+
+/// Whether the current user is a service: it does not have the rights of the owner of the entries, and may delete every
+/// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
+/// have been granted with all others.
+pub fn is_service(cache: pg_sys::Oid) -> bool {
+    !has_rights_of(owner_of(cache)) && Sight::is_of_every_delete(cache)
+}
+
+/// Two of the tables that have different owners, if there are any: a statement that writes several runs the triggers
+/// of all with the rights of one owner.
+pub fn of_different_owners<'a>(extension: &Extension, tables: &[&'a str]) -> Option<(&'a str, &'a str)> {
+    let owner = |table: &str| owner_of(extension.table(table));
+    let (first, others) = tables.split_first()?;
+    let other = others.iter().find(|other| owner(other) != owner(first))?;
+    Some((first, other))
+}
+
+/// The owner of a table that exists.
+pub fn owner_of(table: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: the relation is closed again with the lock kept, as a statement on it would.
+    unsafe {
+        let relation = pg_sys::relation_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        owner
+    }
+}
+
+/// Whether the current user owns a table, or has its owner's rights.
+pub fn is_owned(table: pg_sys::Oid) -> bool {
+    has_rights_of(owner_of(table))
+}
+
+/// The name of a role; its number when it is gone.
+pub fn name_of(role: pg_sys::Oid) -> String {
+    // SAFETY: a lookup in the system caches, which gives a NUL-terminated name, or NULL for a role that is gone.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            role.to_u32().to_string()
+        } else {
+            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// Whether the current user has the rights of a role.
+fn has_rights_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: lookups in the system caches.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
+/// Whether a role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the system caches.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether the current user is a superuser.
+pub fn acts_as_superuser() -> bool {
+    // SAFETY: reads a variable of this backend.
+    is_superuser(unsafe { pg_sys::GetUserId() })
+}
+
+/// Checks that the current user owns one of the extension's tables, or has its owner's rights.
+///
+/// # Errors
+/// 42501 with the given detail and hint.
+pub fn check(extension: &Extension, table: &str, detail: &str, hint: &str) {
+    if !has_rights_of(owner_of(extension.table(table))) {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of table {}.{table}", extension.schema),
+        )
+        .detail(detail)
+        .hint(hint)
+        .raise();
+    }
+}
+
+/// Whether the current user may read a table, or as much of it as row security shows.
+pub fn may_read(table: pg_sys::Oid) -> bool {
+    holds(table, version::SELECT)
+}
+
+/// Whether the current user may delete from a table, or as much of it as row security allows.
+pub fn may_delete(table: pg_sys::Oid) -> bool {
+    holds(table, version::DELETE)
+}
+
+fn holds(table: pg_sys::Oid, privilege: pg_sys::AclMode) -> bool {
+    // SAFETY: a lookup in the system caches, for a table that exists.
+    unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), privilege) == pg_sys::AclResult::ACLCHECK_OK }
+}
+
+/// Whether row security restricts the current user on a table.
+pub fn is_restricted(table: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog lookup for an existing table; InvalidOid stands for the current user.
+    unsafe {
+        pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+    }
+}

@@ -1,0 +1,208 @@
+//! Statements through SPI. pgrx's own layer decides by itself whether a statement may write, assigns a
+//! transaction id to find out, and cannot choose a snapshot; a cache lookup must do none of that.
+
+#![allow(unsafe_code)]
+
+use crate::error::another_type;
+use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
+use pgrx::{Uuid, pg_sys};
+use std::ffi::CString;
+
+/// How a statement sees and changes data.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// With the caller's snapshot; cannot write, and assigns no transaction id.
+    Read,
+    /// Cannot write; sees all that is committed now, whatever the isolation level.
+    ReadLatest,
+    /// May write; with a snapshot of its own at READ COMMITTED.
+    Write,
+}
+
+/// The rows that a statement returned, as long as its SPI connection is open.
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    processed: u64,
+    caller_context: pg_sys::MemoryContext,
+}
+
+impl Rows {
+    /// Rows returned or, of a statement without RETURNING, affected.
+    pub fn count(&self) -> u64 {
+        self.processed
+    }
+
+    /// The value of a column (the first is 1) in a row (the first is 0); `None` for NULL. Values are
+    /// copied, except [`RawJsonb`](crate::pg::jsonb::RawJsonb), for which see [`Rows::jsonb`].
+    pub fn get<T: FromDatum + IntoDatum>(&self, row: u64, column: i32) -> Option<T> {
+        assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
+        // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number;
+        // the type of the column is checked before the datum is read as a T.
+        unsafe {
+            let description = (*self.table).tupdesc;
+            let actual = pg_sys::SPI_gettypeid(description, column);
+            if !T::is_compatible_with(actual) {
+                another_type(column, actual, T::type_oid());
+            }
+            let tuple = *(*self.table).vals.add(row as usize);
+            let mut is_null = false;
+            let datum = pg_sys::SPI_getbinval(tuple, description, column, &mut is_null);
+            T::from_datum(datum, is_null)
+        }
+    }
+
+    /// Whether a column is NULL, whatever its type.
+    pub fn is_null(&self, row: u64, column: i32) -> bool {
+        assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
+        // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number.
+        unsafe {
+            let mut is_null = false;
+            pg_sys::SPI_getbinval(*(*self.table).vals.add(row as usize), (*self.table).tupdesc, column, &mut is_null);
+            is_null
+        }
+    }
+
+    /// A column that should be a uuid; `None` for NULL, and where it is of another type.
+    pub fn uuid(&self, row: u64, column: i32) -> Option<Uuid> {
+        // SAFETY: the tuple table belongs to the open SPI connection.
+        let found = unsafe { pg_sys::SPI_gettypeid((*self.table).tupdesc, column) };
+        if found == pg_sys::UUIDOID { self.get(row, column) } else { None }
+    }
+
+    /// A text column as bytes in the database's encoding.
+    pub fn text(&self, row: u64, column: i32) -> Option<Vec<u8>> {
+        self.get::<Text>(row, column).map(|text| text.0)
+    }
+
+    /// A jsonb column, copied into the memory of the function's caller.
+    pub fn jsonb(&self, row: u64, column: i32) -> Option<crate::pg::jsonb::RawJsonb> {
+        let value: Option<crate::pg::jsonb::RawJsonb> = self.get(row, column);
+        // SAFETY: the context was current when the statement was started, and still lives.
+        value.map(|value| unsafe { value.copied_into(self.caller_context) })
+    }
+
+    /// Every row, turned into a value by `f`.
+    pub fn map<T>(&self, f: impl Fn(&Rows, u64) -> T) -> Vec<T> {
+        (0..self.processed).map(|row| f(self, row)).collect()
+    }
+
+    /// The tuple table itself, for a caller that passes its rows on.
+    pub fn raw(&self) -> *mut pg_sys::SPITupleTable {
+        self.table
+    }
+}
+
+/// Whether all statements of the transaction see what its first one saw.
+pub fn uses_transaction_snapshot() -> bool {
+    // SAFETY: reads a variable of this backend.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// Runs a statement once.
+pub fn run<T>(access: Access, sql: &str, args: &[DatumWithOid], f: impl FnOnce(&Rows) -> T) -> T {
+    let sql = CString::new(sql).expect("a statement has no NUL byte");
+    connected(access, |caller_context| {
+        let (mut types, mut values, nulls) = split(args);
+        // SAFETY: SPI is connected; the three arrays have as many elements as there are arguments, and
+        // the statement's text lives until the call returns.
+        let code = unsafe {
+            pg_sys::SPI_execute_with_args(
+                sql.as_ptr(),
+                args.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                access != Access::Write,
+                0,
+            )
+        };
+        f(&rows(code, caller_context))
+    })
+}
+
+/// Runs a statement that has no arguments and of whose rows nothing is wanted, such as DDL.
+pub fn execute(sql: &str) {
+    run(Access::Write, sql, &[], |_| ());
+}
+
+/// A timestamptz argument from microseconds since 2000-01-01 UTC.
+pub fn timestamptz(microseconds: i64) -> DatumWithOid<'static> {
+    // SAFETY: a timestamptz datum is a 64-bit integer.
+    unsafe { DatumWithOid::new(microseconds, pg_sys::TIMESTAMPTZOID) }
+}
+
+/// Runs `f` with SPI connected; it gets the memory context of the caller.
+pub fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) -> T {
+    // SAFETY: connection and snapshot are taken and given back in order. When a statement raises, the
+    // end of the transaction or subtransaction gives both back, so nothing here has to be a guard.
+    unsafe {
+        let caller_context = pg_sys::CurrentMemoryContext;
+        // While a query runs in parallel no new snapshot may be taken; the query's own serves.
+        let latest = access == Access::ReadLatest && !pg_sys::IsInParallelMode();
+        if latest {
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        }
+        let code = pg_sys::SPI_connect();
+        assert!(code == pg_sys::SPI_OK_CONNECT as i32, "SPI_connect returned {code}");
+        let result = f(caller_context);
+        pg_sys::SPI_finish();
+        if latest {
+            pg_sys::PopActiveSnapshot();
+        }
+        result
+    }
+}
+
+/// Arguments as SPI wants them: types, values, and a mark for each NULL.
+pub fn split(args: &[DatumWithOid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Vec<std::ffi::c_char>) {
+    let mut types = Vec::with_capacity(args.len());
+    let mut values = Vec::with_capacity(args.len());
+    let mut nulls = Vec::with_capacity(args.len());
+    for arg in args {
+        types.push(arg.oid());
+        match arg.datum() {
+            Some(datum) => {
+                values.push(datum.sans_lifetime());
+                nulls.push(b' ' as std::ffi::c_char);
+            }
+            None => {
+                values.push(pg_sys::Datum::null());
+                nulls.push(b'n' as std::ffi::c_char);
+            }
+        }
+    }
+    (types, values, nulls)
+}
+
+/// What the statement that has just been executed with this result returned.
+pub fn rows(code: i32, caller_context: pg_sys::MemoryContext) -> Rows {
+    assert!(code >= 0, "SPI returned {code}");
+    // SAFETY: both are set by the statement that has just been executed.
+    unsafe { Rows { table: pg_sys::SPI_tuptable, processed: pg_sys::SPI_processed, caller_context } }
+}
+
+/// A text value as bytes in the database's encoding.
+struct Text(Vec<u8>);
+
+impl FromDatum for Text {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, oid: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: text has the layout of bytea.
+        unsafe { Vec::from_polymorphic_datum(datum, is_null, oid).map(Self) }
+    }
+}
+
+impl IntoDatum for Text {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        self.0.into_datum()
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::TEXTOID
+    }
+}
+
+/// A text argument from bytes in the database's encoding.
+pub fn text(bytes: &[u8]) -> DatumWithOid<'static> {
+    // SAFETY: text and bytea have the same layout; the bytes come from text values of this database.
+    unsafe { DatumWithOid::new(bytes, pg_sys::TEXTOID) }
+}

@@ -1,0 +1,23 @@
+//! What the cache does for one user.
+
+use crate::access::grant_hint::{Grant, with_way_out};
+use crate::entry::{checked_user, or_raise};
+use crate::extension::Extension;
+use crate::pg::guc::with_settings;
+use crate::pg::jsonb::RawJsonb;
+use crate::pg::spi::{self, Access};
+use pgrx::Uuid;
+use pgrx::prelude::*;
+
+/// Totals, a breakdown by content type, and what the application that was there first reads; zeros for a user of whom
+/// the caller may see nothing.
+#[pg_extern(sql = false)]
+fn get_infinite_pages_analytics(user_id: Option<Uuid>) -> Option<RawJsonb> {
+    let user_id = or_raise(checked_user(user_id));
+    let query = include_str!("../../sql/reports/get_infinite_pages_analytics.sql");
+    let extension = Extension::current();
+    let query = query.replace("@extschema@", &extension.schema);
+    let run = || spi::run(Access::Read, &query, &[user_id.into()], |rows| rows.jsonb(0, 1));
+    // To compile it takes longer than to run it.
+    with_settings(&[(c"jit", c"off")], || with_way_out(&extension, Grant::Tenant, run))
+}

@@ -1,0 +1,188 @@
+//! What shared memory holds, for queries.
+
+#![allow(unsafe_code)]
+
+use crate::access::{monitor, tenant};
+use crate::extension::{CACHE, Extension, STATISTICS};
+use crate::pg::privileges;
+use crate::pg::srf::materialize_values;
+use crate::statistics::counters::{self, Count, PLAIN};
+use crate::statistics::hits::{self, Hits};
+use crate::statistics::tokens::Tokens;
+use crate::statistics::{flush, histogram};
+use pgrx::datum::AnyNumeric;
+use pgrx::prelude::*;
+use pgrx::{Uuid, pg_sys};
+use std::collections::HashMap;
+
+// As 0.2.0 declares it, and as this version does, with a column more.
+crate::pg::srf::set_returning!(cache_statistics_wrapper, pg_finfo_cache_statistics_wrapper, statistics);
+crate::pg::srf::set_returning!(
+    cache_statistics_with_evictions_wrapper,
+    pg_finfo_cache_statistics_with_evictions_wrapper,
+    statistics
+);
+
+/// The counters of each type since the server started or, when its argument `pending` is true, those not stored yet.
+fn statistics(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: the call's data are PostgreSQL's; the argument is a boolean.
+    let pending = unsafe { pgrx::pg_getarg(fcinfo, 0) }.unwrap_or(false);
+    let mut all: Vec<_> = counters::all()
+        .into_iter()
+        .map(|counted| (counted.content_type, if pending { counted.pending } else { counted.now }))
+        .filter(|(_, values)| values[..PLAIN].iter().any(|value| *value > 0))
+        .collect();
+    all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    materialize_values(fcinfo, |deliver| {
+        for (content_type, values) in all {
+            let number = |count: Count| (values[count as usize].min(counters::MOST) as i64).into_datum();
+            let tokens = |units: Count, millionths: Count| {
+                Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric().into_datum()
+            };
+            deliver([
+                String::from_utf8_lossy(&content_type).into_owned().into_datum(),
+                number(Count::Hits),
+                number(Count::Misses),
+                number(Count::Stale),
+                number(Count::Upserts),
+                number(Count::Invalidations),
+                number(Count::Expirations),
+                tokens(Count::TokensSpent, Count::MillionthsSpent),
+                tokens(Count::TokensSaved, Count::MillionthsSaved),
+                number(Count::UntrackedHits),
+                number(Count::AuditLost),
+                flush::histogram(&values, 0).into_datum(),
+                flush::histogram(&values, 1).into_datum(),
+                number(Count::Evictions),
+            ]);
+        }
+    });
+}
+
+crate::pg::srf::set_returning!(
+    infinite_pages_cache_pending_hits,
+    pg_finfo_infinite_pages_cache_pending_hits,
+    pending_hits
+);
+
+/// What pending hits are summed up for. Reports need no more than that, and may come while there are very many.
+#[derive(Clone, Copy, PartialEq)]
+enum Per {
+    Entry,
+    User,
+    ContentType,
+}
+
+impl Per {
+    /// # Errors
+    /// 22004 for NULL, 22023 for any other word.
+    fn read(per: Option<&str>) -> Self {
+        match per {
+            Some("entry") => Self::Entry,
+            Some("user") => Self::User,
+            Some("content_type") => Self::ContentType,
+            other => {
+                let code = match other {
+                    None => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                    Some(_) => PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                };
+                crate::error::Refusal::new(code, "per must be entry, user or content_type")
+                    .detail(format!("It is {}.", other.map_or_else(|| "NULL".into(), crate::error::shown)))
+                    .hint("Call cache_pending_hits() for a row for each entry.")
+                    .raise()
+            }
+        }
+    }
+
+    /// The hits of all that belongs together; what differs among them is of any one.
+    fn sum(self, pending: impl Iterator<Item = Hits>) -> Vec<Hits> {
+        if self == Self::Entry {
+            return pending.collect();
+        }
+        let mut sums: HashMap<(Option<Uuid>, Option<u32>), Hits> = HashMap::new();
+        for hits in pending {
+            let key = match self {
+                Self::ContentType => (None, Some(hits.place)),
+                _ => (Some(hits.entry.user_id), None),
+            };
+            sums.entry(key).and_modify(|sum| sum.add(&hits)).or_insert(hits);
+        }
+        sums.into_values().collect()
+    }
+}
+
+/// The hits that no entry's row has yet. A caller that may not see every user's statistics, or of single entries
+/// and is a monitor, gets those of its own user; one that may not read the table, where claims are nobody's proof, gets none.
+fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
+    // Two SQL functions stand for this one: without an argument it is for each entry.
+    // SAFETY: the call's data are PostgreSQL's; an argument that there is, is a text.
+    let per = unsafe { if (*fcinfo).nargs == 0 { Per::Entry } else { Per::read(pgrx::pg_getarg(fcinfo, 0)) } };
+    let extension = Extension::current();
+    // A digest would tell a monitor whether there is an entry of a key that it guesses.
+    let all = sees_all(&extension) && !(per == Per::Entry && monitor::only_watches(&extension));
+    let only = (!all).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
+    let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.entry.user_id));
+    let sums = per.sum(hits::pending().into_iter().filter(mine));
+    // A datum for each content type, not for each entry.
+    let mut names: HashMap<u32, pg_sys::Datum> = HashMap::new();
+    materialize_values(fcinfo, |deliver| {
+        for hits in sums {
+            let name = *names.entry(hits.place).or_insert_with(|| {
+                let name = String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned();
+                name.into_datum().expect("a text")
+            });
+            let tokens = match i64::try_from(hits.tokens.total()) {
+                // SAFETY: makes a numeric in the memory of the call.
+                Ok(millionths) => Some(unsafe { pg_sys::int64_div_fast_to_numeric(millionths, 6) }.into()),
+                Err(_) => hits.tokens.numeric().into_datum(),
+            };
+            deliver([
+                (per != Per::ContentType).then(|| hits.entry.user_id.as_bytes().as_ptr().into()),
+                (per != Per::User).then_some(name),
+                (per == Per::Entry).then(|| hits.entry.digest.as_bytes().as_ptr().into()),
+                Some((hits.hits.min(counters::MOST) as i64).into()),
+                tokens,
+                Some(hits.last.into()),
+            ]);
+        }
+    });
+}
+
+fn may_read_entries() -> bool {
+    Extension::current().find_table(CACHE).is_some_and(privileges::may_read)
+}
+
+/// Whether the caller may see every user's statistics: who may read the entries, and is not restricted by row
+/// security, or who may read the roll-up.
+pub fn sees_all(extension: &Extension) -> bool {
+    extension.find_table(CACHE).is_some_and(|cache| privileges::may_read(cache) && !privileges::is_restricted(cache))
+        || extension.find_table(STATISTICS).is_some_and(privileges::may_read)
+}
+
+/// The latency in milliseconds that a share of the calls did not exceed; NULL when there were none.
+///
+/// # Errors
+/// 22023 for a share that is not between 0 and 1, and for more buckets than there are.
+#[pg_extern(sql = false)]
+fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Option<AnyNumeric> {
+    let (buckets, share) = (buckets?, share?);
+    if !(0.0..=1.0).contains(&share) {
+        crate::error::Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "share must be between 0 and 1")
+            .detail(format!("It is {share}."))
+            .hint("Pass 0.95 for the 95th percentile.")
+            .raise();
+    }
+    if buckets.len() > histogram::BUCKETS {
+        let (most, length) = (histogram::BUCKETS, buckets.len());
+        crate::error::Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "too many buckets")
+            .detail(format!("A histogram has {most} at most, the array has {length}."))
+            .hint("Pass lookup_us or upsert_us, or sums of them by position.")
+            .raise();
+    }
+    // What is no number of calls counts as none; what no server can have counted, as very many.
+    let number = |count: f64| if count.is_finite() { count.clamp(0.0, 1e300) } else { 0.0 };
+    let counts: Vec<f64> = buckets.into_iter().map(|count| count.map_or(0.0, number)).collect();
+    histogram::quantile(&counts, share).map(|microseconds| {
+        AnyNumeric::try_from(format!("{:.3}", microseconds / 1000.0).as_str()).expect("a decimal number")
+    })
+}

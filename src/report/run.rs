@@ -1,0 +1,120 @@
+//! Reports: functions whose rows are those of a query in sql/reports, under the views and the checks.
+
+#![allow(unsafe_code)]
+
+use crate::access::all_rows::{owner_sees_all, sees_all};
+use crate::access::grant_hint::{Grant, with_way_out};
+use crate::access::monitor;
+use crate::extension::{CACHE, Extension, RUNS, TABLES};
+use crate::partition::catalog::function_name;
+use crate::pg::guc::with_settings;
+use crate::pg::spi::{self, Access};
+use crate::pg::srf::materialize;
+use crate::pg::{privileges, shared_memory};
+use crate::statistics::summary;
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+
+/// The query of each report, by the name of its function.
+const REPORTS: [(&str, &str); 7] = [
+    ("cache_performance_metrics", include_str!("../../sql/reports/cache_performance_metrics.sql")),
+    ("partition_health_metrics", include_str!("../../sql/reports/partition_health_metrics.sql")),
+    ("cache_connection_metrics", include_str!("../../sql/reports/cache_connection_metrics.sql")),
+    ("user_cache_analytics", include_str!("../../sql/reports/user_cache_analytics.sql")),
+    ("cache_alerts", include_str!("../../sql/reports/cache_alerts.sql")),
+    ("cache_maintenance_log", include_str!("../../sql/reports/cache_maintenance_log.sql")),
+    ("check_partition_health", include_str!("../../sql/reports/check_partition_health.sql")),
+];
+
+crate::pg::srf::set_returning!(infinite_pages_cache_report, pg_finfo_infinite_pages_cache_report, report);
+
+/// One C function under all reports; it finds its query by the name it was called by.
+fn report(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: a function called by PostgreSQL has its lookup record.
+    let name = function_name(unsafe { (*(*fcinfo).flinfo).fn_oid });
+    let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
+    let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
+    let extension = Extension::current();
+    match name.as_str() {
+        // It has a row for each user, which may be very many.
+        "user_cache_analytics" if monitor::only_watches(&extension) => {
+            privileges::confined_to_owner_of(extension.table(CACHE), || run(fcinfo, query));
+        }
+        "user_cache_analytics" => answer(fcinfo, query, &[], Grant::Tenant),
+        "cache_maintenance_log" => {
+            run_on_log(fcinfo, &extension, query, "@detail@", ("detail", "status = 'failed'"), &[]);
+        }
+        _ => run(fcinfo, query),
+    }
+}
+
+/// Runs a query on the log of maintenance, for a monitor with the rights of its owner. `place` gets what the caller may see of
+/// a text, which may hold what an error said, and does if the condition beside it is true.
+pub fn run_on_log(
+    fcinfo: pg_sys::FunctionCallInfo,
+    extension: &Extension,
+    query: &str,
+    place: &str,
+    (text, failed): (&str, &str),
+    args: &[DatumWithOid],
+) {
+    let query = query.replace(place, &monitor::shown_of(text, failed, monitor::may_read_errors(extension)));
+    match extension.find_table(RUNS) {
+        Some(runs) if monitor::only_watches(extension) => {
+            privileges::confined_to_owner_of(runs, || run_with(fcinfo, &query, args));
+        }
+        _ => run_with(fcinfo, &query, args),
+    }
+}
+
+/// Puts into the query of a report, for each `@sees_<table>@`, whether all of the table's rows are seen by whom it is read
+/// as: of what is hidden nothing can be told.
+fn with_sights(extension: &Extension, query: &str) -> String {
+    let watches = monitor::only_watches(extension);
+    let sees = |name: &str, table| {
+        if watches && summary::READ_BY_OWNER.iter().any(|(_, read, ..)| *read == name) {
+            owner_sees_all(table)
+        } else {
+            sees_all(table)
+        }
+    };
+    TABLES.iter().fold(query.to_string(), |query, table| {
+        let name = format!("@sees_{table}@");
+        if !query.contains(&name) {
+            return query;
+        }
+        query.replace(&name, &extension.find_table(table).is_none_or(|oid| sees(table, oid)).to_string())
+    })
+}
+
+/// Makes the rows of a query the result of the function.
+pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
+    run_with(fcinfo, query, &[]);
+}
+
+/// The same for a query with arguments.
+pub fn run_with(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid]) {
+    answer(fcinfo, query, args, Grant::Monitor);
+}
+
+/// The same; `grant` is what a role needs that may not read the tables.
+fn answer(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid], grant: Grant) {
+    let extension = Extension::current();
+    let preloaded = shared_memory::is_there().to_string();
+    let query = with_sights(&extension, query);
+    let query = summary::with_sources(&extension, &query)
+        .replace("@extschema@", &extension.schema)
+        .replace("@preloaded@", &preloaded);
+    // The catalogs show a partition's bounds and an index as text; the queries read it. To compile them takes
+    // longer than to run them.
+    let settings = [
+        (c"DateStyle", c"ISO"),
+        (c"TimeZone", c"UTC"),
+        (c"quote_all_identifiers", c"off"),
+        (c"standard_conforming_strings", c"on"),
+        (c"jit", c"off"),
+    ];
+    with_way_out(&extension, grant, || {
+        with_settings(&settings, || materialize(fcinfo, |deliver| spi::run(Access::Read, &query, args, deliver)));
+    });
+}

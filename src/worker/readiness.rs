@@ -1,0 +1,37 @@
+//! Whether a cache can be looked after: not while a restore builds it.
+
+use crate::extension::{AUDIT_LOG, CACHE, Extension, TABLES};
+use crate::partition::dump_check;
+use crate::pg::spi::{self, Access};
+
+/// Whether every table exists and has its primary key, of a partitioned table with those of all partitions.
+/// A dump brings keys after the rows, so that a restore is never met half way; nor is pg_restore, which
+/// builds several things at once, while it is connected.
+pub fn is_ready(extension: &Extension) -> bool {
+    let tables: Vec<String> = TABLES.map(str::to_string).to_vec();
+    let wanted = tables.len() as i64;
+    let keys = spi::run(
+        Access::ReadLatest,
+        "SELECT count(*) FROM pg_class c JOIN pg_index x ON x.indrelid = c.oid \
+         WHERE c.relnamespace = $1 AND c.relname = ANY ($2) AND x.indisprimary AND x.indisvalid",
+        &[extension.namespace.into(), tables.into()],
+        |rows| rows.get::<i64>(0, 1),
+    );
+    keys == Some(wanted) && !dump_check::is_connected(extension, &["pg_restore"])
+}
+
+/// Whether nothing stands in the way of a DROP of a partition: nobody reads the table's partitions one by
+/// one, and a restore has brought all that it has to bring. Asked with the worker's own rights: others do not
+/// see who is connected.
+pub fn may_drop(extension: &Extension) -> bool {
+    let tables: Vec<String> = [CACHE, AUDIT_LOG].map(str::to_string).to_vec();
+    let complete = spi::run(
+        Access::ReadLatest,
+        "SELECT bool_and(c.relrowsecurity AND NOT EXISTS ( \
+             SELECT 1 FROM pg_index x WHERE x.indrelid = c.oid AND NOT x.indisvalid)) \
+         FROM pg_class c WHERE c.relnamespace = $1 AND c.relname = ANY ($2)",
+        &[extension.namespace.into(), tables.into()],
+        |rows| rows.get::<bool>(0, 1),
+    );
+    complete == Some(true) && !dump_check::is_at_work(extension)
+}
