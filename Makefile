@@ -27,18 +27,18 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: prerequisites ## A day of a story application against a private server under target/demo
-	@tests/cluster.sh stop $(DEMO) # a running server would keep the library that it has loaded
+	@tests/tools/cluster.sh stop $(DEMO) # a running server would keep the library that it has loaded
 	$(MAKE) install
-	tests/cluster.sh start $(DEMO)
+	tests/tools/cluster.sh start $(DEMO)
 	examples/demo/demo.sh $(DEMO)
 
 psql: ## Open psql in the database of the demo
 	@[ -d $(DEMO) ] || { echo 'There is no demo yet: run "make demo" first.' >&2; exit 1; }
-	tests/cluster.sh start $(DEMO)
-	tests/cluster.sh psql $(DEMO) -d demo
+	tests/tools/cluster.sh start $(DEMO)
+	tests/tools/cluster.sh psql $(DEMO) -d demo
 
 demo-stop: ## Stop the server of the demo
-	@tests/cluster.sh stop $(DEMO)
+	@tests/tools/cluster.sh stop $(DEMO)
 
 # cargo pgrx test installs a test build of its own, so the install comes after it. It has no way to
 # start a server as root, nor to write to a system's directories as anybody else: --runas serves both.
@@ -47,8 +47,8 @@ fuzz: PACKAGES += sqlsmith
 test: PACKAGES += curl libevent-dev libc-ares-dev # of PgBouncer
 TESTS ?= tests
 test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
-	@tests/cluster.sh stop $(DEMO)
-	tests/pgbouncer.sh target/tools
+	@tests/tools/cluster.sh stop $(DEMO)
+	tests/tools/pgbouncer.sh target/tools
 	echo '== Tests inside the server: about 2 minutes the first time, seconds after that'
 	runas=()
 	if [ "$$(id -u)" = 0 ] || ! { $(writable); }; then
@@ -65,12 +65,12 @@ test: lint target/venv/requirements.txt ## All checks: lint, tests inside the se
 	echo '== Tests by a real client, against servers of their own: some minutes'
 	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest $(TESTS) -q -o cache_dir=target/pytest_cache
 
-# A version that cannot be had is a failure. The 14 that tests/postgresql.sh fetches has no headers to build with,
+# A version that cannot be had is a failure. The 14 that tests/tools/postgresql.sh fetches has no headers to build with,
 # and client programs of 16, which write what 14 cannot read: a part of the suite runs on it.
 MAJORS ?= 15 16 17 18 14
-make_for = prebuilt=(); pg_config=$$(tests/postgresql.sh "$$major") && \
-	case $$pg_config in */target/postgresql/14/*) prebuilt=(DOCS_RS=1 RUSTC_WRAPPER='$(CURDIR)/tests/prebuilt_bindings.sh' \
-		TESTS='$(patsubst %,tests/test_%.py,lookups lookup_paths setup partitions tenants restore)') ;; esac && \
+make_for = prebuilt=(); pg_config=$$(tests/tools/postgresql.sh "$$major") && \
+	case $$pg_config in */target/postgresql/14/*) prebuilt=(DOCS_RS=1 RUSTC_WRAPPER='$(CURDIR)/tests/tools/prebuilt_bindings.sh' \
+		TESTS='$(patsubst %,tests/%.py,entry/test_lookups entry/test_lookup_paths lifecycle/test_setup partition/test_partitions security/test_tenants lifecycle/test_restore)') ;; esac && \
 	env "$${prebuilt[@]}" $(MAKE) PG_CONFIG="$$pg_config"
 test-all test-restore: PACKAGES += python3-venv bison flex perl zlib1g-dev $(if $(shell command -v npm),,npm)
 test-all: tools target/venv/requirements.txt ## The same for each PostgreSQL from 14 to 18, or those of MAJORS="16 17": some 15 minutes each
@@ -95,33 +95,33 @@ test-restore: tools target/venv/requirements.txt ## Dumps of each of these versi
 	@for major in $(MAJORS); do
 		$(make_for) install
 	done
-	MAJORS='$(MAJORS)' PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests/restore_matrix.py tests/upgrade_matrix.py -q -o cache_dir=target/pytest_cache
+	MAJORS='$(MAJORS)' PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python -m pytest tests/long/restore_matrix.py tests/long/upgrade_matrix.py -q -o cache_dir=target/pytest_cache
 
 soak: prerequisites target/venv/requirements.txt ## Half an hour of load, and of a session that blocks maintenance
 	@$(MAKE) install
 	export PYTHONDONTWRITEBYTECODE=1
 	echo '== 20 minutes: clients write, read and let expire while the worker ticks'
-	target/venv/bin/python tests/soak.py
+	target/venv/bin/python tests/long/soak.py
 	echo '== 10 minutes: a session stays idle in a transaction that blocks a drop'
-	IPC_SITTER=600 target/venv/bin/python -m pytest -q tests/test_worker_waits.py -o cache_dir=target/pytest_cache
+	IPC_SITTER=600 target/venv/bin/python -m pytest -q tests/worker/test_worker_waits.py -o cache_dir=target/pytest_cache
 
 hostile: prerequisites target/venv/requirements.txt ## Ten minutes of cancellations and DDL under clients whose every answer is checked
 	@$(MAKE) install
-	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/hostile.py
+	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/long/hostile.py
 
 crash: prerequisites target/venv/requirements.txt ## Fifty crashes under load, and a disk that runs full: nothing acknowledged is lost
 	@$(MAKE) install
-	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/crash.py
+	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/long/crash.py
 
 fuzz: prerequisites target/venv/requirements.txt ## An hour of generated statements, keys, batches and policies: no crash, no internal error
 	@$(MAKE) install
 	export PYTHONDONTWRITEBYTECODE=1
-	GENERATED_CASES=2000 target/venv/bin/python -m pytest -q tests/test_generated_input.py -o cache_dir=target/pytest_cache
-	target/venv/bin/python tests/fuzz.py
+	GENERATED_CASES=2000 target/venv/bin/python -m pytest -q tests/entry/test_generated_input.py -o cache_dir=target/pytest_cache
+	target/venv/bin/python tests/long/fuzz.py
 
 load: prerequisites target/venv/requirements.txt ## A quarter of an hour of 200 connections on a million entries, beside a lock that maintenance waits for
 	@$(MAKE) install
-	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/load.py
+	PYTHONDONTWRITEBYTECODE=1 target/venv/bin/python tests/long/load.py
 
 # A run of all cases is what docs/ shows.
 bench bench-quick: PACKAGES += python3-venv redis-server
@@ -159,7 +159,7 @@ package: prerequisites ## Build a tree of files to pack, under target/package
 
 clean: ## Stop the demo and remove everything under target
 	@for cluster in target/demo/*/; do
-		if [ -d "$$cluster" ]; then tests/cluster.sh remove "$$cluster"; fi
+		if [ -d "$$cluster" ]; then tests/tools/cluster.sh remove "$$cluster"; fi
 	done
 	rm -rf target
 

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from server_log import defects
+from harness.server_log import defects
 
 ROOT = Path(__file__).resolve().parent.parent
+# Suites import from each other.
+sys.path += [str(folder) for folder in Path(__file__).parent.iterdir() if folder.is_dir()]
 
 
 def bindir_of(pg_config):
@@ -170,13 +172,13 @@ class Standby(Cluster):
 
 
 class ClockCluster(Cluster):
-    """A cluster whose clock the test sets, by tests/clock.c. (libfaketime hangs now and then in signal handlers, and
+    """A cluster whose clock the test sets, by tests/harness/clock.c. (libfaketime hangs now and then in signal handlers, and
     shows the true time to background workers of PostgreSQL 15 and older.)"""
 
     def __init__(self, settings=None, bindir=BINDIR):
         self.clock = Path(tempfile.mkdtemp(prefix="ipc-clock-"))
         self.clock.chmod(0o755)
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", self.clock / "clock.so", ROOT / "tests/clock.c"], check=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", self.clock / "clock.so", ROOT / "tests/harness/clock.c"], check=True)
         (self.clock / "offset").write_bytes(bytes(8))
         super().__init__(settings, {"LD_PRELOAD": str(self.clock / "clock.so"), "CLOCK_FILE": str(self.clock / "offset")}, bindir)
 
@@ -197,7 +199,7 @@ class ClockCluster(Cluster):
 def cluster():
     cluster = Cluster()
     if settings := os.environ.get("IPC_BOUNCER"):
-        from bouncer import Bouncer
+        from harness.bouncer import Bouncer
         cluster.bouncer = Bouncer(cluster, json.loads(settings))
     yield cluster
     if cluster.bouncer:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A day of a story application, told in SQL, in a fresh database "demo" of the cluster that
-# tests/cluster.sh started in DIR:  examples/demo/demo.sh DIR
+# tests/tools/cluster.sh started in DIR:  examples/demo/demo.sh DIR
 set -euo pipefail
 [ $# = 1 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 
 dir=$(realpath -- "$1")
 cd "$(dirname "$0")"
-sql() { ../../tests/cluster.sh psql "$dir" -X -q -v ON_ERROR_STOP=1 -P pager=off "$@"; }
+sql() { ../../tests/tools/cluster.sh psql "$dir" -X -q -v ON_ERROR_STOP=1 -P pager=off "$@"; }
 
 # What a reader's own settings would change in the output.
 export PGOPTIONS='-c client_min_messages=warning' PSQL_PAGER='' PGTZ=UTC

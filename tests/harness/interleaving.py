@@ -1,0 +1,153 @@
+"""What the tests of interleaved sessions share: transactions whose statements are seen to wait, and what these do."""
+
+import threading
+
+import psycopg
+import pytest
+
+from conftest import ALICE, Database, is_waiting, wait_until
+from harness.tally import cluster, flush  # noqa: F401
+from test_concurrency import duplicates, partitions
+from test_lookups import KEY, lookup, upsert
+
+READ_COMMITTED, *HIGHER = LEVELS = ["read committed", "repeatable read", "serializable"]
+at_each_level = pytest.mark.parametrize("level", LEVELS)
+either_way = pytest.mark.parametrize("kept", [True, False], ids=["commit", "rollback"])
+REFUSED = "40001"
+
+
+class Watched(Database):
+    """One that is looked at over and over, by a connection that is kept."""
+
+    kept = None
+
+    def execute(self, sql, parameters=None):
+        self.kept = self.kept or self.connect()
+        cursor = self.kept.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else None
+
+
+@pytest.fixture(scope="module")
+def shared(cluster):
+    database = Watched(cluster)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def database(shared):
+    """One for all tests here: a test finds it without entries, audit rows, statistics, and other months than the usual."""
+    usual = partitions(shared)
+    yield shared
+    flush(shared.kept)
+    forget(shared.kept)
+    shared.execute("TRUNCATE cache_statistics_hourly")
+    for name in partitions(shared) - usual:
+        shared.execute(f"DROP TABLE {name}")
+
+
+class Session:
+    """A transaction at an isolation level, whose statements can wait for others'."""
+
+    def __init__(self, database, level):
+        self.database = database
+        self.connection = database.connect(autocommit=False)
+        self.connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+
+    def sees(self):
+        """What it finds, by its snapshot, which it has from here on."""
+        return lookup(self.connection)
+
+    def run(self, action):
+        return action(self.connection)
+
+    def start(self, action):
+        """Starts a statement and waits until it waits for a lock."""
+        self.result = self.error = None
+
+        def run():
+            try:
+                self.result = action(self.connection)
+            except psycopg.Error as error:
+                self.error = error.sqlstate
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+        wait_until(lambda: is_waiting(self.database, self.connection) or not self.thread.is_alive())
+        assert self.thread.is_alive(), f"it did not wait, and ended with {self.error or self.result!r}"
+
+    def outcome(self):
+        """What the statement returned that has waited, or the SQLSTATE of its error, when its transaction has ended."""
+        self.thread.join(20)
+        assert not self.thread.is_alive(), "it still waits"
+        if self.error is None:
+            try:
+                self.connection.commit()
+            except psycopg.Error as error:
+                self.error = error.sqlstate
+        if self.error is not None:
+            self.connection.rollback()
+        return self.result if self.error is None else self.error
+
+    def end(self, kept):
+        self.connection.commit() if kept else self.connection.rollback()
+
+    def close(self):
+        self.connection.close()
+
+
+@pytest.fixture
+def sessions(database):
+    """Makes sessions; in the end there is one row of a key."""
+    made = []
+
+    def make(level, number=2):
+        made.extend(Session(database, level) for _ in range(number))
+        return made[-number:]
+
+    yield make
+    for session in made:
+        session.close()
+    assert duplicates(database) == []
+
+
+def content_of(database):
+    return database.value("SELECT cache_lookup(%s, %s, %s)", KEY)
+
+
+def store(database, content="0", **arguments):
+    with database.connect() as connection:
+        return upsert(connection, content, **arguments)
+
+
+def invalidate(connection):
+    return connection.execute("SELECT cache_invalidate(%s, %s, %s)", KEY).fetchone()[0]
+
+
+def touch(connection):
+    return connection.execute("SELECT cache_touch(%s, %s, %s, 'infinity')::text", KEY).fetchone()[0]
+
+
+def forget(connection):
+    return connection.execute("SELECT entries_deleted FROM cache_forget_user(%s)", (ALICE,)).fetchone()[0]
+
+
+def cleanup(connection):
+    return connection.execute("SELECT sum(deleted_count)::int FROM cleanup_expired_cache_entries_production()").fetchone()[0]
+
+
+def writes(content):
+    return lambda connection: upsert(connection, content)
+
+
+def an_upsert_follows(removal, seen, database, sessions, level, kept):
+    """An upsert waits for the removal of the entry, which its snapshot shows so; at the higher levels it cannot follow one that is kept."""
+    one, two = sessions(level)
+    assert two.sees() == seen
+    assert one.run(removal) == 1
+    two.start(writes("2"))
+    one.end(kept)
+    if kept and level in HIGHER:
+        assert (two.outcome(), content_of(database)) == (REFUSED, None)
+    else:
+        assert two.outcome() != REFUSED and content_of(database) == 2

@@ -1,0 +1,128 @@
+"""What the tests of updates share: databases of a released version, and of this one, to compare. tests/lifecycle/released has, of each released
+version, dumps of a database that fill.sql has filled: as a script, as an archive, and as a script from after its roles were dropped."""
+
+import re
+import tomllib
+
+import pytest
+
+from harness.catalog import state
+from conftest import ALICE, BOB, ROOT, Database, temporary_roles
+from long.restore_matrix import with_lz4
+from test_restore import maintained
+
+RELEASED = ROOT / "tests/lifecycle/released"
+RELEASES = ("0.1.0", "0.2.0")
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+ROLES = ("anon", "authenticated", "service_role", "app_tenant", "app_service", "app_reader")
+CACHE, LOG = "infinite_pages_cache_partitioned", "cache_audit_log"
+UPDATE = "ALTER EXTENSION infinite_pages_cache UPDATE"
+CREATED = "CREATE EXTENSION IF NOT EXISTS infinite_pages_cache WITH SCHEMA public"
+# What a client of 0.1.0 can see of the rows.
+ROWS = {
+    CACHE: "id, cache_key, content, content_type, user_id, story_id, metadata, reuse_score, created_at, expires_at, hit_count, adaptation_count, "
+           "token_cost_saved, last_accessed, access_frequency, priority_tier, compression_applied, trim_scale(token_cost)",
+    "cache_content_policies": "content_type, ttl, stale_ttl, token_cost, similarity_threshold, max_entries, priority_tier",
+    LOG: 'id, user_id, cache_key, content_type, action, "timestamp", ip_address, user_agent, success, role',
+    "cache_audit_archive": 'id, user_id, cache_key, content_type, action, "timestamp", ip_address, user_agent, success, role',
+    "cache_statistics_hourly": "hour, content_type, hits, misses",
+}
+
+
+def rows(database, schema="public"):
+    with database.connect() as connection:
+        connection.execute(f"SET search_path = {schema}; SET TimeZone = 'UTC'")
+        return {table: sorted(connection.execute(f"SELECT ({columns})::text FROM {table}").fetchall()) for table, columns in ROWS.items()}
+
+
+def without_lz4(text):
+    """A server without it refuses a column that has it."""
+    return re.sub(r"^.* SET COMPRESSION lz4;\n", "", text, flags=re.M)
+
+
+def script(database, name, version=None, schema="public"):
+    """The text of a dump, for this server, an extension of some version, and a schema."""
+    text = (RELEASED / name).read_text()
+    if version:
+        assert text.count(CREATED) == 1
+        text = text.replace(CREATED, f"{CREATED} VERSION '{version}'")
+    if not with_lz4(database.cluster):
+        text = without_lz4(text)
+    if schema != "public":
+        text = f"CREATE SCHEMA {schema};\n" + text.replace("public.", f"{schema}.").replace("SCHEMA public", f"SCHEMA {schema}")
+    return text
+
+
+def play(database, text):
+    database.cluster.client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.name, "-f", "-", input=text)
+
+
+def old(cluster, version, **options):
+    """A database of a released version, with the library of this one."""
+    database = Database(cluster, extension=False)
+    play(database, script(database, f"{version}.sql", version, **options))
+    return database
+
+
+def fresh(cluster, like, schema="public"):
+    """A database of this version that has come to the same by other means, with the months of another one."""
+    database = Database(cluster, extension=False)
+    database.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; CREATE EXTENSION infinite_pages_cache SCHEMA {schema}")
+    play(database, f"SET search_path = {schema};" + (RELEASED / "fill.sql").read_text())
+    bounds = "SELECT i.inhparent::regclass::text, c.relname, pg_get_expr(c.relpartbound, c.oid) " \
+             "FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid WHERE c.relkind = 'r' ORDER BY 2"
+    with like.connect() as connection, database.connect() as target:
+        for one in (connection, target):
+            one.execute(f"SET search_path = {schema}; SET TimeZone = 'UTC'")
+        there = target.execute(bounds).fetchall()
+        for parent, name, values in connection.execute(bounds):
+            if (parent, name, values) not in there:
+                if parent == CACHE:
+                    target.execute(f"SELECT create_monthly_cache_partition('{values[18:28]}'::date)")
+                else:
+                    target.execute(f"CREATE TABLE {name} PARTITION OF {parent} {values}")
+        target.execute("SELECT cache_setup()")
+    return database
+
+
+def catalog(database, schema="public"):
+    found = state(database, schema)
+    del found["rows"]
+    found["first privileges"] = sorted(database.execute(
+        "SELECT pg_describe_object(classoid, objoid, objsubid), initprivs::text FROM pg_init_privs WHERE objoid >= 16384"))
+    found["sequences"] = [name for name, _ in found["sequences"]]
+    found["version"] = database.value("SELECT extversion FROM pg_extension WHERE extname = 'infinite_pages_cache'")
+    return found
+
+
+def checks(database, schema="public"):
+    return {name: hint for name, hint in database.execute(f"SELECT name, hint FROM {schema}.verify_production_cache() WHERE NOT ok")}
+
+
+def works(database):
+    with database.connect() as connection:
+        one = lambda sql, *arguments: connection.execute(sql, arguments).fetchone()[0]
+        assert [one("SELECT cache_lookup(%s, 'setting', %s) -> 'n'", ALICE, f"k{n}") for n in range(20)] == list(range(20))
+        assert one("SELECT cache_lookup(%s, 'tone', 'bob')", BOB) == "his"
+        assert one("SELECT cache_lookup(%s, 'setting', 'expired')", BOB) is None
+        assert one("SELECT cache_upsert(%s, 'setting', 'k5', '55', token_cost => 0.5)", ALICE)
+        assert one("SELECT cache_lookup(%s, 'setting', 'k5')", ALICE) == 55
+        assert one(f"SELECT count(*) FROM {CACHE} WHERE cache_key = 'k5'") == 1
+        assert {status for _, status, _ in maintained(connection)} == {"ok"}
+
+
+@pytest.fixture(scope="module")
+def known(cluster):
+    with temporary_roles(cluster, *ROLES):
+        yield
+
+
+def warnings_of(database, sql):
+    """What a statement warns of: message, DETAIL and HINT of each."""
+    found = []
+    with database.connect() as connection:
+        # A notice is gone when its handler returns.
+        connection.add_notice_handler(lambda notice: found.append((notice.message_primary, notice.message_detail, notice.message_hint))
+                                      if notice.severity == "WARNING" else None)
+        connection.execute(sql)
+    return found

@@ -1,0 +1,35 @@
+"""An update that cannot have its locks in time gives up, changes nothing, and holds nobody up any longer."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harness.catalog import state
+from conftest import ALICE, is_waiting, sqlstate_of, wait_until
+from harness.upgrade import UPDATE, checks, known, old, rows, works  # noqa: F401
+
+
+# From 0.1.0 the tables are locked whole, from 0.2.0 that of the policies.
+CLIENTS = [("0.1.0", f"SELECT cache_lookup('{ALICE}', 'setting', 'k5') -> 'n'", 5),
+           ("0.2.0", "SELECT token_cost FROM cache_content_policies WHERE content_type = 'Gedicht'", 2.5)]
+
+
+@pytest.mark.parametrize("version, statement, found", CLIENTS)
+def test_an_update_with_a_lock_timeout_gives_up_and_changes_nothing(cluster, known, version, statement, found):
+    database = old(cluster, version)
+    before = rows(database), state(database)
+    with database.connect(autocommit=False) as reader, database.connect() as operator, database.connect() as client, ThreadPoolExecutor() as pool:
+        reader.execute("SELECT cache_lookup(%s, 'tone', 'k0') FROM cache_content_policies", (ALICE,))
+        operator.execute("SET lock_timeout = '2s'")
+        update = pool.submit(sqlstate_of, lambda: operator.execute(UPDATE))
+        wait_until(lambda: is_waiting(database, operator))
+        # A client waits behind it, and no longer than it waits.
+        waiting = pool.submit(client.execute, statement)
+        wait_until(lambda: is_waiting(database, client))
+        assert update.result(30).sqlstate == "55P03"
+        assert waiting.result(5).fetchone() == (found,)
+    assert (rows(database), state(database)) == before
+    database.execute(UPDATE)
+    assert checks(database) == {}
+    works(database)
+    database.drop()

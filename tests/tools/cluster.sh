@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# A private PostgreSQL cluster with the extension preloaded, on a Unix socket and a loopback port:
+#   tests/tools/cluster.sh start DIR [PORT]    create it if need be, and start it (a free port if none is given)
+#   tests/tools/cluster.sh stop DIR            stop it
+#   tests/tools/cluster.sh psql DIR [ARGS]     psql as its superuser, postgres
+#   tests/tools/cluster.sh remove DIR          stop it and delete it
+# PG_CONFIG names the server (default: the newest one installed), CLUSTER_USER the user that runs it
+# when root calls (default: postgres; PostgreSQL refuses to run as root). Whoever can log in to the
+# machine can log in to the cluster: it is for development.
+set -euo pipefail
+
+fail() { echo "cluster.sh: $*" >&2; exit 1; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+[ $# -ge 2 ] || usage
+action=$1
+dir=$(realpath -m -- "$2")
+shift 2
+
+newest_pg_config() {
+    local found
+    found=$(printf '%s\n' /usr/lib/postgresql/*/bin/pg_config | sort -V | tail -1)
+    if [ -x "$found" ]; then echo "$found"; else command -v pg_config; fi
+}
+pg_config=${PG_CONFIG:-$(newest_pg_config)} || fail 'no PostgreSQL server found; set PG_CONFIG'
+bin=$("$pg_config" --bindir)
+server_user=$(id -un)
+if [ "$(id -u)" = 0 ]; then server_user=${CLUSTER_USER:-postgres}; fi
+
+# Server programs run from /, since their user may not be allowed into the caller's directory.
+as_server() {
+    if [ "$(id -u)" = 0 ]; then
+        (cd / && exec runuser -u "$server_user" -- "$@")
+    else
+        (cd / && exec "$@")
+    fi
+}
+
+# Can the server live in this directory? Its user must reach it, and the path of a socket is limited
+# to 107 bytes, of which "/.s.PGSQL.65535" takes 15.
+habitable() {
+    [ ${#1} -le 92 ] && as_server test -d "$1" || return 1
+    if [ "$(id -u)" = 0 ]; then chown "$server_user" "$1"; fi
+    as_server test -w "$1"
+}
+
+# Where the cluster really lives: DIR or, if the server cannot live there, a directory for temporary
+# files, whose name is then kept in DIR/location. That one counts only while the server's user owns it:
+# it may have been cleared away, and anybody can make a directory under /tmp.
+locate() {
+    home=$dir
+    local elsewhere
+    if [ -s "$dir/location" ]; then
+        elsewhere=$(cat "$dir/location")
+        if [ -d "$elsewhere" ] && [ "$(stat -c %U "$elsewhere")" = "$server_user" ]; then home=$elsewhere; fi
+    fi
+    data=$home/data log=$home/log
+}
+settle() {
+    id "$server_user" >/dev/null 2>&1 ||
+        fail "root cannot run PostgreSQL and there is no user $server_user; create it or set CLUSTER_USER"
+    mkdir -p "$dir"
+    locate
+    if habitable "$home"; then return; fi
+    local parent
+    for parent in "${TMPDIR:-/tmp}" /tmp; do
+        home=$(mktemp -d "$parent/cluster.XXXXXX")
+        if habitable "$home"; then
+            echo "$home" >"$dir/location"
+            echo "User $server_user cannot keep a cluster in $dir; its files are in $home"
+            locate
+            return
+        fi
+        rmdir "$home"
+    done
+    fail "user $server_user can keep a cluster neither in $dir nor in /tmp"
+}
+
+running() { [ -s "$data/postmaster.pid" ] && as_server "$bin/pg_ctl" -D "$data" status >/dev/null 2>&1; }
+running_port() { sed -n 4p "$data/postmaster.pid"; }
+port_in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+free_port() {
+    local port attempt
+    for attempt in {1..50}; do
+        port=$((20000 + RANDOM % 12000))
+        if ! port_in_use "$port"; then echo "$port"; return; fi
+    done
+    fail "no free port in $attempt attempts"
+}
+
+show_log() {
+    echo "PostgreSQL $1. The end of $log:" >&2
+    tail -n 20 "$log" >&2 || true
+}
+
+initialise() {
+    echo "Creating a PostgreSQL cluster in $home (about 2 seconds)"
+    as_server "$bin/initdb" -D "$data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
+        >/dev/null || fail "initdb failed"
+    as_server tee -a "$data/postgresql.conf" >/dev/null <<CONF
+listen_addresses = '127.0.0.1'
+shared_preload_libraries = 'infinite_pages_cache'
+CONF
+}
+
+case $action in
+start)
+    settle
+    if running; then
+        echo "Already running on port $(running_port): $home"
+        exit
+    fi
+    [ -s "$data/PG_VERSION" ] || initialise
+    major=$("$pg_config" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+    [ "$(cat "$data/PG_VERSION")" = "$major" ] ||
+        fail "$home holds a cluster of PostgreSQL $(cat "$data/PG_VERSION"), PG_CONFIG is of $major; remove the one or change the other"
+    port=${1:-$(free_port)}
+    if port_in_use "$port"; then fail "port $port is in use; give another one or none"; fi
+    if ! as_server "$bin/pg_ctl" -D "$data" -l "$log" -w -t 60 -o "-p $port -k '$home'" start >/dev/null; then
+        show_log 'did not start'
+        exit 1
+    fi
+    echo "PostgreSQL $major is running on port $port: $home"
+    ;;
+stop | remove)
+    locate
+    if running; then
+        if ! as_server "$bin/pg_ctl" -D "$data" -m fast -w -t 60 stop >/dev/null; then
+            show_log 'did not stop'
+            exit 1
+        fi
+        echo "Stopped: $home"
+    fi
+    if [ "$action" = remove ]; then rm -rf -- "$home" "$dir"; fi
+    ;;
+psql)
+    locate
+    running || fail "no cluster is running in $dir; start it with: tests/tools/cluster.sh start $dir"
+    # psql runs as the caller, who may read files that the server's user may not.
+    client=$bin/psql
+    [ -x "$client" ] || client=psql
+    PGCLIENTENCODING=UTF8 exec "$client" -h "$home" -p "$(running_port)" -U postgres "$@"
+    ;;
+*) usage ;;
+esac
