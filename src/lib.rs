@@ -22,7 +22,7 @@ mod tests;
 mod ttl;
 mod worker;
 
-use pgrx::pg_sys;
+use pg::backend;
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -39,14 +39,11 @@ pub extern "C-unwind" fn _PG_init() {
     // An error is for its reader: no stack trace in its DETAIL, whatever the server was started with.
     // SAFETY: a server process that loads a library has one thread.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
-    // SAFETY: reads variables of the server.
-    let (preloading, upgrading) =
-        unsafe { (pg_sys::process_shared_preload_libraries_in_progress, pg_sys::IsBinaryUpgrade) };
-    settings::define(preloading);
+    settings::define(backend::is_preloading());
     extension::watch_for_changes();
     entry::entry_index::watch_for_changes();
     statistics::transaction_end::watch();
-    if preloading && !upgrading {
+    if backend::is_preloading() && !backend::is_binary_upgrade() {
         pg::shared_memory::reserve();
         worker::register_launcher();
     }

@@ -7,6 +7,7 @@ use super::row_security::{Sight, Use};
 use crate::error::Refusal;
 use crate::extension::{Extension, TABLES};
 use crate::partition::catalog::{qualified_name, while_it_stays};
+use crate::pg::backend::{self, current_user};
 use crate::pg::privileges;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -55,11 +56,6 @@ pub fn hidden_from_owners(extension: &Extension) -> Vec<&'static str> {
     TABLES.into_iter().filter(is_hidden).collect()
 }
 
-fn current_user() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::GetUserId() }
-}
-
 fn check(table: pg_sys::Oid, uses: &[Use]) {
     let role = current_user();
     // SAFETY: the end of the transaction releases the lock. Until then nobody changes the table's row security.
@@ -72,18 +68,11 @@ fn check(table: pg_sys::Oid, uses: &[Use]) {
 /// Whether a role may use every row of a table in some ways, as far as row security goes. Policies other than the
 /// constant true are not known to let it.
 fn may_all(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> bool {
-    // SAFETY: a catalog lookup for a table, none of one that is gone; reads variables of this backend.
-    let (restricted, extended) = unsafe {
-        (
-            pg_sys::check_enable_rls(table, role, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32,
-            { pg_sys::row_security_policy_hook_permissive }.is_some() || {
-                pg_sys::row_security_policy_hook_restrictive
-            }
-            .is_some(),
-        )
-    };
+    // SAFETY: a catalog lookup for a table, none of one that is gone.
+    let restricted =
+        unsafe { pg_sys::check_enable_rls(table, role, true) } == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
     let allowed = |table| uses.iter().all(|way| Sight::by_policies(table, role, *way) == Sight::All);
-    !restricted || (!extended && while_it_stays(table, allowed).unwrap_or(true))
+    !restricted || (!backend::has_row_security_hook() && while_it_stays(table, allowed).unwrap_or(true))
 }
 
 fn refuse(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> ! {

@@ -1,12 +1,9 @@
 //! Permission errors of the server, with the way out.
 
-#![allow(unsafe_code)]
-
 use crate::error::Refusal;
 use crate::extension::{Extension, TABLES};
 use crate::install::grants::TENANT_FUNCTION;
-use crate::pg::privileges;
-use pgrx::pg_sys;
+use crate::pg::{backend, privileges};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
@@ -22,8 +19,8 @@ pub enum Grant {
 /// Runs `f`; where the server denies the current user an object of the cache, its error gets a HINT that names the grant.
 /// Errors of any other kind, such as of a trigger that may not do what it tries, stay as they are.
 pub fn with_way_out<T>(extension: &Extension, grant: Grant, f: impl FnOnce() -> T) -> T {
-    // SAFETY: reads a variable of this backend. After an error it may name whom a SECURITY DEFINER function acted for.
-    let role = unsafe { pg_sys::GetUserId() };
+    // After an error it may be whom a SECURITY DEFINER function acted for.
+    let role = backend::current_user();
     let schema = AssertUnwindSafe(&extension.schema);
     PgTryBuilder::new(AssertUnwindSafe(f))
         .catch_when(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, move |error| match denial(&error) {

@@ -5,7 +5,7 @@
 use super::tenant;
 use crate::extension::Extension;
 use crate::partition::catalog::while_it_stays;
-use crate::pg::{nodes, privileges, version};
+use crate::pg::{backend, nodes, privileges, version};
 use pgrx::datum::FromDatum;
 use pgrx::pg_sys;
 
@@ -33,8 +33,7 @@ pub enum Use {
 impl Sight {
     /// What the current user may read of the table of the cache.
     pub fn of_current_user(extension: &Extension, table: pg_sys::Oid) -> Self {
-        // SAFETY: reads a variable of this backend.
-        let role = unsafe { pg_sys::GetUserId() };
+        let role = backend::current_user();
         if !privileges::may_read(table) || !version::may_use_schema(extension.namespace, role) {
             Self::Unknown
         } else if !privileges::is_restricted(table) {
@@ -47,8 +46,7 @@ impl Sight {
     /// Whether row security is sure to keep the current user from writing entries of any but the user that the session
     /// acts for.
     pub fn is_of_own_writes(table: pg_sys::Oid) -> bool {
-        // SAFETY: reads a variable of this backend.
-        let role = unsafe { pg_sys::GetUserId() };
+        let role = backend::current_user();
         let allows_own_only = |table| {
             [Use::Insert, Use::Update].into_iter().all(|way| Self::by_policies(table, role, way) == Self::OneUser)
         };
@@ -57,8 +55,7 @@ impl Sight {
 
     /// Whether row security is sure to let the current user read and delete every entry, and its privileges, too.
     pub fn is_of_every_delete(table: pg_sys::Oid) -> bool {
-        // SAFETY: reads a variable of this backend.
-        let role = unsafe { pg_sys::GetUserId() };
+        let role = backend::current_user();
         let allows_all =
             |table| [Use::Read, Use::Delete].into_iter().all(|way| Self::by_policies(table, role, way) == Self::All);
         privileges::may_read(table)
@@ -83,7 +80,7 @@ impl Sight {
                 let roles = Vec::<pg_sys::Oid>::from_datum(roles, false).unwrap_or_default();
                 let is_for_this = [b'*', way as u8].contains(&((*policy).polcmd as u8));
                 let is_for_role =
-                    |&other: &pg_sys::Oid| other == pg_sys::InvalidOid || pg_sys::has_privs_of_role(role, other);
+                    |&other: &pg_sys::Oid| other == pg_sys::InvalidOid || privileges::role_has_rights_of(role, other);
                 if !is_for_this || !roles.iter().any(is_for_role) {
                     continue;
                 }

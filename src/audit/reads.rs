@@ -5,14 +5,14 @@
 
 use super::ring;
 use super::writes::knows_who_acted;
-use super::writes::{current_role, user_agent_of};
+use super::writes::user_agent_of;
 use crate::access::tenant;
 use crate::calendar::month_of;
 use crate::entry::Address;
 use crate::extension::{AUDIT_LOG, Extension};
 use crate::partition::create;
 use crate::pg::spi::{self, Access};
-use crate::pg::{clock, privileges};
+use crate::pg::{backend, clock, privileges};
 use crate::settings::{self, Audit};
 use crate::statistics::counters;
 use crate::statistics::transaction_end::{Action, at_commit};
@@ -37,7 +37,7 @@ pub fn record(address: &Address, success: bool) {
         moment: clock::now(),
         user_id: address.user_id,
         acting: tenant::cache_current_user_id(),
-        role: current_role(),
+        role: backend::current_user(),
         success,
         texts: [address.content_type, address.cache_key, agent.as_bytes(), client.as_bytes()],
     };

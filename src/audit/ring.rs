@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::pg::backend::database;
 use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
 use crate::statistics::counters::{self, Count};
@@ -58,11 +59,6 @@ pub fn is_on() -> bool {
 fn lock() -> Lock {
     // SAFETY: the area has one lock.
     unsafe { Lock::of(LOCK.load(Relaxed), 0) }
-}
-
-fn database() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::MyDatabaseId }
 }
 
 /// The ring, under its lock.

@@ -5,6 +5,7 @@ use crate::access::tenant;
 use crate::entry::Address;
 use crate::extension::{AUDIT_LOG, Extension};
 use crate::partition::create;
+use crate::pg::backend;
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
 use crate::saved_plan;
@@ -49,7 +50,7 @@ pub fn record(action: &str, events: &[Event]) {
     let extension = Extension::current();
     let log = extension.table(AUDIT_LOG);
     // The role that acts, not the owner that writes the row.
-    let (role, acting) = (current_role(), tenant::cache_current_user_id());
+    let (role, acting) = (backend::current_user(), tenant::cache_current_user_id());
     let user_agent = tenant::setting(c"request.headers").and_then(user_agent_of);
     let (plan, acting_column, acting_value) =
         if knows_who_acted(log) { ("audit", ", acting_user_id", ", $7") } else { ("audit of 0.1.0", "", "") };
@@ -80,12 +81,6 @@ pub fn record(action: &str, events: &[Event]) {
             );
         }
     });
-}
-
-#[allow(unsafe_code)]
-pub(super) fn current_role() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::GetUserId() }
 }
 
 /// The user agent among the headers that PostgREST passes on as a JSON object.

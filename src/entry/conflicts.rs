@@ -9,6 +9,7 @@ use super::index_scan::{KEEP_LOCK, Row, Scan, open_table};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
 use crate::extension::{Extension, read_news};
+use crate::pg::backend;
 use pgrx::{Uuid, pg_sys};
 
 /// A transaction in progress, other than this one.
@@ -174,17 +175,16 @@ fn is_own(row: &Row) -> bool {
     let (header, flags) = unsafe {
         row.in_buffer(|tuple, _| ((*(*tuple).t_data).t_choice.t_heap, u32::from((*(*tuple).t_data).t_infomask)))
     };
-    // SAFETY: looks into the memory of this backend.
-    let is_mine = |transaction| unsafe { pg_sys::TransactionIdIsCurrentTransactionId(transaction) };
-    let has_inserted = flags & (pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID) == 0 && is_mine(header.t_xmin);
+    let has_inserted = flags & (pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID) == 0
+        && backend::is_own_transaction(header.t_xmin);
     let has_changed = || {
         if flags & (pg_sys::HEAP_XMAX_COMMITTED | pg_sys::HEAP_XMAX_INVALID) != 0 {
             false
         } else if flags & pg_sys::HEAP_XMAX_IS_MULTI != 0 {
             let is_lock = flags & pg_sys::HEAP_XMAX_LOCK_ONLY != 0;
-            members(header.t_xmax, is_lock).into_iter().any(is_mine)
+            members(header.t_xmax, is_lock).into_iter().any(backend::is_own_transaction)
         } else {
-            is_mine(header.t_xmax)
+            backend::is_own_transaction(header.t_xmax)
         }
     };
     has_inserted || has_changed()

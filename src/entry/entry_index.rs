@@ -7,8 +7,8 @@ use crate::access::row_security::Sight;
 use crate::extension::{self, CACHE, Extension};
 use crate::partition::catalog::{forget_partitions, function_name, partitions_of, while_it_stays};
 use crate::pg::guc::with_setting;
-use crate::pg::nodes;
 use crate::pg::spi::{self, Access};
+use crate::pg::{backend, nodes};
 use crate::saved_plan;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
@@ -176,16 +176,11 @@ impl Entries {
     /// itself. `None` when a statement has to find the way: row security is more than the extension's own, or there
     /// is an error to be raised, or somebody checks permissions in a way of their own, or wants no index scans.
     pub fn partitions(&self, extension: &Extension) -> Option<(&[Partition], Sight)> {
-        // SAFETY: reads variables of this backend. With row_security off what policies hide is an error; a check of a
-        // foreign key ignores FORCE ROW LEVEL SECURITY.
-        let by_itself = unsafe {
-            pg_sys::enable_indexscan
-                && pg_sys::row_security
-                && !pg_sys::InNoForceRLSOperation()
-                && { pg_sys::ExecutorCheckPerms_hook }.is_none()
-                && { pg_sys::row_security_policy_hook_permissive }.is_none()
-                && { pg_sys::row_security_policy_hook_restrictive }.is_none()
-        };
+        let by_itself = backend::uses_index_scans()
+            && backend::applies_row_security()
+            && !backend::ignores_forced_row_security()
+            && !backend::has_permission_hook()
+            && !backend::has_row_security_hook();
         let partitions = self.partitions.as_ref().filter(|_| by_itself)?;
         let sight = self.sight(extension);
         (sight != Sight::Unknown).then_some((partitions, sight))
@@ -203,8 +198,7 @@ impl Entries {
     }
 
     fn sight(&self, extension: &Extension) -> Sight {
-        // SAFETY: reads a variable of this backend.
-        let role = unsafe { pg_sys::GetUserId() };
+        let role = backend::current_user();
         let (asked_of, sight) = self.sight.get();
         if asked_of == role {
             return sight;

@@ -132,15 +132,7 @@ fn checked_text<'a>(name: &str, value: Option<&'a [u8]>, limit: usize, hint: &st
     Ok(value)
 }
 
-/// Refuses what writes before it waits for others.
-///
-/// # Errors
-/// 25006 in a read-only transaction, and on a standby.
-#[allow(unsafe_code)]
-pub fn refuse_if_read_only(function: &std::ffi::CStr) {
-    // SAFETY: raises unless the transaction may write; the name lives as long as the call.
-    unsafe { pgrx::pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
-}
+pub use crate::pg::backend::refuse_if_read_only;
 
 /// An argument that must not be NULL.
 #[track_caller]

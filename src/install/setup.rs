@@ -1,8 +1,6 @@
 //! Set-up of a database: tables, indexes, policies, partitions, grants. It creates what is missing and
 //! adopts what exists, so it can be called again at any time.
 
-#![allow(unsafe_code)]
-
 use super::row_policies::ensure_policies;
 use super::upgrade::{renew_comments, upgrade};
 use super::{former_signatures, grants};
@@ -11,8 +9,8 @@ use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extens
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
 use crate::pg::advisory_lock::{self, Class};
-use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
+use crate::pg::{backend, privileges};
 use crate::statistics::counters;
 use crate::worker;
 use pgrx::pg_sys;
@@ -39,12 +37,12 @@ fn cache_setup() {
     if creating {
         grants::reset_members(&extension);
         // A restore sets row_security off. It brings the tables itself, after this statement, and all grants.
-        if !row_security() {
+        if !backend::applies_row_security() {
             former_signatures::make(&extension);
             return;
         }
     }
-    if in_script() && !creating {
+    if backend::is_in_extension_script() && !creating {
         grants::reset_new_members(&extension);
         grants::correct_first_privileges(&extension, |f| as_if_created(f));
     }
@@ -126,12 +124,8 @@ fn tell_of_another_cache(extension: &Extension) {
 /// 0A000 unless the database is in UTF8, the encoding of JSON: in another one the same request would have
 /// another key.
 fn check_encoding() {
-    // SAFETY: reads the encoding of the database and its name.
-    let (encoding, name) = unsafe {
-        let encoding = pg_sys::GetDatabaseEncoding();
-        (encoding, std::ffi::CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy())
-    };
-    if encoding != pg_sys::pg_enc::PG_UTF8 as i32 {
+    let (encoding, name) = backend::encoding();
+    if encoding != pg_sys::pg_enc::PG_UTF8 {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             "infinite_pages_cache needs a database whose encoding is UTF8",
@@ -146,26 +140,14 @@ fn check_encoding() {
 /// the user's own and DROP EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is
 /// granted by a script stays in pg_init_privs: a dump would revoke it, by number, from a role that is no more.
 pub fn as_if_created(f: impl FnOnce()) {
-    // SAFETY: a variable of this backend; after an error CREATE EXTENSION itself sets it.
-    unsafe {
-        let in_script = pg_sys::creating_extension;
-        pg_sys::creating_extension = false;
-        f();
-        pg_sys::creating_extension = in_script;
-    }
-}
-
-/// Whether a script of the extension runs.
-fn in_script() -> bool {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::creating_extension }
+    backend::outside_extension_script(f);
 }
 
 /// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then what the extension has
 /// made is older than the transaction, and has privileges that an operator may have given. Nothing alters a cast; this
 /// one every version has.
 fn creating_extension(extension: &Extension) -> bool {
-    if !in_script() {
+    if !backend::is_in_extension_script() {
         return false;
     }
     let transaction = spi::run(
@@ -176,13 +158,7 @@ fn creating_extension(extension: &Extension) -> bool {
         |rows| rows.get::<i64>(0, 1).expect("a transaction id"),
     );
     let transaction = pg_sys::TransactionId::from(u32::try_from(transaction).expect("32 bits"));
-    // SAFETY: looks at the state of this backend's transaction.
-    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(transaction) }
-}
-
-fn row_security() -> bool {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::row_security }
+    backend::is_own_transaction(transaction)
 }
 
 fn create_table(extension: &Extension, name: &str, sql: &str) {

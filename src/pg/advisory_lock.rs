@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use super::backend;
 use pgrx::pg_sys;
 
 /// What a lock is for.
@@ -84,8 +85,7 @@ impl Brief {
     /// The lock that the server's own functions take for two int4.
     fn new(class: Class, object: u32, mode: u32) -> Self {
         let tag = pg_sys::LOCKTAG {
-            // SAFETY: reads a variable of this backend.
-            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            locktag_field1: backend::database().to_u32(),
             locktag_field2: class as u32,
             locktag_field3: object,
             locktag_field4: 2,

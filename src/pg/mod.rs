@@ -1,6 +1,7 @@
 //! PostgreSQL, made safe.
 
 pub mod advisory_lock;
+pub mod backend;
 pub mod clock;
 pub mod guc;
 pub mod jsonb;

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::version;
+use super::{backend, version};
 use crate::access::row_security::Sight;
 use crate::error::Refusal;
 use crate::extension::Extension;
@@ -101,8 +101,13 @@ pub fn name_of(role: pg_sys::Oid) -> String {
 
 /// Whether the current user has the rights of a role.
 fn has_rights_of(role: pg_sys::Oid) -> bool {
-    // SAFETY: lookups in the system caches.
-    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+    role_has_rights_of(backend::current_user(), role)
+}
+
+/// Whether a role has the rights of another one.
+pub fn role_has_rights_of(role: pg_sys::Oid, other: pg_sys::Oid) -> bool {
+    // SAFETY: lookups in the system caches; for a role that is gone there is nothing to find.
+    unsafe { pg_sys::has_privs_of_role(role, other) }
 }
 
 /// Whether a role is a superuser.
@@ -113,8 +118,7 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
 
 /// Whether the current user is a superuser.
 pub fn acts_as_superuser() -> bool {
-    // SAFETY: reads a variable of this backend.
-    is_superuser(unsafe { pg_sys::GetUserId() })
+    is_superuser(backend::current_user())
 }
 
 /// Checks that the current user owns one of the extension's tables, or has its owner's rights.
@@ -145,7 +149,7 @@ pub fn may_delete(table: pg_sys::Oid) -> bool {
 
 fn holds(table: pg_sys::Oid, privilege: pg_sys::AclMode) -> bool {
     // SAFETY: a lookup in the system caches, for a table that exists.
-    unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), privilege) == pg_sys::AclResult::ACLCHECK_OK }
+    unsafe { pg_sys::pg_class_aclcheck(table, backend::current_user(), privilege) == pg_sys::AclResult::ACLCHECK_OK }
 }
 
 /// Whether row security restricts the current user on a table.

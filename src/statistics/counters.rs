@@ -6,6 +6,7 @@
 use super::histogram::{BUCKETS, bucket_of};
 use super::prepared;
 use super::transaction_end::drained_counters;
+use crate::pg::backend::database;
 use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
 use pgrx::pg_sys;
@@ -209,11 +210,6 @@ fn next_generation() {
     if let Some(generation) = unsafe { GENERATION.load(Relaxed).as_ref() } {
         generation.fetch_add(1, Relaxed);
     }
-}
-
-fn database() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::MyDatabaseId }
 }
 
 /// The places that a type may take if it has none.

@@ -15,7 +15,7 @@ use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, STATISTICS};
 use crate::pg::advisory_lock::{self, Class};
 use crate::pg::spi::{self, Access};
-use crate::pg::{clock, privileges};
+use crate::pg::{backend, clock, privileges};
 use crate::saved_plan;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
@@ -301,8 +301,7 @@ impl Room {
 
     /// The current transaction has updated entries.
     pub fn is_taken(&mut self) {
-        // SAFETY: reads the state of the transaction.
-        self.taken_by = Some(unsafe { pg_sys::GetCurrentTransactionIdIfAny() });
+        self.taken_by = Some(backend::transaction_id());
     }
 
     /// Whether the next batch may begin. If not, it has waited for a moment; the caller takes a new snapshot and

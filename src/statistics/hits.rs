@@ -7,6 +7,7 @@
 use super::counters;
 use super::tokens::{MILLION, Tokens};
 use super::transaction_end::drained_hits;
+use crate::pg::backend::database;
 use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
 use pgrx::{Uuid, pg_sys};
@@ -255,11 +256,6 @@ fn position(database: pg_sys::Oid, user_id: &[u8; 16], digest: &[u8; 16]) -> (us
 
 fn is_on() -> bool {
     !SLOTS.load(Relaxed).is_null()
-}
-
-fn database() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::MyDatabaseId }
 }
 
 /// Counts a hit of an entry of this database; returns whether there was room for it.

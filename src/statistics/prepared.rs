@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::counters::{self, Count};
+use crate::pg::backend::{database, full_transaction_id};
 use crate::pg::shared_memory::{Area, Lock};
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -62,15 +63,10 @@ fn with_all<T>(f: impl FnOnce(&mut [Kept]) -> T) -> Option<T> {
     Some(lock.exclusive(|| f(unsafe { std::slice::from_raw_parts_mut(kept, CAPACITY.load(Relaxed)) })))
 }
 
-fn database() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this backend.
-    unsafe { pg_sys::MyDatabaseId }
-}
-
 /// Keeps a number of the transaction that is being prepared; returns whether there was room for it.
 pub fn keep(place: u32, count: Count, number: u64) -> bool {
-    // SAFETY: reads the state of the transaction; one that is prepared has an id.
-    let transaction = unsafe { pg_sys::GetTopFullTransactionIdIfAny().value };
+    // One that is prepared has an id.
+    let transaction = full_transaction_id();
     let database = database();
     let kept = with_all(|all| {
         let free = all.iter_mut().find(|kept| kept.transaction == 0);

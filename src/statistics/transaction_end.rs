@@ -9,6 +9,7 @@ use super::prepared;
 use crate::audit::{reads, ring};
 use crate::error::Refusal;
 use crate::partition::dump_check;
+use crate::pg::backend;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::cell::RefCell;
@@ -48,8 +49,7 @@ pub fn watch() {
 
 /// Has something done when the transaction commits.
 pub fn at_commit(action: Action) {
-    // SAFETY: reads the state of the transaction.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    let level = backend::nest_level();
     PENDING.with_borrow_mut(|pending| {
         // Many writes of one type are one number, of each that they count.
         const NUMBERS: usize = 8;
@@ -145,8 +145,8 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     _parent: pg_sys::SubTransactionId,
     _arg: *mut std::ffi::c_void,
 ) {
-    // SAFETY: reads the state of the transaction; the callback runs at the level of the subtransaction.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    // The callback runs at the level of the subtransaction.
+    let level = backend::nest_level();
     match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
             PENDING.with_borrow_mut(|pending| pending.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1)));

@@ -8,6 +8,7 @@ use super::process::{self, Worker};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::{database_lock, databases as slots};
 use crate::maintenance::steps::STEPS;
+use crate::pg::backend;
 use crate::pg::clock::now;
 use crate::statistics;
 use pgrx::pg_sys;
@@ -45,7 +46,7 @@ pub unsafe extern "C-unwind" fn infinite_pages_cache_launcher(_argument: pg_sys:
         pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::null());
         pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
         pg_sys::pgstat_report_appname(process::LAUNCHER.as_ptr());
-        slots::set_launcher(pg_sys::MyProcPid, pg_sys::MyLatch);
+        slots::set_launcher(backend::process_id(), pg_sys::MyLatch);
         pg_sys::AllocSetContextCreateExtended(
             pg_sys::TopMemoryContext,
             process::LAUNCHER.as_ptr(),

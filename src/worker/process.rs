@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::databases;
-use crate::pg::version;
+use crate::pg::{backend, version};
 use crate::settings;
 use pgrx::pg_sys;
 use pgrx::{PgXactCallbackEvent, register_xact_callback};
@@ -42,7 +42,7 @@ impl Worker {
         // SAFETY: the description is complete, and copied by the call; the handle lives in memory that
         // lasts as long as the process.
         unsafe {
-            worker.bgw_notify_pid = pg_sys::MyProcPid;
+            worker.bgw_notify_pid = backend::process_id();
             let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
             let started = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
             pg_sys::MemoryContextSwitchTo(context);
@@ -118,7 +118,6 @@ pub fn naptime() -> i64 {
 /// Has the worker look at this database once the transaction has committed: before that it would find
 /// nothing.
 pub fn announce_at_commit() {
-    // SAFETY: reads a variable of this backend.
-    let database = unsafe { pg_sys::MyDatabaseId };
+    let database = backend::database();
     register_xact_callback(PgXactCallbackEvent::Commit, move || databases::announce(database));
 }

@@ -7,6 +7,7 @@ use super::{process, readiness};
 use crate::access::grant_hint::{Grant, with_way_out};
 use crate::extension::{CACHE, Extension, RUNS};
 use crate::maintenance::steps::STEPS;
+use crate::pg::backend;
 use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
 use crate::report::run::{run_on_log, run_with};
@@ -19,8 +20,7 @@ crate::pg::srf::set_returning!(infinite_pages_cache_progress, pg_finfo_infinite_
 
 fn status(fcinfo: pg_sys::FunctionCallInfo) {
     let extension = Extension::current();
-    // SAFETY: reads a variable of this backend.
-    let slot = databases::slot_of(unsafe { pg_sys::MyDatabaseId });
+    let slot = databases::slot_of(backend::database());
     let worker = worker(&extension, slot.as_ref());
     let next_run = slot.filter(|_| matches!(worker, "on" | "overdue")).and_then(|slot| moment(slot.next_tick));
     let args: [DatumWithOid; 7] = [
@@ -57,8 +57,7 @@ fn worker(extension: &Extension, slot: Option<&Slot>) -> &'static str {
     let Some((launcher, since)) = databases::read(|databases| (databases.launcher, databases.since)) else {
         return "not preloaded";
     };
-    // SAFETY: reads the state of the server.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if backend::is_in_recovery() {
         "standby"
     } else if process::naptime() == 0 {
         "off"

@@ -12,7 +12,9 @@ use crate::maintenance::cleanup::rounded;
 use crate::maintenance::log::{self, Row};
 use crate::maintenance::steps::{self, Locks, Outcome, STEPS, Step};
 use crate::pg::advisory_lock::{self, Class};
+use crate::pg::backend;
 use crate::pg::clock::now;
+use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
 use crate::pg::version;
 use crate::settings;
@@ -48,8 +50,7 @@ pub unsafe extern "C-unwind" fn infinite_pages_cache_worker(database: pg_sys::Da
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, database: pg_sys::Datum) {
     let database = pg_sys::Oid::from(database.value() as u32);
-    // SAFETY: reads a variable of this process.
-    let pid = unsafe { pg_sys::MyProcPid };
+    let pid = backend::process_id();
     databases::change_slot(database, |slot| {
         if slot.running.pid == pid {
             slot.running.pid = 0;
@@ -169,8 +170,7 @@ struct Role {
 
 fn look() -> Look {
     let Some(extension) = Extension::find() else { return Look::Nothing(Found::Absent) };
-    // SAFETY: both tell of the open transaction.
-    if unsafe { pg_sys::RecoveryInProgress() || pg_sys::XactReadOnly } {
+    if backend::is_in_recovery() || backend::is_read_only() {
         Look::Nothing(Found::ReadOnly)
     } else if !readiness::is_ready(&extension) {
         Look::Nothing(Found::NotReady)
@@ -193,8 +193,7 @@ fn roles(extension: &Extension) -> Result<Vec<Role>, String> {
     if oid == pg_sys::InvalidOid {
         return Err(format!("role \"{name}\", which infinite_pages_cache.maintenance_role names, does not exist"));
     }
-    // SAFETY: a lookup in the system caches.
-    if !unsafe { pg_sys::has_privs_of_role(oid, owner_of(extension, CACHE)) } {
+    if !privileges::role_has_rights_of(oid, owner_of(extension, CACHE)) {
         return Err(format!(
             "role \"{name}\", which infinite_pages_cache.maintenance_role names, must be owner of table {}.{CACHE}, \
              or a member of its owner",
@@ -219,9 +218,7 @@ fn owner_of(extension: &Extension, table: &str) -> pg_sys::Oid {
 }
 
 fn named(oid: pg_sys::Oid) -> Role {
-    // SAFETY: the role exists, since it owns a table or is that of the process; the name is palloc'd.
-    let name = unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(oid, false)) };
-    Role { oid, name: name.to_string_lossy().into_owned() }
+    Role { oid, name: privileges::name_of(oid) }
 }
 
 /// The steps that are neither left out nor to be tried later; `None` when the database is not known any more.
@@ -292,8 +289,7 @@ impl Tick {
     fn run(&mut self, number: usize) {
         let (step, role) = (&STEPS[number], self.roles[number].clone());
         report_activity(Some(step.name));
-        // SAFETY: reads a variable of this process.
-        let pid = unsafe { pg_sys::MyProcPid };
+        let pid = backend::process_id();
         let (began, started) = (Instant::now(), now());
         databases::change_slot(self.database, |slot| {
             slot.running = Running {

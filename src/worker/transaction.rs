@@ -5,7 +5,7 @@
 
 use super::databases;
 use crate::pg::subtransaction::{self, Caught};
-use crate::pg::version;
+use crate::pg::{backend, version};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -56,8 +56,7 @@ pub fn commit_and_begin(role: pg_sys::Oid, longest: Duration) {
 
 fn begin(role: pg_sys::Oid, longest: Duration) {
     CURRENT.set(Some((Instant::now(), longest)));
-    // SAFETY: reads a variable of this process.
-    databases::change_slot(unsafe { pg_sys::MyDatabaseId }, |slot| slot.transaction_begins(longest));
+    databases::change_slot(backend::database(), |slot| slot.transaction_begins(longest));
     version::limit_time(longest);
     // SAFETY: no transaction is open. A trigger may have changed settings of the session, which is set back
     // first, to what the process began with. The user is that of the process outside of transactions; with a
@@ -78,13 +77,12 @@ fn commit() {
     unsafe {
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
-        pg_sys::SetUserIdAndSecContext(pg_sys::GetSessionUserId(), 0);
+        pg_sys::SetUserIdAndSecContext(backend::session_user(), 0);
     }
     version::unlimit_time();
 }
 
 /// The role that the process is: a superuser, for looks at catalogs only.
 pub fn own_role() -> pg_sys::Oid {
-    // SAFETY: reads a variable of this process.
-    unsafe { pg_sys::GetSessionUserId() }
+    backend::session_user()
 }
