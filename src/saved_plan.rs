@@ -1,20 +1,14 @@
-//! Statements whose plan the backend keeps, until the extension's schema or functions, or roles change.
-
-#![allow(unsafe_code)]
+//! The extension's own statements with a saved plan. Each is planned anew when the extension's schema or functions change.
 
 use crate::access::grant_hint::{Grant, with_way_out};
 use crate::extension::{CACHE, Extension, POLICIES, read_news};
-use crate::pg::guc::with_settings;
-use crate::pg::spi::{Access, Rows, connected, rows, split};
+use crate::pg::spi::{self, Access, Rows};
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys;
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::ffi::CString;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Runs a statement of which the backend keeps the plan, under `name`, until the extension changes.
-/// `sql` gets the quoted schema of the extension.
+/// Runs a statement with the plan that the backend has saved under `name`. `sql` gets the quoted schema of the extension.
+///
+/// # Errors
+/// 42P01 when a table is missing, with the way to make it.
 pub fn run<T>(
     access: Access,
     name: &'static str,
@@ -24,101 +18,13 @@ pub fn run<T>(
 ) -> T {
     read_news();
     let extension = Extension::current();
-    let execute = || {
-        connected(access, |caller_context| {
-            let (mut types, mut values, nulls) = split(args);
-            let plan = kept_plan(name, &extension, sql, &mut types);
-            let _executing = Executing::begin();
-            // A plan made while a partition was empty must still be good when it is full: by an index. Where there
-            // is none to use, the plan seems so dear that it would be compiled, again at each execution.
-            let settings = [(c"enable_seqscan", c"off"), (c"jit", c"off")];
-            // SAFETY: SPI is connected, the plan is kept and was prepared for arguments of these types.
-            let code = with_settings(&settings, || unsafe {
-                pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0)
-            });
-            f(&rows(code, caller_context))
-        })
-    };
-    with_way_out(&extension, Grant::Tenant, execute)
-}
-
-/// Rises with each change of roles and of their members.
-static ROLES: AtomicU64 = AtomicU64::new(0);
-
-/// Has plans made anew that were made before a change of roles: the policies in a plan are those that its role had
-/// then, and not every minor release of the server drops such a plan by itself.
-pub fn note_change_of_roles() {
-    ROLES.fetch_add(1, Relaxed);
-}
-
-/// What a plan was made for: the generations of [`Extension`] and of roles.
-type Generation = (u64, u64);
-
-thread_local! {
-    static PLANS: RefCell<HashMap<&'static str, (Generation, pg_sys::SPIPlanPtr)>> = RefCell::new(HashMap::new());
-    static OUTDATED: RefCell<Vec<pg_sys::SPIPlanPtr>> = const { RefCell::new(Vec::new()) };
-    static EXECUTING: Cell<u32> = const { Cell::new(0) };
-}
-
-fn kept_plan(
-    name: &'static str,
-    extension: &Extension,
-    sql: impl FnOnce(&str) -> String,
-    types: &mut [pg_sys::Oid],
-) -> pg_sys::SPIPlanPtr {
-    // Read first: a change that comes while the plan is made outdates it.
-    let current = (extension.generation, ROLES.load(Relaxed));
-    match PLANS.with_borrow(|plans| plans.get(name).copied()) {
-        Some((generation, plan)) if generation == current => return plan,
-        Some((_, outdated)) => {
-            PLANS.with_borrow_mut(|plans| plans.remove(name));
-            OUTDATED.with_borrow_mut(|plans| plans.push(outdated));
+    let statement = || {
+        for table in [CACHE, POLICIES] {
+            extension.table(table);
         }
-        None => {}
-    }
-    free_outdated();
-    // A missing table is an error that says how to make it.
-    for table in [CACHE, POLICIES] {
-        extension.table(table);
-    }
-    let sql = CString::new(sql(&extension.schema)).expect("a statement has no NUL byte");
-    // SAFETY: SPI is connected; SPI_keepplan moves the plan out of the connection's memory.
-    let plan = unsafe {
-        // One plan for all arguments from the first call on: a pooled connection may never make a sixth.
-        let options = pg_sys::CURSOR_OPT_GENERIC_PLAN as i32;
-        let plan = pg_sys::SPI_prepare_cursor(sql.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
-        assert!(!plan.is_null(), "could not prepare {name}");
-        pg_sys::SPI_keepplan(plan);
-        plan
+        sql(&extension.schema)
     };
-    PLANS.with_borrow_mut(|plans| plans.insert(name, (current, plan)));
-    plan
-}
-
-/// Plans are freed while none is being executed only: a trigger may have outdated, and called, the
-/// very plan that fired it.
-fn free_outdated() {
-    if EXECUTING.get() > 0 {
-        return;
-    }
-    while let Some(plan) = OUTDATED.with_borrow_mut(Vec::pop) {
-        // SAFETY: a kept plan that nothing names any more and that is not being executed.
-        unsafe { pg_sys::SPI_freeplan(plan) };
-    }
-}
-
-/// Counts the kept plans under execution, also when one of them ends in an error.
-struct Executing;
-
-impl Executing {
-    fn begin() -> Self {
-        EXECUTING.set(EXECUTING.get() + 1);
-        Self
-    }
-}
-
-impl Drop for Executing {
-    fn drop(&mut self) {
-        EXECUTING.set(EXECUTING.get() - 1);
-    }
+    with_way_out(&extension, Grant::Tenant, || {
+        spi::saved_plan::run(access, name, extension.generation, statement, args, f)
+    })
 }

@@ -9,7 +9,6 @@ use crate::partition::catalog::{forget_partitions, function_name, partitions_of,
 use crate::pg::guc::with_setting;
 use crate::pg::spi::{self, Access};
 use crate::pg::{backend, nodes};
-use crate::saved_plan;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -122,7 +121,7 @@ fn note_change(relation: pg_sys::Oid) {
 
 unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     GENERATION.fetch_add(1, Relaxed);
-    saved_plan::note_change_of_roles();
+    spi::saved_plan::note_change_of_roles();
 }
 
 impl Entries {

@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod saved_plan;
+
 use crate::error::another_type;
 use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
 use pgrx::{Uuid, pg_sys};
@@ -86,8 +88,8 @@ impl Rows {
         (0..self.processed).map(|row| f(self, row)).collect()
     }
 
-    /// The tuple table itself, for a caller that passes its rows on.
-    pub fn raw(&self) -> *mut pg_sys::SPITupleTable {
+    /// The tuple table itself, for a result that its rows are passed on to.
+    pub(super) fn raw(&self) -> *mut pg_sys::SPITupleTable {
         self.table
     }
 }
@@ -132,7 +134,7 @@ pub fn timestamptz(microseconds: i64) -> DatumWithOid<'static> {
 }
 
 /// Runs `f` with SPI connected; it gets the memory context of the caller.
-pub fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) -> T {
+fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) -> T {
     // SAFETY: connection and snapshot are taken and given back in order. When a statement raises, the
     // end of the transaction or subtransaction gives both back, so nothing here has to be a guard.
     unsafe {
@@ -154,7 +156,7 @@ pub fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) 
 }
 
 /// Arguments as SPI wants them: types, values, and a mark for each NULL.
-pub fn split(args: &[DatumWithOid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Vec<std::ffi::c_char>) {
+fn split(args: &[DatumWithOid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Vec<std::ffi::c_char>) {
     let mut types = Vec::with_capacity(args.len());
     let mut values = Vec::with_capacity(args.len());
     let mut nulls = Vec::with_capacity(args.len());
@@ -175,7 +177,7 @@ pub fn split(args: &[DatumWithOid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Ve
 }
 
 /// What the statement that has just been executed with this result returned.
-pub fn rows(code: i32, caller_context: pg_sys::MemoryContext) -> Rows {
+fn rows(code: i32, caller_context: pg_sys::MemoryContext) -> Rows {
     assert!(code >= 0, "SPI returned {code}");
     // SAFETY: both are set by the statement that has just been executed.
     unsafe { Rows { table: pg_sys::SPI_tuptable, processed: pg_sys::SPI_processed, caller_context } }
