@@ -5,12 +5,12 @@
 #![allow(unsafe_code)]
 
 use crate::error::Refusal;
+use crate::pg::invalidation::DEFINITIONS;
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The cached entries, the parent of their partitions.
 pub const CACHE: &str = "infinite_pages_cache_partitioned";
@@ -37,41 +37,12 @@ pub struct Extension {
     pub namespace: pg_sys::Oid,
     /// The schema's name, quoted for use in a statement.
     pub schema: String,
-    /// Rises whenever a plan with the schema's name in it must be made anew.
+    /// That of [`DEFINITIONS`]: of another a plan with the schema's name in it must be made anew.
     pub generation: u64,
 }
 
-static GENERATION: AtomicU64 = AtomicU64::new(1);
-
 thread_local! {
     static HOME: RefCell<Option<Rc<Extension>>> = const { RefCell::new(None) };
-}
-
-/// Has the backend notice changes of functions and schemas; called once when the library is loaded.
-pub fn watch_for_changes() {
-    // SAFETY: the callback neither raises nor allocates, and lives as long as the library, which
-    // PostgreSQL never unloads.
-    unsafe {
-        for cache in [pg_sys::SysCacheIdentifier::PROCOID, pg_sys::SysCacheIdentifier::NAMESPACEOID] {
-            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(changed), pg_sys::Datum::null());
-        }
-    }
-}
-
-unsafe extern "C-unwind" fn changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-}
-
-/// The generation that a [`Extension`] looked up now would have.
-pub fn generation() -> u64 {
-    GENERATION.load(Ordering::Relaxed)
-}
-
-/// Has this backend take note of what others have committed of definitions, roles and privileges. The server does so
-/// with each lock that is new to a transaction: one that has looked before holds them all, and would hear of nothing.
-pub fn read_news() {
-    // SAFETY: what the server does itself with each lock, at any place in a function.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
 impl Extension {
@@ -93,7 +64,7 @@ impl Extension {
     /// The same; `None` when the extension is not installed in this database.
     pub fn find() -> Option<Rc<Extension>> {
         // Read first: a change that comes while the catalog is read outdates what is read.
-        let generation = GENERATION.load(Ordering::Relaxed);
+        let generation = DEFINITIONS.current();
         if let Some(extension) =
             HOME.with_borrow(|extension| extension.clone().filter(|extension| extension.generation == generation))
         {

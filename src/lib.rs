@@ -40,8 +40,7 @@ pub extern "C-unwind" fn _PG_init() {
     // SAFETY: a server process that loads a library has one thread.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     settings::define(backend::is_preloading());
-    extension::watch_for_changes();
-    entry::entry_index::watch_for_changes();
+    pg::invalidation::watch();
     statistics::transaction_end::watch();
     if backend::is_preloading() && !backend::is_binary_upgrade() {
         pg::shared_memory::reserve();

@@ -1,7 +1,8 @@
 //! The extension's own statements with a saved plan. Each is planned anew when the extension's schema or functions change.
 
 use crate::access::grant_hint::{Grant, with_way_out};
-use crate::extension::{CACHE, Extension, POLICIES, read_news};
+use crate::extension::{CACHE, Extension, POLICIES};
+use crate::pg::invalidation;
 use crate::pg::spi::{self, Access, Rows};
 use pgrx::datum::DatumWithOid;
 
@@ -16,7 +17,7 @@ pub fn run<T>(
     args: &[DatumWithOid],
     f: impl FnOnce(&Rows) -> T,
 ) -> T {
-    read_news();
+    invalidation::accept_messages();
     let extension = Extension::current();
     let statement = || {
         for table in [CACHE, POLICIES] {

@@ -8,8 +8,8 @@ use super::entry_index::Entries;
 use super::index_scan::{KEEP_LOCK, Row, Scan, open_table};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
-use crate::extension::{Extension, read_news};
-use crate::pg::backend;
+use crate::extension::Extension;
+use crate::pg::{backend, invalidation};
 use pgrx::{Uuid, pg_sys};
 
 /// A transaction in progress, other than this one.
@@ -205,7 +205,7 @@ fn members(multixact: pg_sys::MultiXactId, is_lock: bool) -> Vec<pg_sys::Transac
 /// see by itself. After a change of the table rows are shown again.
 fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, pg_sys::Snapshot) -> bool) -> Sight {
     let digest = address.map(|address| &address.digest);
-    read_news();
+    invalidation::accept_messages();
     // SAFETY: the snapshot is given back at the end; when something raises, the end of the transaction or
     // subtransaction does that. The server's own one that shows everything stays what it is.
     let (latest, any) = unsafe {

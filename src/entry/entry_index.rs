@@ -4,16 +4,16 @@
 #![allow(unsafe_code)]
 
 use crate::access::row_security::Sight;
-use crate::extension::{self, CACHE, Extension};
+use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::{forget_partitions, function_name, partitions_of, while_it_stays};
 use crate::pg::guc::with_setting;
+use crate::pg::invalidation::{DEFINITIONS, RELATIONS, ROLES, watch_relations};
 use crate::pg::spi::{self, Access};
 use crate::pg::{backend, nodes};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
@@ -54,8 +54,7 @@ pub struct Entries {
     partitions: Option<Vec<Partition>>,
     /// What there is where a statement has to find the way.
     tables: Tables,
-    home_generation: u64,
-    generation: u64,
+    generation: Generation,
     /// What a role may read, and which role that was last asked of.
     sight: Cell<(pg_sys::Oid, Sight)>,
 }
@@ -68,60 +67,23 @@ pub struct Tables {
     pub others: bool,
 }
 
-/// Rises with each change that outdates what is known.
-static GENERATION: AtomicU64 = AtomicU64::new(1);
+/// What outdates what is known.
+#[derive(PartialEq, Eq)]
+struct Generation {
+    definitions: u64,
+    roles: u64,
+    relations: u64,
+}
+
+impl Generation {
+    #[inline]
+    fn current() -> Self {
+        Self { definitions: DEFINITIONS.current(), roles: ROLES.current(), relations: RELATIONS.current() }
+    }
+}
 
 thread_local! {
     static ENTRIES: RefCell<Option<Rc<Entries>>> = const { RefCell::new(None) };
-    static WATCHED: RefCell<Watched> = const { RefCell::new(Watched::Unknown(Vec::new())) };
-}
-
-/// The relations whose change matters.
-enum Watched {
-    /// These.
-    Known(Vec<pg_sys::Oid>),
-    /// They are being read; these have changed meanwhile.
-    Unknown(Vec<pg_sys::Oid>),
-}
-
-/// Has the backend notice changes; called once when the library is loaded.
-pub fn watch_for_changes() {
-    // With a database goes the membership in pg_database_owner.
-    use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID, DATABASEOID};
-    // SAFETY: the callbacks neither raise nor call PostgreSQL, and live as long as the library, which PostgreSQL
-    // never unloads.
-    unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::null());
-        for cache in [AUTHOID, AUTHMEMMEMROLE, AUTHMEMROLEMEM, DATABASEOID] {
-            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(role_changed), pg_sys::Datum::null());
-        }
-    }
-}
-
-unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
-    note_change(relation);
-}
-
-fn note_change(relation: pg_sys::Oid) {
-    // Who looks seldom is not to keep all that has changed since.
-    const MOST: usize = 10_000;
-    let matters = WATCHED.with_borrow_mut(|watched| match watched {
-        _ if relation == pg_sys::InvalidOid => true,
-        Watched::Known(relations) => relations.contains(&relation),
-        Watched::Unknown(changed) if changed.len() < MOST => {
-            changed.push(relation);
-            false
-        }
-        Watched::Unknown(_) => true,
-    });
-    if matters {
-        GENERATION.fetch_add(1, Relaxed);
-    }
-}
-
-unsafe extern "C-unwind" fn role_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
-    GENERATION.fetch_add(1, Relaxed);
-    spi::saved_plan::note_change_of_roles();
 }
 
 impl Entries {
@@ -136,37 +98,26 @@ impl Entries {
 
     /// Whether nothing has changed that PostgreSQL has told this backend of.
     pub fn is_current(&self) -> bool {
-        self.generation == GENERATION.load(Relaxed) && self.home_generation == extension::generation()
+        self.generation == Generation::current()
     }
 
     fn read(extension: &Extension) -> Rc<Entries> {
-        // A change that comes while the catalog is read outdates what is read. Which relations matter is known at
-        // the end only; others are not to have it read again, since in a busy database there is no end of them.
-        WATCHED.set(Watched::Unknown(Vec::new()));
-        let generation = GENERATION.load(Relaxed);
-        let table = extension.table(CACHE);
-        forget_partitions(table);
-        let tables: Vec<pg_sys::Oid> = partitions_of(table).iter().rev().map(|partition| partition.oid).collect();
-        let partitions = partitions(extension, table, &tables);
-        // A change of an index is told as one of its table.
-        let mut watched = tables;
-        watched.push(table);
-        let tables = match &partitions {
-            Some(_) => Tables::default(),
-            None => tables_below(extension, table, &mut watched),
-        };
-        let before = WATCHED.replace(Watched::Known(watched));
-        if let Watched::Unknown(changed) = before {
-            changed.into_iter().for_each(note_change);
-        }
-        let entries = Rc::new(Entries {
-            table,
-            partitions,
-            tables,
-            home_generation: extension.generation,
-            generation,
-            sight: Cell::new((pg_sys::InvalidOid, Sight::Unknown)),
-        });
+        let entries = Rc::new(watch_relations(|| {
+            let generation = Generation { definitions: extension.generation, ..Generation::current() };
+            let table = extension.table(CACHE);
+            forget_partitions(table);
+            let tables: Vec<pg_sys::Oid> = partitions_of(table).iter().rev().map(|partition| partition.oid).collect();
+            let partitions = partitions(extension, table, &tables);
+            // A change of an index is told as one of its table.
+            let mut watched = tables;
+            watched.push(table);
+            let tables = match &partitions {
+                Some(_) => Tables::default(),
+                None => tables_below(extension, table, &mut watched),
+            };
+            let sight = Cell::new((pg_sys::InvalidOid, Sight::Unknown));
+            (Entries { table, partitions, tables, generation, sight }, watched)
+        }));
         ENTRIES.set(Some(Rc::clone(&entries)));
         entries
     }

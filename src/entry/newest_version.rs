@@ -9,8 +9,9 @@ use super::entry_index::Entries;
 use super::index_scan::{KEEP_LOCK, Row, Scan, open_table};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
-use crate::extension::{Extension, read_news};
+use crate::extension::Extension;
 use crate::pg::clock;
+use crate::pg::invalidation;
 use crate::pg::jsonb::RawJsonb;
 use crate::statistics::Hit;
 use crate::statistics::tokens::Tokens;
@@ -73,7 +74,7 @@ pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> 
 
 /// What is known of the table, and the table itself, locked; `None` when a statement has to find the way.
 fn open() -> Option<(Rc<Entries>, pg_sys::Relation)> {
-    read_news();
+    invalidation::accept_messages();
     loop {
         pgrx::check_for_interrupts!();
         let entries = Entries::current(&Extension::current());

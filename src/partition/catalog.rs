@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::Refusal;
+use crate::pg::invalidation;
 use crate::pg::spi::{self, Access};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -88,15 +89,12 @@ pub fn function_name(function: pg_sys::Oid) -> String {
     unsafe { std::ffi::CStr::from_ptr(pg_sys::get_func_name(function)).to_string_lossy().into_owned() }
 }
 
-/// Has this backend read the partitions of a table anew when they are next asked for. A backend that reads them while
+/// Makes this backend read the partitions of a table anew when they are next asked for. A backend that reads them while
 /// another attaches one can keep the list without it: the news comes in the middle of the reading, and is forgotten
 /// when what was read is stored. Statements then do not see the partition, whatever is in it.
 pub fn forget_partitions(parent: pg_sys::Oid) {
-    // SAFETY: what the server does with each change that it is told of.
-    unsafe {
-        pg_sys::AcceptInvalidationMessages();
-        pg_sys::RelationCacheInvalidateEntry(parent);
-    }
+    invalidation::accept_messages();
+    invalidation::forget_relation(parent);
 }
 
 /// The partitions of a table partitioned by a range of one timestamp, oldest first; none of any other table. A

@@ -1,9 +1,12 @@
 //! PostgreSQL, made safe.
 
+#![allow(unsafe_code)]
+
 pub mod advisory_lock;
 pub mod backend;
 pub mod clock;
 pub mod guc;
+pub mod invalidation;
 pub mod jsonb;
 pub mod nodes;
 pub mod privileges;

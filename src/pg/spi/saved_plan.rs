@@ -2,12 +2,12 @@
 
 use super::{Access, Rows, connected, rows, split};
 use crate::pg::guc::with_settings;
+use crate::pg::invalidation::ROLES;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Runs a statement with the plan that the backend has saved under `name`. The plan is made anew, from what `sql` returns,
 /// when `generation` is another than it was then, and when roles have changed.
@@ -35,16 +35,8 @@ pub fn run<T>(
     })
 }
 
-/// Rises with each change of roles and of their members.
-static ROLES: AtomicU64 = AtomicU64::new(0);
-
-/// Outdates the plans that were made before a change of roles: the policies in a plan are those that its role had
-/// then, and not every minor release of the server drops such a plan by itself.
-pub fn note_change_of_roles() {
-    ROLES.fetch_add(1, Relaxed);
-}
-
-/// What a plan was made for: the generations of the caller and of roles.
+/// What a plan was made for: the generations of the caller and of roles. The policies in a plan are those that its role
+/// had then, and not every minor release of the server drops such a plan by itself.
 type Generation = (u64, u64);
 
 thread_local! {
@@ -60,7 +52,7 @@ fn saved_plan(
     types: &mut [pg_sys::Oid],
 ) -> pg_sys::SPIPlanPtr {
     // Read first: a change that comes while the plan is made outdates it.
-    let current = (generation, ROLES.load(Relaxed));
+    let current = (generation, ROLES.current());
     match PLANS.with_borrow(|plans| plans.get(name).copied()) {
         Some((generation, plan)) if generation == current => return plan,
         Some((_, outdated)) => {
