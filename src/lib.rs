@@ -4,6 +4,8 @@
 //! and `sql/schema/views.sql`; each names the Rust function behind it, or the report in `sql/reports`.
 
 mod access;
+mod address;
+mod arguments;
 mod audit;
 mod calendar;
 mod entry;

@@ -2,6 +2,7 @@
 //! dump, and to erase a user from.
 
 use crate::access::all_rows::must_see_all_of;
+use crate::arguments;
 use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, Extension};
 use crate::install::grants;
@@ -24,8 +25,8 @@ use pgrx::prelude::*;
 fn archive_audit_logs(
     older_than: Option<Interval>,
 ) -> TableIterator<'static, (name!(archived_partition, String), name!(audit_rows, i64), name!(bytes, i64))> {
-    let older_than = older_than
-        .unwrap_or_else(|| crate::entry::missing("older_than").hint("Pass an age such as '90 days'.").raise());
+    let older_than =
+        older_than.unwrap_or_else(|| arguments::missing("older_than").hint("Pass an age such as '90 days'.").raise());
     let age = ttl::microseconds_of(&older_than).unwrap_or_else(|| {
         Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "older_than must be positive")
             .detail(format!("It is {}.", shown(&older_than.to_string())))

@@ -2,7 +2,7 @@
 //! change, with the rights of the log's owner.
 
 use crate::access::tenant;
-use crate::entry::Address;
+use crate::address::Address;
 use crate::extension::{AUDIT_LOG, Extension};
 use crate::partition::create;
 use crate::pg::backend;

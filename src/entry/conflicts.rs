@@ -3,11 +3,11 @@
 
 #![allow(unsafe_code)]
 
-use super::Address;
 use super::entry_index::Entries;
 use super::index_scan::{KEEP_LOCK, Row, Scan, open_table};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
+use crate::address::Address;
 use crate::extension::Extension;
 use crate::pg::{backend, invalidation};
 use pgrx::{Uuid, pg_sys};

@@ -1,11 +1,9 @@
 //! Content policies: what applies to a type of content where a call does not say.
 
+use crate::address::EVERY_OTHER_TYPE;
 use crate::pg::spi::{self, Access};
 use crate::{saved_plan, ttl};
 use pgrx::datum::{AnyNumeric, Interval};
-
-/// The name in the place of a type's of the policy for all types that have none of their own.
-pub const OF_ALL_OTHERS: &[u8] = b"*";
 
 /// Defaults for new entries of one type of content.
 #[derive(Clone)]
@@ -21,7 +19,7 @@ pub struct Policy {
 impl Policy {
     /// The policy of a type of content: its own row, else the row `*`, else what that row was installed with.
     pub fn of(content_type: &[u8]) -> Self {
-        Self::stored(content_type).or_else(|| Self::stored(OF_ALL_OTHERS)).unwrap_or_else(|| Self {
+        Self::stored(content_type).or_else(|| Self::stored(EVERY_OTHER_TYPE)).unwrap_or_else(|| Self {
             ttl: 7 * crate::calendar::DAY,
             token_cost: AnyNumeric::from(1),
             priority_tier: 3,

@@ -1,13 +1,15 @@
 //! Erasure of a user.
 
 use super::conflicts::{self, Left};
-use super::{checked_user, key_lock, or_raise, refuse_if_read_only};
+use super::key_lock;
 use crate::access::all_rows::must_change_all;
+use crate::arguments::{checked_user, or_raise};
 use crate::audit::archive::find_archive;
 use crate::audit::writes::knows_who_acted;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Extension};
 use crate::pg::advisory_lock::{self, Class};
+use crate::pg::backend::refuse_if_read_only;
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
 use crate::statistics::transaction_end::{Action, at_commit};

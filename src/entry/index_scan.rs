@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::Address;
 use super::entry_index::{Columns, Entries, Partition};
+use crate::address::Address;
 use crate::pg::version;
 use pgrx::datum::FromDatum;
 use pgrx::{Uuid, pg_sys};

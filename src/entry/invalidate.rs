@@ -1,6 +1,7 @@
 //! Invalidation: entries removed because what they were made from has changed.
 
-use super::{Address, checked_content_type, checked_user, key, matching, missing, or_raise, same_entry};
+use crate::address::{Address, digest_of, matching, same_entry};
+use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::audit::writes::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::pg::jsonb::RawJsonb;
@@ -117,7 +118,7 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         },
     );
     let entry = |(event, id): &(Event, Option<Uuid>)| {
-        let digest = key::digest_of(&event.content_type, &event.cache_key);
+        let digest = digest_of(&event.content_type, &event.cache_key);
         Entry { user_id: event.user_id, digest, id: *id }
     };
     if !removed.is_empty() {

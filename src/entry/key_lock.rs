@@ -33,9 +33,9 @@
 //! nothing. Then transactions keep the locks of steps 2 and 3 until they end. These fall in few places, so that the lock
 //! table holds them: there transactions that write different keys can deadlock.
 
-use super::Address;
 use super::conflicts::{self, Found};
 use super::entry_index::Entries;
+use crate::address::Address;
 use crate::extension::{CACHE, Extension};
 use crate::partition::create;
 use crate::pg::advisory_lock::{self, Brief, Class};
@@ -109,7 +109,7 @@ fn spread(user_id: &Uuid) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::key::digest_of;
+    use crate::address::digest_of;
     use std::collections::HashSet;
 
     #[test]

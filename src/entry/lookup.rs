@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::newest_version::{self, Version};
-use super::{Address, checked_content_type, checked_user, matching, or_raise};
+use crate::address::{Address, matching};
+use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::error::Refusal;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access, Rows};
@@ -150,7 +151,7 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
             pgrx::pg_getarg::<Array<&[u8]>>(fcinfo, 2),
         )
     };
-    let keys = keys.unwrap_or_else(|| super::missing("cache_keys").hint("Pass an array of keys.").raise());
+    let keys = keys.unwrap_or_else(|| missing("cache_keys").hint("Pass an array of keys.").raise());
     if keys.len() > MAX_KEYS {
         Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "too many keys in one call")
             .detail(format!("The limit is {MAX_KEYS} keys, the array has {}.", keys.len()))

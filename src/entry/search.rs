@@ -5,7 +5,8 @@
 #![allow(unsafe_code)]
 
 use super::lookup::hits_of;
-use super::{Address, checked_content_type, checked_user, key, missing, or_raise};
+use crate::address::{Address, digest_of};
+use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::audit::reads;
 use crate::error::{Refusal, shown};
 use crate::pg::jsonb::RawJsonb;
@@ -67,7 +68,7 @@ fn search(fcinfo: pg_sys::FunctionCallInfo) {
     let args: [DatumWithOid; 4] =
         [user_id.into(), spi::text(content_type), metadata.into(), i64::from(max_results).into()];
     let hit_count = |rows: &Rows, row| {
-        let digest = rows.text(row, CACHE_KEY).map(|key| key::digest_of(content_type, &key))?;
+        let digest = rows.text(row, CACHE_KEY).map(|key| digest_of(content_type, &key))?;
         hits_of(rows, row, (ID, HIT_COUNT), &user_id, &digest)
     };
     materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {

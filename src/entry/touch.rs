@@ -2,8 +2,11 @@
 
 use super::content_policy::Policy;
 use super::key_lock::{self, Wrote};
-use super::{Address, matching, or_raise, refuse_if_read_only, values, writer};
+use super::{values, writer};
+use crate::address::{Address, matching};
+use crate::arguments::or_raise;
 use crate::audit::writes::{self, Event};
+use crate::pg::backend::refuse_if_read_only;
 use crate::pg::clock;
 use crate::pg::spi::{self, Access};
 use crate::{saved_plan, settings};

@@ -3,8 +3,10 @@
 use super::content_policy::Policy;
 use super::values::{Values, checked_content};
 use super::writer::{Writer, check_users};
-use super::{Address, or_raise, refuse_if_read_only};
+use crate::address::Address;
+use crate::arguments::or_raise;
 use crate::audit::writes::{self, Event};
+use crate::pg::backend::refuse_if_read_only;
 use crate::pg::clock::now;
 use crate::pg::jsonb::RawJsonb;
 use crate::settings;

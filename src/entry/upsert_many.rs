@@ -4,10 +4,12 @@ use super::client_numbers::whole_number;
 use super::content_policy::Policy;
 use super::values::{Values, checked_content};
 use super::writer::{Writer, check_users};
-use super::{Address, refuse_if_read_only};
 use crate::access::tenant;
+use crate::address::Address;
+use crate::arguments;
 use crate::audit::writes::{self, Event};
 use crate::error::{Refusal, shown};
+use crate::pg::backend::refuse_if_read_only;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::Access;
 use crate::pg::{clock, subtransaction};
@@ -46,7 +48,8 @@ const FIELDS: [&str; 15] = [
 #[pg_extern(sql = false)]
 fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     let call = Call::begins(Latency::Upsert);
-    let entries = entries.unwrap_or_else(|| super::missing("entries").hint("Pass a JSON array of objects.").raise());
+    let entries =
+        entries.unwrap_or_else(|| arguments::missing("entries").hint("Pass a JSON array of objects.").raise());
     let entries = unpack(entries);
     let now = clock::now();
     let mut checked = Vec::with_capacity(entries.len());

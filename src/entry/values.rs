@@ -1,7 +1,7 @@
 //! What is stored at an address, and the rules for it.
 
 use super::content_policy::Policy;
-use super::missing;
+use crate::arguments::missing;
 use crate::error::{Refusal, shown};
 use crate::pg::jsonb::RawJsonb;
 use crate::statistics::tokens::MOST_OF_AN_ANSWER;

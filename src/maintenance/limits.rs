@@ -3,7 +3,7 @@
 use super::budget::Turn;
 use super::cleanup::batch_size;
 use crate::access::all_rows::{must_change_all, must_see_all};
-use crate::entry::same_entry;
+use crate::address::same_entry;
 use crate::extension::{CACHE, Extension, POLICIES};
 use crate::pg::spi::{self, Access};
 use crate::statistics::counters::Count;

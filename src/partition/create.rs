@@ -6,6 +6,7 @@
 use super::catalog::{forget_partitions, partitions_of};
 use super::secure::secure;
 use crate::access::grant_hint::{Grant, with_way_out};
+use crate::arguments;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, CACHE, Extension};
@@ -57,7 +58,7 @@ impl Table {
 #[pg_extern(sql = false)]
 fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
     let target_date = target_date.unwrap_or_else(|| {
-        crate::entry::missing("target_date").hint("Pass any day of the month, such as '2027-01-01'.").raise()
+        arguments::missing("target_date").hint("Pass any day of the month, such as '2027-01-01'.").raise()
     });
     let extension = Extension::current();
     let cache = extension.table(CACHE);

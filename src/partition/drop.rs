@@ -5,8 +5,9 @@ use super::create::Table;
 use super::dump_check::{self, AT_WORK};
 use super::unused::is_new_and_unused;
 use crate::access::all_rows::must_see_all;
+use crate::address::same_entry;
+use crate::arguments;
 use crate::calendar::{Month, month_of};
-use crate::entry::same_entry;
 use crate::error::Refusal;
 use crate::extension::{CACHE, Extension};
 use crate::pg::clock::now;
@@ -49,7 +50,7 @@ fn drop_old_cache_partitions(
     ),
 > {
     let months_to_keep = months_to_keep
-        .unwrap_or_else(|| crate::entry::missing("months_to_keep").hint("Leave it out to keep 6 months.").raise());
+        .unwrap_or_else(|| arguments::missing("months_to_keep").hint("Leave it out to keep 6 months.").raise());
     if months_to_keep < 1 {
         Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "months_to_keep must be at least 1")
             .detail(format!("It is {months_to_keep}."))

@@ -10,9 +10,9 @@ use pgrx::pg_sys;
 #[derive(Clone, Copy)]
 #[repr(i32)]
 pub enum Class {
-    /// A user: see `entry/lock.rs`.
+    /// A user: see `entry/key_lock.rs`.
     User = 0x4950_4301,
-    /// A key: see `entry/lock.rs`.
+    /// A key: see `entry/key_lock.rs`.
     Key = 0x4950_4302,
     /// The creation of partitions of a table.
     CreatePartition = 0x4950_4303,

@@ -1,7 +1,7 @@
 //! What the cache does for one user.
 
 use crate::access::grant_hint::{Grant, with_way_out};
-use crate::entry::{checked_user, or_raise};
+use crate::arguments::{checked_user, or_raise};
 use crate::extension::Extension;
 use crate::pg::guc::with_settings;
 use crate::pg::jsonb::RawJsonb;

@@ -7,6 +7,7 @@
 
 use super::counters::{self, Room};
 use super::tokens::{MILLIONTHS, Tokens};
+use crate::address::EVERY_OTHER_TYPE;
 use crate::extension::{Extension, POLICIES};
 use crate::pg::privileges;
 use crate::pg::spi::Access;
@@ -95,7 +96,7 @@ pub fn place_of(content_type: &[u8], has_entries: bool) -> Option<u32> {
 pub fn cost_of(content_type: &[u8]) -> Tokens {
     renew();
     KNOWN.with_borrow(|known| {
-        let cost = known.listed.get(content_type).or_else(|| known.listed.get(&b"*"[..]));
+        let cost = known.listed.get(content_type).or_else(|| known.listed.get(EVERY_OTHER_TYPE));
         let installed = if known.listed_at.is_some() { Tokens { units: 1, millionths: 0 } } else { Tokens::default() };
         cost.copied().unwrap_or(installed)
     })

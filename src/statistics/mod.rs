@@ -11,8 +11,8 @@ pub mod summary;
 pub mod tokens;
 pub mod transaction_end;
 
+use crate::address::Address;
 use crate::audit::reads;
-use crate::entry::Address;
 use crate::pg::clock;
 use content_types::place_of;
 use counters::{Count, Latency, place};
