@@ -6,9 +6,9 @@
 use super::row_security::{Sight, Use};
 use crate::error::Refusal;
 use crate::extension::{Extension, TABLES};
-use crate::partition::catalog::{qualified_name, while_it_stays};
 use crate::pg::backend::{self, current_user};
 use crate::pg::privileges;
+use crate::pg::relation::{qualified_name, while_it_stays};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 const CHANGES: [Use; 3] = [Use::Read, Use::Update, Use::Delete];

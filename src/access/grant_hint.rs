@@ -2,12 +2,14 @@
 
 use crate::error::Refusal;
 use crate::extension::{Extension, TABLES};
-use crate::install::grants::TENANT_FUNCTION;
 use crate::pg::{backend, privileges};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 use std::panic::AssertUnwindSafe;
+
+/// The function that is for tenants and not for everybody.
+pub const TENANT_FUNCTION: &str = "cache_create_current_partition";
 
 /// What gives a role the rights that it lacks.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,5 +3,6 @@
 pub mod all_rows;
 pub mod grant_hint;
 pub mod monitor;
+pub mod owner;
 pub mod row_security;
 pub mod tenant;

@@ -4,7 +4,7 @@
 
 use super::tenant;
 use crate::extension::Extension;
-use crate::partition::catalog::while_it_stays;
+use crate::pg::relation::while_it_stays;
 use crate::pg::{backend, nodes, privileges, version};
 use pgrx::datum::FromDatum;
 use pgrx::pg_sys;

@@ -2,17 +2,19 @@
 //! dump, and to erase a user from.
 
 use crate::access::all_rows::must_see_all_of;
+use crate::access::owner;
 use crate::arguments;
 use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, Extension};
 use crate::install::grants;
 use crate::install::row_policies::ensure_policies;
-use crate::partition::catalog::{Partition, partitions_of, qualified_name};
+use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::dump_check;
 use crate::partition::secure::{revoke, secure};
 use crate::pg::clock::now;
 use crate::pg::guc::with_setting;
 use crate::pg::privileges;
+use crate::pg::relation::qualified_name;
 use crate::pg::spi::{self, Access};
 use crate::{settings, ttl};
 use pgrx::datum::Interval;
@@ -35,7 +37,7 @@ fn archive_audit_logs(
     });
     let extension = Extension::current();
     let log = extension.table(AUDIT_LOG);
-    privileges::check(
+    owner::must_own(
         &extension,
         AUDIT_LOG,
         "Archiving moves partitions from one table to another.",

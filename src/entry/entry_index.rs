@@ -5,9 +5,11 @@
 
 use crate::access::row_security::Sight;
 use crate::extension::{CACHE, Extension};
-use crate::partition::catalog::{forget_partitions, function_name, partitions_of, while_it_stays};
+use crate::partition::catalog::{forget_partitions, partitions_of};
+use crate::pg::function;
 use crate::pg::guc::with_setting;
 use crate::pg::invalidation::{DEFINITIONS, RELATIONS, ROLES, watch_relations};
+use crate::pg::relation::while_it_stays;
 use crate::pg::spi::{self, Access};
 use crate::pg::{backend, nodes};
 use pgrx::pg_sys;
@@ -330,6 +332,6 @@ unsafe fn is_digest(extension: &Extension, expression: *mut pg_sys::Node, column
             && is_column(0, columns.content_type)
             && is_column(1, columns.cache_key)
             && pg_sys::get_func_namespace((*call).funcid) == extension.namespace
-            && function_name((*call).funcid) == "cache_entry_digest"
+            && function::name_of((*call).funcid) == "cache_entry_digest"
     }
 }

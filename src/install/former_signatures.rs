@@ -3,9 +3,9 @@
 //! and cache_setup() hand the grants over to the function that is called now, and drop the former one.
 
 use super::grants;
-use super::replaced_functions::hand_over_grants;
 use super::setup::as_if_created;
 use crate::extension::Extension;
+use crate::pg::function::{hand_over_grants, signature_of};
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
 
@@ -69,7 +69,7 @@ pub fn hand_over(extension: &Extension) -> i64 {
         if spi::run(Access::ReadLatest, IS_GRANTED, &[former.into()], |rows| rows.count() > 0) {
             as_if_created(|| hand_over_grants(former, now));
         }
-        let signature = grants::signature(former);
+        let signature = signature_of(former);
         spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP FUNCTION {signature}"));
         spi::execute(&format!("DROP FUNCTION {signature}"));
     }

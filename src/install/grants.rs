@@ -2,21 +2,21 @@
 //! of every user; everything else is the owner's.
 
 use super::row_policies::{self, ADMIN};
+use crate::access::grant_hint::TENANT_FUNCTION;
 use crate::access::monitor::FIGURES;
+use crate::access::owner;
 use crate::audit::archive::find_archive;
 use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension, POLICIES, RUNS};
-use crate::partition::catalog::function_name;
 use crate::partition::secure;
 use crate::pg::advisory_lock::{self, Class};
-use crate::pg::privileges;
+use crate::pg::function;
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// The function that is for tenants and not for everybody. All others that are not listed here work with
-/// the caller's rights on the tables, and are as open as default privileges make them.
-pub const TENANT_FUNCTION: &str = "cache_create_current_partition";
+// Beside [`TENANT_FUNCTION`], functions that are not listed here work with the caller's rights on the tables, and are as open
+// as default privileges make them.
 const SERVICE_FUNCTIONS: &[&str] = &[
     "cleanup_expired_cache_entries_production",
     "cache_forget_user",
@@ -100,7 +100,7 @@ fn grant(role: &str, members: fn(&Extension, &str), tables: fn(&Extension, &str)
 /// # Errors
 /// 42704 when there is no such role, 42501 unless the current user owns the table.
 fn checked_role(extension: &Extension, role: &str) -> String {
-    privileges::check(extension, CACHE, "Only the owner of a table can grant rights on it.", "Run it as the owner.");
+    owner::must_own(extension, CACHE, "Only the owner of a table can grant rights on it.", "Run it as the owner.");
     quoted_role(role).unwrap_or_else(|| {
         Refusal::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, format!("role {} does not exist", shown(role)))
             .detail("Rights are granted to a role of this cluster, by its name as it stands in pg_roles.")
@@ -261,12 +261,12 @@ pub fn reset_members(extension: &Extension) {
 
 /// The same for one function that is being created. One that is for everybody keeps what default privileges grant.
 pub fn reset_function(function: pg_sys::Oid) {
-    let name = function_name(function);
+    let name = function::name_of(function);
     let is_in = |list: &[&str]| list.contains(&name.as_str());
     if !CLOSED.iter().any(|list| is_in(list)) {
         return;
     }
-    let signature = signature(function);
+    let signature = function::signature_of(function);
     revoke_all(function, &signature);
     if is_in(MONITOR_FUNCTIONS[0]) || is_in(SERVICE_VIEWS) {
         spi::execute(&format!("GRANT EXECUTE ON FUNCTION {signature} TO {WATCHER}"));
@@ -354,7 +354,7 @@ pub fn renew_members(extension: &Extension) {
 
 fn on_functions(extension: &Extension, names: &[&str], statement: impl Fn(&str) -> String) {
     for function in functions(extension, names) {
-        spi::execute(&statement(&signature(function)));
+        spi::execute(&statement(&function::signature_of(function)));
     }
 }
 
@@ -364,12 +364,6 @@ fn functions(extension: &Extension, list: &[&str]) -> Vec<pg_sys::Oid> {
     spi::run(Access::ReadLatest, sql, &[extension.namespace.into(), names(list).into()], |rows| {
         rows.map(|rows, row| rows.get(row, 1).expect("an OID"))
     })
-}
-
-/// The name of a function with its arguments, quoted.
-pub fn signature(function: pg_sys::Oid) -> String {
-    let sql = "SELECT $1::regprocedure::text";
-    spi::run(Access::ReadLatest, sql, &[function.into()], |rows| rows.get(0, 1)).expect("a function")
 }
 
 fn on_views(extension: &Extension, views: &[&str], role: &str) {

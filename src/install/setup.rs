@@ -4,6 +4,7 @@
 use super::row_policies::ensure_policies;
 use super::upgrade::{renew_comments, upgrade};
 use super::{former_signatures, grants};
+use crate::access::owner;
 use crate::error::{Refusal, warn};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, RUNS, STATISTICS};
 use crate::partition::create::{Table, create, wanted_months};
@@ -197,7 +198,7 @@ fn has_lz4() -> bool {
 /// owner: whoever can create tables here could have planted it; and unless the caller has its owner's rights. 55000 when it cannot serve.
 fn adopt_table(extension: &Extension, name: &str, table: pg_sys::Oid, sql: &str) {
     check_origin(extension, name, table);
-    privileges::check(extension, name, "Set-up changes tables.", "Run it as the owner, or as a superuser.");
+    owner::must_own(extension, name, "Set-up changes tables.", "Run it as the owner, or as a superuser.");
     let parent = TABLES.iter().find(|(parent, _)| *parent == name).map(|(_, sql)| sql.contains("PARTITION BY RANGE"));
     if parent == Some(true) {
         check_partitioning(extension, name, table);

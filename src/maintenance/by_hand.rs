@@ -4,6 +4,7 @@ use super::budget::Turn;
 use super::cleanup::{milliseconds_since, rounded};
 use super::log::{self, Row};
 use super::steps::{Outcome, STEPS, Step};
+use crate::access::owner;
 use crate::error::warn;
 use crate::extension::{CACHE, Extension};
 use crate::partition::dump_check;
@@ -71,7 +72,7 @@ fn cache_run_maintenance() -> TableIterator<
     ),
 > {
     let extension = Extension::current();
-    privileges::check(
+    owner::must_own(
         &extension,
         CACHE,
         "Maintenance creates and drops partitions.",

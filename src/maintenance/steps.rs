@@ -7,6 +7,7 @@ use super::cleanup::delete_expired;
 use super::drop_months;
 use super::limits::evict_over_limit;
 use crate::access::all_rows::must_change_all;
+use crate::access::owner;
 use crate::audit::reads;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS, STATISTICS};
 use crate::install::former_signatures;
@@ -15,7 +16,7 @@ use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
 use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
-use crate::pg::{privileges, subtransaction};
+use crate::pg::subtransaction;
 use crate::statistics::{flush, summary};
 use crate::{settings, worker};
 use pgrx::pg_sys;
@@ -235,7 +236,7 @@ fn longest_flush() -> Duration {
 
 /// A step that writes several tables fails unless they have one owner.
 fn unless_of_one_owner(extension: &Extension, tables: &[&str]) -> Option<Outcome> {
-    let (one, other) = privileges::of_different_owners(extension, tables)?;
+    let (one, other) = owner::of_different_owners(extension, tables)?;
     Some(Outcome::failure(format!("{one} and {other} have different owners: ALTER TABLE … OWNER TO")))
 }
 

@@ -6,6 +6,7 @@
 use super::catalog::{forget_partitions, partitions_of};
 use super::secure::secure;
 use crate::access::grant_hint::{Grant, with_way_out};
+use crate::access::owner;
 use crate::arguments;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
@@ -71,7 +72,7 @@ fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
         .hint("Pass any day of the month, such as '2027-01-01'.")
         .raise()
     });
-    if privileges::is_service(cache) {
+    if owner::is_service(cache) {
         privileges::confined_to_owner_of(cache, || with_storage_of_database(|| create(&extension, Table::Cache, month)))
             .0
     } else {
@@ -155,7 +156,7 @@ pub fn create(extension: &Extension, table: Table, month: Month) -> (String, boo
     if let Some(partition) = existing() {
         return (partition.name(), false);
     }
-    privileges::check(
+    owner::must_own(
         extension,
         table.name(),
         "Only the owner of a table can change its partitions.",

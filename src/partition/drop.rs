@@ -1,10 +1,11 @@
 //! Retirement of partitions: a month in which nothing is live any more goes in one DROP.
 
-use super::catalog::{Partition, forget_partitions, partitions_of, qualified_name};
+use super::catalog::{Partition, forget_partitions, partitions_of};
 use super::create::Table;
 use super::dump_check::{self, AT_WORK};
 use super::unused::is_new_and_unused;
 use crate::access::all_rows::must_see_all;
+use crate::access::owner;
 use crate::address::same_entry;
 use crate::arguments;
 use crate::calendar::{Month, month_of};
@@ -13,6 +14,7 @@ use crate::extension::{CACHE, Extension};
 use crate::pg::clock::now;
 use crate::pg::guc::with_setting;
 use crate::pg::privileges;
+use crate::pg::relation::qualified_name;
 use crate::pg::spi::{self, Access};
 use crate::pg::subtransaction::{self, Caught};
 use crate::settings;
@@ -68,11 +70,11 @@ fn drop_old_cache_partitions(
         must_see_all(&extension, &[CACHE]);
         retire(&extension, Table::Cache, old, include_live, settings::LOCK_TIMEOUT.get())
     };
-    let retired = if privileges::is_service(parent) {
+    let retired = if owner::is_service(parent) {
         privileges::confined_to_owner_of(parent, retire_old)
     } else {
         let hint = "Run it as the owner, or as a service role.";
-        privileges::check(&extension, CACHE, "Only the owner of a table can drop its partitions.", hint);
+        owner::must_own(&extension, CACHE, "Only the owner of a table can drop its partitions.", hint);
         retire_old()
     };
     TableIterator::new(

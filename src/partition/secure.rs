@@ -2,11 +2,12 @@
 //! without a policy, no grants, and the unique index of its entries. A tenant then reaches its rows
 //! through the parent only.
 
-use super::catalog::{partitions_of, qualified_name, while_it_stays};
+use super::catalog::partitions_of;
 use crate::audit::archive;
 use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension};
 use crate::pg::privileges;
+use crate::pg::relation::{qualified_name, while_it_stays};
 use crate::pg::spi::{self, Access};
 use crate::statistics::summary::ENTRY_INDEXES;
 use pgrx::{PgSqlErrorCode, pg_sys};

@@ -5,11 +5,13 @@
 pub mod advisory_lock;
 pub mod backend;
 pub mod clock;
+pub mod function;
 pub mod guc;
 pub mod invalidation;
 pub mod jsonb;
 pub mod nodes;
 pub mod privileges;
+pub mod relation;
 pub mod shared_memory;
 pub mod spi;
 pub mod srf;

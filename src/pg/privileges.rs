@@ -1,13 +1,9 @@
-//! Owners of tables: who is one, and work done with an owner's rights for a caller who must not have them.
-//! A tenant's write leaves an audit row that no tenant could write, or forge, by itself.
+//! Privileges: who has them, and work done with an owner's rights for a caller who must not have them.
 
 #![allow(unsafe_code)]
 
 use super::{backend, version};
-use crate::access::row_security::Sight;
-use crate::error::Refusal;
-use crate::extension::Extension;
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::pg_sys;
 
 /// Runs `f` with the rights of the owner of a table.
 pub fn as_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
@@ -52,22 +48,6 @@ pub fn confined_to_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
 /// The same for a caller who has the owner's rights, as a superuser has; any other keeps its own.
 pub fn without_more_than_owner_of<T>(table: pg_sys::Oid, f: impl FnOnce() -> T) -> T {
     if has_rights_of(owner_of(table)) { confined_to_owner_of(table, f) } else { f() }
-}
-
-/// Whether the current user is a service: it does not have the rights of the owner of the entries, and may delete every
-/// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
-/// have been granted with all others.
-pub fn is_service(cache: pg_sys::Oid) -> bool {
-    !has_rights_of(owner_of(cache)) && Sight::is_of_every_delete(cache)
-}
-
-/// Two of the tables that have different owners, if there are any: a statement that writes several runs the triggers
-/// of all with the rights of one owner.
-pub fn of_different_owners<'a>(extension: &Extension, tables: &[&'a str]) -> Option<(&'a str, &'a str)> {
-    let owner = |table: &str| owner_of(extension.table(table));
-    let (first, others) = tables.split_first()?;
-    let other = others.iter().find(|other| owner(other) != owner(first))?;
-    Some((first, other))
 }
 
 /// The owner of a table that exists.
@@ -119,22 +99,6 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
 /// Whether the current user is a superuser.
 pub fn acts_as_superuser() -> bool {
     is_superuser(backend::current_user())
-}
-
-/// Checks that the current user owns one of the extension's tables, or has its owner's rights.
-///
-/// # Errors
-/// 42501 with the given detail and hint.
-pub fn check(extension: &Extension, table: &str, detail: &str, hint: &str) {
-    if !has_rights_of(owner_of(extension.table(table))) {
-        Refusal::new(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of table {}.{table}", extension.schema),
-        )
-        .detail(detail)
-        .hint(hint)
-        .raise();
-    }
 }
 
 /// Whether the current user may read a table, or as much of it as row security shows.

@@ -6,7 +6,7 @@ use crate::access::all_rows::{owner_sees_all, sees_all};
 use crate::access::grant_hint::{Grant, with_way_out};
 use crate::access::monitor;
 use crate::extension::{CACHE, Extension, RUNS, TABLES};
-use crate::partition::catalog::function_name;
+use crate::pg::function;
 use crate::pg::guc::with_settings;
 use crate::pg::spi::{self, Access};
 use crate::pg::srf::materialize;
@@ -31,7 +31,7 @@ crate::pg::srf::set_returning!(infinite_pages_cache_report, pg_finfo_infinite_pa
 /// One C function under all reports; it finds its query by the name it was called by.
 fn report(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: a function called by PostgreSQL has its lookup record.
-    let name = function_name(unsafe { (*(*fcinfo).flinfo).fn_oid });
+    let name = function::name_of(unsafe { (*(*fcinfo).flinfo).fn_oid });
     let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
     let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
     let extension = Extension::current();

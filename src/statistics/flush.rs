@@ -10,6 +10,7 @@ use super::hits::{self, Entry, Hits};
 use super::tokens::Tokens;
 use super::transaction_end::{Action, at_commit, has_drained};
 use crate::access::all_rows::must_change_all;
+use crate::access::owner;
 use crate::audit::reads;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, STATISTICS};
@@ -31,13 +32,13 @@ fn cache_flush_statistics() -> TableIterator<
     (name!(entries_updated, i64), name!(entries_locked, i64), name!(content_types, i64), name!(audit_rows, i64)),
 > {
     let extension = Extension::current();
-    privileges::check(
+    owner::must_own(
         &extension,
         CACHE,
         "Only the owner of the cache can store what has been counted.",
         "Run it as the owner. The views show what has not been stored yet, too.",
     );
-    if let Some((one, other)) = privileges::of_different_owners(&extension, &WRITTEN) {
+    if let Some((one, other)) = owner::of_different_owners(&extension, &WRITTEN) {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("tables {one} and {other} have different owners"),

@@ -1,0 +1,39 @@
+//! Owners of the extension's tables, and services, which may act in their place where a function says so.
+
+use super::row_security::Sight;
+use crate::error::Refusal;
+use crate::extension::Extension;
+use crate::pg::privileges;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+/// Checks that the current user owns one of the extension's tables, or has its owner's rights.
+///
+/// # Errors
+/// 42501 with the given detail and hint.
+pub fn must_own(extension: &Extension, table: &str, detail: &str, hint: &str) {
+    if !privileges::is_owned(extension.table(table)) {
+        Refusal::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of table {}.{table}", extension.schema),
+        )
+        .detail(detail)
+        .hint(hint)
+        .raise();
+    }
+}
+
+/// Whether the current user is a service: it does not have the rights of the owner of the entries, and may delete every
+/// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
+/// have been granted with all others.
+pub fn is_service(cache: pg_sys::Oid) -> bool {
+    !privileges::is_owned(cache) && Sight::is_of_every_delete(cache)
+}
+
+/// Two of the tables that have different owners, if there are any: a statement that writes several runs the triggers
+/// of all with the rights of one owner.
+pub fn of_different_owners<'a>(extension: &Extension, tables: &[&'a str]) -> Option<(&'a str, &'a str)> {
+    let owner = |table: &str| privileges::owner_of(extension.table(table));
+    let (first, others) = tables.split_first()?;
+    let other = others.iter().find(|other| owner(other) != owner(first))?;
+    Some((first, other))
+}

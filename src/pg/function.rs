@@ -1,0 +1,57 @@
+//! Functions: their names, and the privileges on them.
+
+#![allow(unsafe_code)]
+
+use super::privileges;
+use super::spi::{self, Access};
+use pgrx::pg_sys;
+
+/// The name of a function, without its schema.
+pub fn name_of(function: pg_sys::Oid) -> String {
+    // SAFETY: get_func_name returns a palloc'd string for a function that exists, as one being called does.
+    unsafe { std::ffi::CStr::from_ptr(pg_sys::get_func_name(function)).to_string_lossy().into_owned() }
+}
+
+/// The name of a function with its arguments, quoted.
+pub fn signature_of(function: pg_sys::Oid) -> String {
+    let sql = "SELECT $1::regprocedure::text";
+    spi::run(Access::ReadLatest, sql, &[function.into()], |rows| rows.get(0, 1)).expect("a function")
+}
+
+/// Makes the privileges on the new function those on the old one, whatever default privileges have granted.
+pub fn hand_over_grants(old: pg_sys::Oid, new: pg_sys::Oid) {
+    // A privilege is granted after the one that its grantor needs: the owner's come first.
+    const CHANGES: &str = "\
+        WITH RECURSIVE entry AS ( \
+            SELECT p.oid, p.proowner, a.grantor, a.grantee, a.is_grantable \
+            FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE p.oid IN ($1, $2)), \
+        differ AS ( \
+            SELECT FROM (SELECT array_agg((grantor, grantee, is_grantable)::text ORDER BY grantor, grantee) FROM entry WHERE oid = $1) o (acl), \
+                        (SELECT array_agg((grantor, grantee, is_grantable)::text ORDER BY grantor, grantee) FROM entry WHERE oid = $2) n (acl) \
+            WHERE o.acl IS DISTINCT FROM n.acl), \
+        granted (grantor, grantee, is_grantable, depth) AS ( \
+            SELECT grantor, grantee, is_grantable, 1 FROM entry WHERE oid = $1 AND grantor = proowner \
+            UNION SELECT e.grantor, e.grantee, e.is_grantable, g.depth + 1 \
+            FROM entry e JOIN granted g ON e.grantor = g.grantee AND g.is_grantable \
+            WHERE e.oid = $1 AND e.grantor <> e.proowner AND g.depth < 100), \
+        role (oid, name) AS (SELECT oid, quote_ident(rolname) FROM pg_roles UNION ALL SELECT 0::oid, 'PUBLIC'), \
+        change (depth, grantor, statement) AS ( \
+            SELECT DISTINCT 0, NULL::oid, 'REVOKE ALL ON FUNCTION %s FROM ' || r.name || ' CASCADE' \
+            FROM entry e JOIN role r ON r.oid = e.grantee WHERE e.oid = $2 \
+            UNION ALL \
+            SELECT min(g.depth), g.grantor, 'GRANT EXECUTE ON FUNCTION %s TO ' || r.name \
+                || CASE WHEN bool_or(g.is_grantable) THEN ' WITH GRANT OPTION' ELSE '' END \
+            FROM granted g JOIN role r ON r.oid = g.grantee GROUP BY g.grantor, g.grantee, r.name) \
+        SELECT statement, grantor FROM change WHERE EXISTS (SELECT FROM differ) ORDER BY depth, statement";
+    let changes = spi::run(Access::ReadLatest, CHANGES, &[old.into(), new.into()], |rows| {
+        rows.map(|rows, row| (rows.get::<String>(row, 1).expect("a statement"), rows.get::<pg_sys::Oid>(row, 2)))
+    });
+    let name = signature_of(new);
+    for (statement, grantor) in changes {
+        let grant = || spi::execute(&statement.replacen("%s", &name, 1));
+        match grantor {
+            Some(grantor) => privileges::as_role(grantor, grant),
+            None => grant(),
+        }
+    }
+}
