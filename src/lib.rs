@@ -25,6 +25,7 @@ mod ttl;
 mod worker;
 
 use pg::backend;
+use pg::shared_memory::Area;
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -32,6 +33,15 @@ use pgrx::prelude::*;
 extension_sql_file!("../sql/schema/functions.sql", name = "functions");
 extension_sql_file!("../sql/schema/views.sql", name = "views", requires = ["functions"]);
 extension_sql!("SELECT @extschema@.cache_setup();", name = "setup", requires = ["views"], finalize);
+
+/// Areas of shared memory.
+static AREAS: [&Area; 5] = [
+    &statistics::counters::AREA,
+    &statistics::hits::AREA,
+    &statistics::prepared::AREA,
+    &audit::ring::AREA,
+    &worker::databases::AREA,
+];
 
 /// Called once in each backend that uses the extension, or in the server if it is preloaded.
 #[allow(non_snake_case)]
@@ -41,11 +51,11 @@ pub extern "C-unwind" fn _PG_init() {
     // An error is for its reader: no stack trace in its DETAIL, whatever the server was started with.
     // SAFETY: a server process that loads a library has one thread.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
-    settings::define(backend::is_preloading());
+    settings::define(backend::is_preloading(), &maintenance::steps::NAMES);
     pg::invalidation::watch();
     statistics::transaction_end::watch();
     if backend::is_preloading() && !backend::is_binary_upgrade() {
-        pg::shared_memory::reserve();
+        pg::shared_memory::reserve(&AREAS);
         worker::register_launcher();
     }
 }

@@ -2,11 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use crate::maintenance::steps;
 use crate::pg::version;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::OnceLock;
 
 /// What the audit log records.
 #[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -41,8 +41,8 @@ pub static MAINTENANCE_LOG_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(3
 pub static RETENTION_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Time between two ticks of the worker in a database, in milliseconds; 0 = the worker is off.
 pub static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(30_000);
-/// Steps of maintenance that the worker leaves out.
-pub static SKIP_STEPS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Steps of maintenance that the worker leaves out; see [`skipped_steps`].
+static SKIP_STEPS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// Role that the worker acts as; empty = the owners of the tables.
 pub static MAINTENANCE_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -57,9 +57,13 @@ pub static STATISTICS_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(400 * 
 /// Size of the table up to which reports count its rows, in kB.
 pub static EXACT_REPORT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 
+/// The names that [`SKIP_STEPS`] may have.
+static STEPS: OnceLock<&[&str]> = OnceLock::new();
+
 /// Defines the settings; called once when the library is loaded, `preloading` when the server does it as it
-/// starts.
-pub fn define(preloading: bool) {
+/// starts. `steps`: the names of the steps of maintenance.
+pub fn define(preloading: bool, steps: &'static [&'static str]) {
+    STEPS.get_or_init(|| steps);
     GucRegistry::define_bool_guc(
         c"infinite_pages_cache.enabled",
         c"Switches the cache on.",
@@ -248,6 +252,15 @@ fn define_sizes() {
     );
 }
 
+/// The steps that the worker leaves out.
+pub fn skipped_steps() -> Vec<Vec<u8>> {
+    SKIP_STEPS.get().map_or_else(Vec::new, |list| names_in(list.to_bytes()).map(<[u8]>::to_vec).collect())
+}
+
+fn names_in(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
+}
+
 /// Refuses a list with a name that no step has.
 #[pg_guard]
 unsafe extern "C-unwind" fn check_steps(
@@ -262,12 +275,25 @@ unsafe extern "C-unwind" fn check_steps(
             return true;
         }
         let list = CStr::from_ptr(*value).to_bytes();
-        let Some(unknown) = steps::names_in(list).find(|name| !steps::is_step(name)) else { return true };
-        let known: Vec<&str> = steps::STEPS.iter().map(|step| step.name).collect();
+        let known = STEPS.get().copied().unwrap_or_default();
+        let is_known = |name: &[u8]| known.iter().any(|step| step.as_bytes() == name);
+        let Some(unknown) = names_in(list).find(|name| !is_known(name)) else { return true };
         let unknown = String::from_utf8_lossy(unknown);
         let detail = format!("There is no step \"{unknown}\". The steps are: {}.", known.join(", "));
         let detail = CString::new(detail).expect("names have no NUL byte");
         pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr());
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_in;
+
+    #[test]
+    fn a_list_of_steps_is_read_with_its_blanks() {
+        let names = |list: &'static str| names_in(list.as_bytes()).collect::<Vec<_>>();
+        assert_eq!(names(" analyze ,enforce limits,"), [&b"analyze"[..], b"enforce limits"]);
+        assert!(names("  ").is_empty());
     }
 }

@@ -17,8 +17,8 @@ use crate::partition::secure::secure_all;
 use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
 use crate::pg::subtransaction;
+use crate::settings;
 use crate::statistics::{flush, summary};
-use crate::{settings, worker};
 use pgrx::pg_sys;
 use std::time::Duration;
 
@@ -136,16 +136,17 @@ pub const STEPS: [Step; 13] = [
         ..ORDINARY
     },
 ];
-const _: () = assert!(STEPS.len() <= worker::STEPS);
 
-/// The names in a list of steps, such as that of infinite_pages_cache.skip_steps.
-pub fn names_in(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
-}
-
-pub fn is_step(name: &[u8]) -> bool {
-    STEPS.iter().any(|step| step.name.as_bytes() == name)
-}
+/// Their names.
+pub static NAMES: [&str; STEPS.len()] = {
+    let mut names = [""; STEPS.len()];
+    let mut number = 0;
+    while number < STEPS.len() {
+        names[number] = STEPS[number].name;
+        number += 1;
+    }
+    names
+};
 
 /// Creates the coming partitions; trouble with one month does not keep the others from theirs.
 fn premake(extension: &Extension, table: Table, turn: &dyn Turn) -> Outcome {
@@ -320,16 +321,4 @@ fn in_the_way(affected: i64, detail: String) -> Outcome {
 fn try_lock(table: pg_sys::Oid) -> bool {
     // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
     unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::names_in;
-
-    #[test]
-    fn a_list_of_steps_is_read_with_its_blanks() {
-        let names = |list: &'static str| names_in(list.as_bytes()).collect::<Vec<_>>();
-        assert_eq!(names(" analyze ,enforce limits,"), [&b"analyze"[..], b"enforce limits"]);
-        assert!(names("  ").is_empty());
-    }
 }

@@ -4,10 +4,10 @@
 #![allow(unsafe_code)]
 
 use super::version;
-use crate::{audit, statistics, worker};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A part of shared memory with the locks that guard it.
@@ -21,16 +21,15 @@ pub struct Area {
     pub start: fn(memory: *mut u8, locks: *mut pg_sys::LWLockPadded),
 }
 
-const AREAS: [&Area; 5] = [
-    &statistics::counters::AREA,
-    &statistics::hits::AREA,
-    &statistics::prepared::AREA,
-    &audit::ring::AREA,
-    &worker::databases::AREA,
-];
+static AREAS: OnceLock<&[&Area]> = OnceLock::new();
 
-/// Reserves the areas; called while the server preloads the library.
-pub fn reserve() {
+fn areas() -> impl Iterator<Item = &'static Area> {
+    AREAS.get().into_iter().flat_map(|areas| areas.iter().copied())
+}
+
+/// Reserves areas; called once, while the server preloads the library.
+pub fn reserve(areas: &'static [&'static Area]) {
+    AREAS.get_or_init(|| areas);
     version::on_shared_memory_request(request);
     // SAFETY: the postmaster, which has one thread, loads the library once. The earlier hook is called
     // by ours.
@@ -43,7 +42,7 @@ pub fn reserve() {
 static mut EARLIER_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
 fn request() {
-    for area in AREAS {
+    for area in areas() {
         // SAFETY: called when memory and locks may be requested, with NUL-terminated names.
         unsafe {
             pg_sys::RequestAddinShmemSpace((area.bytes)());
@@ -60,7 +59,7 @@ unsafe extern "C-unwind" fn startup() {
         if let Some(earlier) = EARLIER_STARTUP {
             earlier();
         }
-        for area in AREAS {
+        for area in areas() {
             let bytes = (area.bytes)();
             let mut found = false;
             let memory = pg_sys::ShmemInitStruct(area.name.as_ptr(), bytes, &mut found).cast::<u8>();

@@ -6,6 +6,7 @@
 use super::database_list::DatabaseList;
 use super::schedule::{self, MINUTE};
 use crate::maintenance::budget::LONGEST_BATCH;
+use crate::maintenance::steps;
 use crate::pg::clock::now;
 use crate::pg::shared_memory::{Area, Lock};
 use crate::pg::subtransaction::MARK;
@@ -16,7 +17,8 @@ use std::time::Duration;
 /// Databases that are remembered.
 pub const SLOTS: usize = 2048;
 /// Steps of maintenance that a slot has room for.
-pub const STEPS: usize = 16;
+const STEPS: usize = 16;
+const _: () = assert!(steps::STEPS.len() <= STEPS);
 /// A database without the extension is looked at again after this time.
 const ABSENT: i64 = 10 * MINUTE;
 

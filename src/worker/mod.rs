@@ -12,6 +12,5 @@ mod status;
 mod tick;
 mod transaction;
 
-pub use databases::STEPS;
 pub use launcher::NO_PLACE;
 pub use process::{announce_at_commit, register_launcher};

@@ -10,7 +10,7 @@ use crate::maintenance::budget::{LONGEST_BATCH, Turn};
 use crate::maintenance::by_hand::share_of_time;
 use crate::maintenance::cleanup::rounded;
 use crate::maintenance::log::{self, Row};
-use crate::maintenance::steps::{self, Locks, Outcome, STEPS, Step};
+use crate::maintenance::steps::{Locks, Outcome, STEPS, Step};
 use crate::pg::advisory_lock::{self, Class};
 use crate::pg::backend;
 use crate::pg::clock::now;
@@ -224,8 +224,8 @@ fn named(oid: pg_sys::Oid) -> Role {
 /// The steps that are neither left out nor to be tried later; `None` when the database is not known any more.
 fn due_steps(database: pg_sys::Oid, now: i64) -> Option<Vec<usize>> {
     let slot = databases::slot_of(database)?;
-    let left_out = settings::SKIP_STEPS.get().unwrap_or_default();
-    let is_left_out = |step: &Step| steps::names_in(left_out.to_bytes()).any(|name| name == step.name.as_bytes());
+    let skipped = settings::skipped_steps();
+    let is_left_out = |step: &Step| skipped.iter().any(|name| name == step.name.as_bytes());
     let mut due = Vec::with_capacity(STEPS.len());
     for (number, step) in STEPS.iter().enumerate() {
         if is_left_out(step) {
