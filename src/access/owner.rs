@@ -2,7 +2,7 @@
 
 use super::row_security::Sight;
 use crate::error::Refusal;
-use crate::extension::Extension;
+use crate::extension::{AUDIT_LOG, Extension};
 use crate::pg::privileges;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -36,4 +36,11 @@ pub fn of_different_owners<'a>(extension: &Extension, tables: &[&'a str]) -> Opt
     let (first, others) = tables.split_first()?;
     let other = others.iter().find(|other| owner(other) != owner(first))?;
     Some((first, other))
+}
+
+/// Whether the archive is that of the audit log, as far as its owner tells: whoever may create tables may take its name.
+pub fn is_archive_of_log(extension: &Extension, archive: pg_sys::Oid) -> bool {
+    let owner = privileges::owner_of(archive);
+    extension.find_table(AUDIT_LOG).is_some_and(|log| owner == privileges::owner_of(log))
+        || privileges::is_superuser(owner)
 }

@@ -100,7 +100,7 @@ fn bounds_of(partition: &Partition) -> String {
 /// archived the name is free, and whoever may create tables here could have taken it.
 pub fn find_archive(extension: &Extension) -> Option<pg_sys::Oid> {
     let archive = extension.find_table(AUDIT_ARCHIVE)?;
-    if !is_own(extension, archive) {
+    if !owner::is_archive_of_log(extension, archive) {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("{}.{AUDIT_ARCHIVE} is not the archive of the audit log", extension.schema),
@@ -110,13 +110,6 @@ pub fn find_archive(extension: &Extension) -> Option<pg_sys::Oid> {
         .raise();
     }
     Some(archive)
-}
-
-/// Whether the archive is one that the extension has made, as far as its owner tells.
-pub fn is_own(extension: &Extension, archive: pg_sys::Oid) -> bool {
-    let owner = privileges::owner_of(archive);
-    extension.find_table(AUDIT_LOG).is_some_and(|log| owner == privileges::owner_of(log))
-        || privileges::is_superuser(owner)
 }
 
 fn ensure_archive(extension: &Extension) {

@@ -5,6 +5,9 @@
 use crate::pg::{invalidation, relation};
 use pgrx::pg_sys;
 
+/// The partitions of the cache that have their entry index, as `indrelid`: a query.
+pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
+
 /// A partition and the timestamps it holds, in microseconds since 2000-01-01 UTC.
 #[derive(Clone, Copy, Debug)]
 pub struct Partition {

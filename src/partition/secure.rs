@@ -2,14 +2,13 @@
 //! without a policy, no grants, and the unique index of its entries. A tenant then reaches its rows
 //! through the parent only.
 
-use super::catalog::partitions_of;
-use crate::audit::archive;
+use super::catalog::{ENTRY_INDEXES, partitions_of};
+use crate::access::owner;
 use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension};
 use crate::pg::privileges;
 use crate::pg::relation::{qualified_name, while_it_stays};
 use crate::pg::spi::{self, Access};
-use crate::statistics::summary::ENTRY_INDEXES;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Gives every partition what it lacks, as one made by hand does, and what is below it, an index only if wanted; calls
@@ -17,9 +16,9 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 pub fn secure_all(extension: &Extension, indexes: bool, mut after: impl FnMut()) -> i64 {
     let mut secured = 0;
     for table in [CACHE, AUDIT_LOG, AUDIT_ARCHIVE] {
-        // Whoever may create tables here may have made one of the archive's name.
-        let parent =
-            extension.find_table(table).filter(|parent| table != AUDIT_ARCHIVE || archive::is_own(extension, *parent));
+        let parent = extension
+            .find_table(table)
+            .filter(|parent| table != AUDIT_ARCHIVE || owner::is_archive_of_log(extension, *parent));
         let months: Vec<_> = parent.map(partitions_of).unwrap_or_default().iter().map(|month| month.oid).collect();
         for partition in parent.map(all_below).unwrap_or_default() {
             // The index of what is below a month comes from the month; a DEFAULT partition may hold a key of several.

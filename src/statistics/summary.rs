@@ -4,6 +4,7 @@
 use crate::access::all_rows::{must_change_all, must_see_all};
 use crate::access::monitor;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS};
+use crate::partition::catalog::ENTRY_INDEXES;
 use crate::pg::advisory_lock::{self, Class};
 use crate::pg::spi::{self, Access};
 use crate::report::counted::sees_all;
@@ -12,8 +13,6 @@ use crate::settings;
 const COUNT_BY_TYPE: &str = include_str!("../../sql/reports/entries_by_type.sql");
 const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql");
 const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
-/// The partitions that have their entry index, as `indrelid`.
-pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
 /// What reports read of tables that a monitor may not read: the table, the query, and the columns of the result.
 pub const READ_BY_OWNER: [(&str, &str, &str, &str); 4] = [
