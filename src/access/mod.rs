@@ -1,8 +1,10 @@
-//! Who may see what: claims of tenants, row security, monitors, and what a role lacks.
+//! Who may see what: claims of tenants, row security and its policies, owners, services and monitors, and what a role lacks.
 
 pub mod all_rows;
 pub mod grant_hint;
 pub mod monitor;
 pub mod owner;
+pub mod row_policies;
 pub mod row_security;
+pub mod service;
 pub mod tenant;

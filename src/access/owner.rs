@@ -1,6 +1,5 @@
-//! Owners of the extension's tables, and services, which may act in their place where a function says so.
+//! Owners of the extension's tables.
 
-use super::row_security::Sight;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, Extension};
 use crate::pg::privileges;
@@ -20,13 +19,6 @@ pub fn must_own(extension: &Extension, table: &str, detail: &str, hint: &str) {
         .hint(hint)
         .raise();
     }
-}
-
-/// Whether the current user is a service: it does not have the rights of the owner of the entries, and may delete every
-/// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
-/// have been granted with all others.
-pub fn is_service(cache: pg_sys::Oid) -> bool {
-    !privileges::is_owned(cache) && Sight::is_of_every_delete(cache)
 }
 
 /// Two of the tables that have different owners, if there are any: a statement that writes several runs the triggers

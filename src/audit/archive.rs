@@ -3,11 +3,11 @@
 
 use crate::access::all_rows::must_see_all_of;
 use crate::access::owner;
+use crate::access::row_policies::ensure_policies;
+use crate::access::service::{grant_audit, service_roles};
 use crate::arguments;
 use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, Extension};
-use crate::install::grants;
-use crate::install::row_policies::ensure_policies;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::dump_check;
 use crate::partition::secure::{revoke, secure};
@@ -130,7 +130,7 @@ fn ensure_archive(extension: &Extension) {
     }
     revoke(extension.table(AUDIT_ARCHIVE), "ALL");
     ensure_policies(extension, AUDIT_ARCHIVE);
-    for role in grants::service_roles(extension) {
-        grants::grant_audit(extension, AUDIT_ARCHIVE, &role);
+    for role in service_roles(extension) {
+        grant_audit(extension, AUDIT_ARCHIVE, &role);
     }
 }

@@ -1,10 +1,11 @@
 //! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
 //! of every user; everything else is the owner's.
 
-use super::row_policies::{self, ADMIN};
 use crate::access::grant_hint::TENANT_FUNCTION;
 use crate::access::monitor::FIGURES;
-use crate::access::owner;
+use crate::access::row_policies::ADMIN;
+use crate::access::service::{DATABASE_OWNER, add_to_policy, grant_audit, service_roles};
+use crate::access::{owner, row_policies};
 use crate::audit::archive::find_archive;
 use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension, POLICIES, RUNS};
@@ -67,8 +68,6 @@ const WATCHER: &str = "pg_read_all_data";
 /// Roles of Supabase and PostgREST, provided for where they exist.
 const KNOWN_TENANT: &str = "authenticated";
 const KNOWN_SERVICE: &str = "service_role";
-/// The role that the owner of the database is a member of.
-const DATABASE_OWNER: &str = "pg_database_owner";
 /// The predefined role that exporters of metrics are members of.
 const KNOWN_MONITOR: &str = "pg_monitor";
 
@@ -214,36 +213,6 @@ fn grant_service_tables(extension: &Extension, role: &str) {
     if find_archive(extension).is_some() {
         grant_audit(extension, AUDIT_ARCHIVE, role);
     }
-}
-
-/// Lets a service role read a table of audit rows, and delete from it, as cache_forget_user() must.
-pub fn grant_audit(extension: &Extension, table: &str, role: &str) {
-    spi::execute(&format!("GRANT SELECT, DELETE ON {}.{table} TO {role}", extension.schema));
-    add_to_policy(extension, table, role);
-}
-
-fn add_to_policy(extension: &Extension, table: &str, role: &str) {
-    let mut roles = policy_roles(extension, table);
-    if !roles.iter().any(|known| known == role || known == "PUBLIC") {
-        roles.push(role.to_string());
-        spi::execute(&format!("ALTER POLICY {ADMIN} ON {}.{table} TO {}", extension.schema, roles.join(", ")));
-    }
-}
-
-/// The roles of a table's policy of services, quoted.
-fn policy_roles(extension: &Extension, table: &str) -> Vec<String> {
-    spi::run(
-        Access::ReadLatest,
-        "SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)) END FROM pg_policy p, unnest(p.polroles) role \
-         WHERE p.polrelid = $1 AND p.polname = $2 ORDER BY 1",
-        &[extension.table(table).into(), ADMIN.into()],
-        |rows| rows.map(|rows, row| rows.get(row, 1).expect("a name")),
-    )
-}
-
-/// The service roles, quoted.
-pub fn service_roles(extension: &Extension) -> Vec<String> {
-    policy_roles(extension, CACHE).into_iter().filter(|role| role != DATABASE_OWNER && role != "PUBLIC").collect()
 }
 
 /// Gives the functions and views of the extension that is being created their first privileges,

@@ -3,6 +3,5 @@
 pub mod former_signatures;
 pub mod grants;
 pub mod replaced_functions;
-pub mod row_policies;
 pub mod setup;
 pub mod upgrade;

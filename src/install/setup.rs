@@ -1,10 +1,10 @@
 //! Set-up of a database: tables, indexes, policies, partitions, grants. It creates what is missing and
 //! adopts what exists, so it can be called again at any time.
 
-use super::row_policies::ensure_policies;
 use super::upgrade::{renew_comments, upgrade};
 use super::{former_signatures, grants};
 use crate::access::owner;
+use crate::access::row_policies::ensure_policies;
 use crate::error::{Refusal, warn};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, RUNS, STATISTICS};
 use crate::partition::create::{Table, create, wanted_months};

@@ -6,7 +6,7 @@
 use super::catalog::{forget_partitions, partitions_of};
 use super::secure::secure;
 use crate::access::grant_hint::{Grant, with_way_out};
-use crate::access::owner;
+use crate::access::{owner, service};
 use crate::arguments;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
@@ -72,7 +72,7 @@ fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
         .hint("Pass any day of the month, such as '2027-01-01'.")
         .raise()
     });
-    if owner::is_service(cache) {
+    if service::is_service(cache) {
         privileges::confined_to_owner_of(cache, || with_storage_of_database(|| create(&extension, Table::Cache, month)))
             .0
     } else {

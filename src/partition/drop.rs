@@ -5,7 +5,7 @@ use super::create::Table;
 use super::dump_check::{self, AT_WORK};
 use super::unused::is_new_and_unused;
 use crate::access::all_rows::must_see_all;
-use crate::access::owner;
+use crate::access::{owner, service};
 use crate::address::same_entry;
 use crate::arguments;
 use crate::calendar::{Month, month_of};
@@ -70,7 +70,7 @@ fn drop_old_cache_partitions(
         must_see_all(&extension, &[CACHE]);
         retire(&extension, Table::Cache, old, include_live, settings::LOCK_TIMEOUT.get())
     };
-    let retired = if owner::is_service(parent) {
+    let retired = if service::is_service(parent) {
         privileges::confined_to_owner_of(parent, retire_old)
     } else {
         let hint = "Run it as the owner, or as a service role.";

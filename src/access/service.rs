@@ -1,0 +1,50 @@
+//! Services: roles that reach the entries of every user, and act in the owner's place where a function says so. The policy
+//! [`ADMIN`] of each table names them.
+
+use super::row_policies::ADMIN;
+use super::row_security::Sight;
+use crate::extension::{CACHE, Extension};
+use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
+use pgrx::pg_sys;
+
+/// The role that the owner of the database is a member of.
+pub const DATABASE_OWNER: &str = "pg_database_owner";
+
+/// Whether the current user is a service: it does not have the rights of the owner of the entries, and may delete every
+/// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
+/// have been granted with all others.
+pub fn is_service(cache: pg_sys::Oid) -> bool {
+    !privileges::is_owned(cache) && Sight::is_of_every_delete(cache)
+}
+
+/// Lets a service role read a table of audit rows, and delete from it, as cache_forget_user() must.
+pub fn grant_audit(extension: &Extension, table: &str, role: &str) {
+    spi::execute(&format!("GRANT SELECT, DELETE ON {}.{table} TO {role}", extension.schema));
+    add_to_policy(extension, table, role);
+}
+
+/// Adds a role to a table's policy of services.
+pub fn add_to_policy(extension: &Extension, table: &str, role: &str) {
+    let mut roles = policy_roles(extension, table);
+    if !roles.iter().any(|known| known == role || known == "PUBLIC") {
+        roles.push(role.to_string());
+        spi::execute(&format!("ALTER POLICY {ADMIN} ON {}.{table} TO {}", extension.schema, roles.join(", ")));
+    }
+}
+
+/// The roles of a table's policy of services, quoted.
+fn policy_roles(extension: &Extension, table: &str) -> Vec<String> {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)) END FROM pg_policy p, unnest(p.polroles) role \
+         WHERE p.polrelid = $1 AND p.polname = $2 ORDER BY 1",
+        &[extension.table(table).into(), ADMIN.into()],
+        |rows| rows.map(|rows, row| rows.get(row, 1).expect("a name")),
+    )
+}
+
+/// The service roles, quoted.
+pub fn service_roles(extension: &Extension) -> Vec<String> {
+    policy_roles(extension, CACHE).into_iter().filter(|role| role != DATABASE_OWNER && role != "PUBLIC").collect()
+}
