@@ -16,7 +16,7 @@ PLACES = 65_536
 # Those that a monitoring system reads all the time, whole.
 METRICS = ("cache_alerts", "cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "user_cache_analytics")
 
-# Reports are read as README.md reads them.
+# Reports are read as docs/monitoring.md reads them.
 REPORTS = {
     "cache_alerts": "SELECT * FROM cache_alerts",
     "cache_performance_metrics": "SELECT * FROM cache_performance_metrics",

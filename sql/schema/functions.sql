@@ -1,4 +1,4 @@
--- Every function of the extension, in the order of README.md. Tables are made by cache_setup().
+-- Every function of the extension, in the order of docs/reference.md. Tables are made by cache_setup().
 -- A function that runs statements fixes its search_path, so that no caller's path, operator or
 -- temporary object can change what those statements mean. (cache_lookup, the hot path, names every
 -- operator's schema instead: a SET clause costs it a fifth of its time.)

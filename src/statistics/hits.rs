@@ -449,7 +449,7 @@ mod tests {
         assert!(found.entry == entry && found.tokens.millionths < MILLION);
     }
 
-    /// As README says of max_tracked_entries, with the quarter that stays free.
+    /// As docs/settings.md says of max_tracked_entries, with the quarter that stays free.
     #[test]
     fn an_entry_takes_a_hundred_bytes() {
         assert_eq!(size_of::<Slot>() * 5 / 4, 100);

@@ -1,4 +1,4 @@
-"""What the README says of drivers: what they send, what they make of what they get, and what PostgreSQL does with it."""
+"""What docs/clients.md says of drivers: what they send, what they make of what they get, and what PostgreSQL does with it."""
 
 import json
 

@@ -111,7 +111,7 @@ def test_the_answer_of_one_request_is_not_served_for_another(keys):
 
 
 def test_a_client_library_of_the_rfc_rounds_such_a_number_or_refuses_it():
-    """As the README says."""
+    """As docs/reference.md says."""
     assert rfc8785.dumps(json.loads("0.10000000000000000001")) == b"0.1"
     with pytest.raises(rfc8785.IntegerDomainError):
         rfc8785.dumps(json.loads("9007199254740993"))

@@ -1,4 +1,4 @@
-"""What limits take away is told: by type, in the statistics, in the log, by an alert; and README shows the limits there are."""
+"""What limits take away is told: by type, in the statistics, in the log, by an alert; and its page shows the limits there are."""
 
 import re
 from decimal import Decimal
@@ -150,9 +150,9 @@ def test_evictions_with_the_sql_of_an_old_version(cluster, known, version):
 
 # ── what is installed ────────────────────────────────────────────────────────────────────────────
 
-def test_readme_shows_the_policies_that_are_installed(database):
+def test_the_page_of_content_policies_shows_those_that_are_installed(database):
     shown = re.search(r"^\| content type \| ttl \| token_cost \| max_entries \| priority_tier \|\n\|[-| ]+\n((?:\|.*\n)+)",
-                      (ROOT / "README.md").read_text(), re.M)[1]
+                      (ROOT / "docs/content-policies.md").read_text(), re.M)[1]
     rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in shown.splitlines()]
     installed = database.execute("SELECT content_type, ttl, token_cost, max_entries, priority_tier FROM cache_content_policies")
     found = {content_type: (days, Decimal(cost), limit, int(tier)) for content_type, days, cost, limit, tier in rows}
