@@ -7,9 +7,12 @@ use super::entry_index::Entries;
 use super::index_scan::{KEEP_LOCK, Row, Scan, open_table};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
-use crate::address::Address;
+use crate::address::{Address, matching};
 use crate::extension::Extension;
+use crate::pg::spi::{Access, Rows};
 use crate::pg::{backend, invalidation};
+use crate::saved_plan;
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{Uuid, pg_sys};
 
 /// A transaction in progress, other than this one.
@@ -36,32 +39,29 @@ impl Other {
 }
 
 /// What there is of an entry.
-#[derive(Default)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Found {
     /// When each version was made that is committed now, or written by this transaction, and that the caller may see;
     /// `None` when only a statement can tell.
     pub versions: Option<Vec<i64>>,
     /// Whether there is any version, whoever may see it.
     pub exists: bool,
-    /// Who is writing a version: one of its own, or a new row in the place of another.
-    pub inserter: Option<Other>,
 }
 
 /// Looks at an entry until nobody is inserting a version of it; waits for whoever is.
 pub fn settled(address: &Address) -> Found {
     loop {
-        let found = look(address);
-        match found.inserter {
-            Some(other) => other.wait(),
-            None => return found,
+        match look(address) {
+            (_, Some(inserter)) => inserter.wait(),
+            (found, None) => return found,
         }
     }
 }
 
-/// Looks at an entry.
-fn look(address: &Address) -> Found {
+/// Looks at an entry; returns also who is inserting a version: one of its own, or a new row in the place of another.
+fn look(address: &Address) -> (Found, Option<Other>) {
     loop {
-        let mut found = Found::default();
+        let (mut exists, mut inserter) = (false, None);
         let mut versions = Vec::new();
         let mut changed = false;
         let sight = each_row(Some(address), &address.user_id, |row, latest| {
@@ -69,8 +69,8 @@ fn look(address: &Address) -> Found {
             if !(state.is_seen || state.is_there) || !row.is_of(address) {
                 return true;
             }
-            found.exists |= state.is_there;
-            found.inserter = found.inserter.or(state.inserter);
+            exists |= state.is_there;
+            inserter = inserter.or(state.inserter);
             // A partition may be walked over twice.
             if state.is_seen && !versions.contains(&row.created_at()) {
                 versions.push(row.created_at());
@@ -84,14 +84,25 @@ fn look(address: &Address) -> Found {
         if changed {
             continue;
         }
-        found.versions = match sight {
+        let versions = match sight {
             Sight::All => Some(versions),
             Sight::OneUser if tenant::cache_current_user_id() == Some(address.user_id) => Some(versions),
             Sight::OneUser => Some(Vec::new()),
             Sight::Unknown => None,
         };
-        return found;
+        return (Found { versions, exists }, inserter);
     }
+}
+
+/// The versions of [`Found`], as a statement tells them.
+pub fn versions_by_statement(address: &Address) -> Vec<i64> {
+    let sql = |schema: &str| {
+        format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
+    };
+    saved_plan::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
+        let moment = |rows: &Rows, row| rows.get::<TimestampWithTimeZone>(row, 1).expect("it is NOT NULL").into();
+        rows.map(moment)
+    })
 }
 
 /// Whether this transaction has written, deleted or locked a version of an entry.

@@ -39,12 +39,40 @@ use crate::address::Address;
 use crate::extension::{CACHE, Extension};
 use crate::partition::create;
 use crate::pg::advisory_lock::{self, Brief, Class};
-use pgrx::Uuid;
+use pgrx::{Uuid, pg_sys};
 use sha2::{Digest, Sha256};
 
 /// Places of the locks that are kept until the end of a transaction: all that one can keep. The lock table of the server has
 /// room for 64 of each connection, with its default settings.
 const KEPT_PLACES: u32 = 64;
+
+/// A key that nobody else is writing, and that nobody can begin to write. [`with_key`] alone makes one, so what takes one
+/// cannot run without the lock.
+pub struct Locked<'a> {
+    address: &'a Address<'a>,
+    table: pg_sys::Oid,
+    found: Found,
+}
+
+impl<'a> Locked<'a> {
+    fn new(address: &'a Address<'a>, table: pg_sys::Oid) -> Self {
+        Self { address, table, found: conflicts::settled(address) }
+    }
+
+    pub fn address(&self) -> &'a Address<'a> {
+        self.address
+    }
+
+    /// The table of the cache, locked as INSERT does.
+    pub fn table(&self) -> pg_sys::Oid {
+        self.table
+    }
+
+    /// What there is of the entry.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+}
 
 /// What a write did.
 pub enum Wrote<T> {
@@ -54,15 +82,16 @@ pub enum Wrote<T> {
     Hidden(T),
 }
 
-/// Calls `write` with what there is of an entry, when nobody else is writing it and nobody can begin to.
-pub fn with_key<T>(address: &Address, write: impl FnOnce(&Found) -> Wrote<T>) -> T {
+/// Locks the key of an entry, and calls `write` with it.
+pub fn with_key<'a, T>(address: &'a Address<'a>, write: impl FnOnce(&Locked<'a>) -> Wrote<T>) -> T {
     let extension = Extension::current();
-    advisory_lock::lock_table_to_write(extension.table(CACHE));
+    let table = extension.table(CACHE);
+    advisory_lock::lock_table_to_write(table);
     let user = spread(&address.user_id);
     if Entries::current(&extension).has_others() {
         advisory_lock::lock_shared(Class::User, user & 0x7fff_ffff);
         advisory_lock::lock(Class::Key, place(user, &address.digest) % KEPT_PLACES);
-        let (Wrote::Openly(written) | Wrote::Hidden(written)) = write(&conflicts::settled(address));
+        let (Wrote::Openly(written) | Wrote::Hidden(written)) = write(&Locked::new(address, table));
         return written;
     }
     wait_for_erasure(&address.user_id, user);
@@ -71,7 +100,7 @@ pub fn with_key<T>(address: &Address, write: impl FnOnce(&Found) -> Wrote<T>) ->
         None if !conflicts::has_own(address) => Some(Brief::exclusive(Class::Key, place)),
         lock => lock,
     };
-    match write(&conflicts::settled(address)) {
+    match write(&Locked::new(address, table)) {
         Wrote::Openly(written) => {
             lock.into_iter().for_each(Brief::release);
             written

@@ -1,6 +1,7 @@
 //! Entries of the cache: how one is read, written and removed.
 
 mod client_numbers;
+mod columns;
 mod conflicts;
 mod content_policy;
 pub mod entry_index;
@@ -12,8 +13,11 @@ mod key_lock;
 mod lookup;
 mod newest_version;
 mod search;
+mod store;
 mod touch;
 mod upsert;
 mod upsert_many;
 mod values;
+mod write_rights;
+mod write_statements;
 mod writer;

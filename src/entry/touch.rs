@@ -1,8 +1,9 @@
 //! A new time to live for an entry that is alive.
 
 use super::content_policy::Policy;
-use super::key_lock::{self, Wrote};
-use super::{values, writer};
+use super::key_lock::{self, Locked, Wrote};
+use super::values;
+use super::write_rights::may_see;
 use crate::address::{Address, matching};
 use crate::arguments::or_raise;
 use crate::audit::writes::{self, Event};
@@ -26,7 +27,7 @@ fn cache_touch(
     if !settings::ENABLED.get() {
         return None;
     }
-    if !writer::may_see(&address) {
+    if !may_see(&address) {
         return None;
     }
     refuse_if_read_only(c"cache_touch()");
@@ -44,10 +45,9 @@ fn touch(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
     const ATTEMPTS: usize = 10;
     let mut before = None;
     for _ in 0..ATTEMPTS {
-        let (expiry, found) = key_lock::with_key(address, |found| {
-            Wrote::Openly((extend(address, lifetime), (found.exists, found.versions.clone())))
-        });
-        if expiry.is_some() || !found.0 || before.as_ref() == Some(&found) {
+        let (expiry, found) =
+            key_lock::with_key(address, |key| Wrote::Openly((extend(key, lifetime), key.found().clone())));
+        if expiry.is_some() || !found.exists || before.as_ref() == Some(&found) {
             return expiry;
         }
         before = Some(found);
@@ -55,9 +55,9 @@ fn touch(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
     None
 }
 
-fn extend(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
+fn extend(key: &Locked, lifetime: i64) -> Option<TimestampWithTimeZone> {
     let now = clock::now();
-    let mut args = address.args();
+    let mut args = key.address().args();
     args.extend([spi::timestamptz(values::expiry_after(now, lifetime)), spi::timestamptz(now)]);
     saved_plan::run(
         Access::Write,

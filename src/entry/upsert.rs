@@ -1,11 +1,9 @@
 //! cache_upsert(): one entry.
 
-use super::content_policy::Policy;
+use super::store::{NewEntry, store_all};
 use super::values::{Values, checked_content};
-use super::writer::{Writer, check_users};
 use crate::address::Address;
 use crate::arguments::or_raise;
-use crate::audit::writes::{self, Event};
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::clock::now;
 use crate::pg::jsonb::RawJsonb;
@@ -58,12 +56,5 @@ pub fn cache_upsert(
         return None;
     }
     refuse_if_read_only(c"cache_upsert()");
-    let policy = Policy::of(address.content_type);
-    check_users(std::iter::once(&address.user_id));
-    let written = Writer::new().store(&address, &values, &policy);
-    writes::record("upsert", &[Event::of(&address)]);
-    let counted_at = call.place(address.content_type, true);
-    call.stored(counted_at, 1, written.cost);
-    call.ends(counted_at);
-    Some(written.id)
+    store_all(&call, &[NewEntry { address, values }]).pop()
 }

@@ -1,13 +1,12 @@
 //! cache_upsert_many(): many entries in one call, all or none.
 
 use super::client_numbers::whole_number;
-use super::content_policy::Policy;
+use super::columns::{Form, fields};
+use super::store::{NewEntry, store_all};
 use super::values::{Values, checked_content};
-use super::writer::{Writer, check_users};
 use crate::access::tenant;
 use crate::address::Address;
 use crate::arguments;
-use crate::audit::writes::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::jsonb::RawJsonb;
@@ -15,91 +14,37 @@ use crate::pg::spi::Access;
 use crate::pg::{clock, subtransaction};
 use crate::statistics::Call;
 use crate::statistics::counters::Latency;
-use crate::statistics::tokens::Tokens;
 use crate::{saved_plan, settings, ttl};
 use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::CString;
 
 /// Entries that one call takes.
 const MAX_ENTRIES: usize = 10_000;
-
-/// The fields of an entry: the arguments of cache_upsert().
-const FIELDS: [&str; 15] = [
-    "user_id",
-    "content_type",
-    "cache_key",
-    "content",
-    "ttl",
-    "metadata",
-    "token_cost",
-    "prompt_template",
-    "prompt_variables",
-    "story_id",
-    "foundation_dependency",
-    "priority_tier",
-    "semantic_similarity_hash",
-    "reuse_score",
-    "expires_at",
-];
 
 #[pg_extern(sql = false)]
 fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
     let call = Call::begins(Latency::Upsert);
     let entries =
         entries.unwrap_or_else(|| arguments::missing("entries").hint("Pass a JSON array of objects.").raise());
-    let entries = unpack(entries);
+    let objects = unpack(entries);
     let now = clock::now();
-    let mut checked = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
-        checked.push(entry.check(index + 1, now));
-    }
+    let entries: Vec<NewEntry> = objects.iter().enumerate().map(|(index, entry)| entry.check(index + 1, now)).collect();
     if !settings::ENABLED.get() {
         return None;
     }
     refuse_if_read_only(c"cache_upsert_many()");
-    // Of a key that stands twice the last entry counts.
-    let mut last: BTreeMap<(Uuid, Uuid), usize> = BTreeMap::new();
-    for (index, (address, _)) in checked.iter().enumerate() {
-        last.insert((address.user_id, address.digest), index);
-    }
-    check_users(last.keys().map(|(user, _)| user));
-    let mut writer = Writer::new();
-    let mut policies: HashMap<&[u8], Policy> = HashMap::new();
-    let mut ids: HashMap<(Uuid, Uuid), Uuid> = HashMap::with_capacity(last.len());
-    let mut events = Vec::with_capacity(last.len());
-    let mut stored: BTreeMap<&[u8], (u64, Tokens)> = BTreeMap::new();
-    // In the order of users and digests, in which everybody locks rows.
-    for (key, index) in last {
-        pgrx::check_for_interrupts!();
-        let (address, values) = &checked[index];
-        let policy = policies.entry(address.content_type).or_insert_with(|| Policy::of(address.content_type));
-        let written = writer.store(address, values, policy);
-        ids.insert(key, written.id);
-        let (number, cost) = stored.entry(address.content_type).or_default();
-        *number += 1;
-        *cost = cost.plus(written.cost);
-        events.push(Event::of(address));
-    }
-    writes::record("upsert", &events);
-    for (content_type, (number, cost)) in stored {
-        let counted_at = call.place(content_type, true);
-        call.stored(counted_at, number, cost);
-        call.ends(counted_at);
-    }
-    Some(checked.iter().map(|(address, _)| ids.get(&(address.user_id, address.digest)).copied()).collect())
+    Some(store_all(&call, &entries).into_iter().map(Some).collect())
 }
 
-/// An entry as it stands in the batch: objects keep their form, all else is text.
+/// An entry as it stands in the batch: what is of type jsonb keeps its form, all else is text.
 struct Raw {
     kind: String,
-    fields: HashMap<&'static str, String>,
     unknown: Option<String>,
-    content: Option<RawJsonb>,
-    metadata: Option<RawJsonb>,
-    prompt_variables: Option<RawJsonb>,
+    texts: HashMap<&'static str, String>,
+    objects: HashMap<&'static str, RawJsonb>,
 }
 
 /// Takes the array apart.
@@ -126,46 +71,48 @@ fn unpack(entries: RawJsonb) -> Vec<Raw> {
             .hint("Store them in several calls.")
             .raise();
     }
-    // A field that is JSON null is a field that is not given, but for content, where it is a value.
     let sql = |_: &str| {
-        let texts: Vec<String> = FIELDS.iter().map(|field| format!("e.value ->> '{field}'")).collect();
-        let known = FIELDS.map(|field| format!("'{field}'")).join(", ");
+        let known: Vec<String> = fields().map(|(field, _)| format!("'{field}'")).collect();
+        let values: Vec<String> = fields()
+            .map(|(field, form)| match form {
+                Form::Text => format!("e.value ->> '{field}'"),
+                Form::Json => format!("nullif(e.value -> '{field}', 'null')"),
+                Form::JsonOrNull => format!("e.value -> '{field}'"),
+            })
+            .collect();
         format!(
             "SELECT jsonb_typeof(e.value), \
                     CASE WHEN jsonb_typeof(e.value) = 'object' THEN \
-                        (SELECT min(k) FROM jsonb_object_keys(e.value) k WHERE k NOT IN ({known})) END, \
-                    e.value -> 'content', nullif(e.value -> 'metadata', 'null'), nullif(e.value -> 'prompt_variables', 'null'), {} \
+                        (SELECT min(k) FROM jsonb_object_keys(e.value) k WHERE k NOT IN ({})) END, {} \
              FROM jsonb_array_elements($1) WITH ORDINALITY AS e (value, n) ORDER BY e.n",
-            texts.join(", ")
+            known.join(", "),
+            values.join(", ")
         )
     };
     saved_plan::run(Access::Read, "upsert many: fields", sql, &[entries.into()], |rows| {
-        rows.map(|rows, row| Raw {
-            kind: rows.get(row, 1).unwrap_or_default(),
-            unknown: rows.get(row, 2),
-            content: rows.jsonb(row, 3),
-            metadata: rows.jsonb(row, 4),
-            prompt_variables: rows.jsonb(row, 5),
-            fields: FIELDS
-                .iter()
-                .enumerate()
-                .filter(|(_, field)| !matches!(**field, "content" | "metadata" | "prompt_variables"))
-                .filter_map(|(index, field)| Some((*field, rows.get(row, 6 + index as i32)?)))
-                .collect(),
+        rows.map(|rows, row| {
+            let (mut texts, mut objects) = (HashMap::new(), HashMap::new());
+            for ((field, form), column) in fields().zip(3..) {
+                match form {
+                    Form::Text => texts.extend(rows.get(row, column).map(|text| (field, text))),
+                    Form::Json | Form::JsonOrNull => objects.extend(rows.jsonb(row, column).map(|json| (field, json))),
+                }
+            }
+            Raw { kind: rows.get(row, 1).unwrap_or_default(), unknown: rows.get(row, 2), texts, objects }
         })
     })
 }
 
 impl Raw {
-    /// The entry's address and values, or an error that names its position.
-    fn check(&self, position: usize, now: i64) -> (Address<'_>, Values<'_>) {
+    /// The entry, checked, or an error that names its position.
+    fn check(&self, position: usize, now: i64) -> NewEntry<'_> {
         match self.checked(position, now) {
             Ok(checked) => checked,
             Err(refusal) => refusal.at_position(position).raise(),
         }
     }
 
-    fn checked(&self, position: usize, now: i64) -> Result<(Address<'_>, Values<'_>), Refusal> {
+    fn checked(&self, position: usize, now: i64) -> Result<NewEntry<'_>, Refusal> {
         if self.kind != "object" {
             let detail = format!("It is of type {}.", self.kind);
             return Err(invalid(
@@ -179,11 +126,12 @@ impl Raw {
             return Err(invalid(
                 "an entry has an unknown field",
                 detail,
-                &format!("The fields are {}.", FIELDS.join(", ")),
+                &format!("The fields are {}.", fields().map(|(field, _)| field).collect::<Vec<_>>().join(", ")),
             ));
         }
-        let bytes = |field: &str| self.fields.get(field).map(|text| text.as_bytes());
-        let uuid = |field: &str| match self.fields.get(field) {
+        let bytes = |field: &str| self.texts.get(field).map(|text| text.as_bytes());
+        let object = |field: &str| self.objects.get(field).copied();
+        let uuid = |field: &str| match self.texts.get(field) {
             None => Ok(None),
             Some(text) => tenant::parse_uuid(text).map(Some).ok_or_else(|| {
                 Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION, format!("{field} must be a uuid"))
@@ -193,16 +141,16 @@ impl Raw {
         };
         let address = Address::to_write(uuid("user_id")?, bytes("content_type"), bytes("cache_key"))?;
         let values = Values {
-            content: checked_content(self.content)?,
+            content: checked_content(object("content"))?,
             ttl: self.read(position, "ttl", "a time to live such as \"7 days\", seconds or \"infinity\"", ttl::parse),
             expires_at: self.read(position, "expires_at", "a timestamp with time zone", parse_timestamp),
-            metadata: self.metadata,
+            metadata: object("metadata"),
             token_cost: self.number("token_cost")?,
             prompt_template: bytes("prompt_template"),
-            prompt_variables: self.prompt_variables,
+            prompt_variables: object("prompt_variables"),
             story_id: uuid("story_id")?,
             foundation_dependency: bytes("foundation_dependency"),
-            priority_tier: match self.fields.get("priority_tier") {
+            priority_tier: match self.texts.get("priority_tier") {
                 None => None,
                 Some(text) => Some(whole_number(text).ok_or_else(|| {
                     invalid(
@@ -216,11 +164,11 @@ impl Raw {
             reuse_score: self.number("reuse_score")?,
         };
         values.check(now)?;
-        Ok((address, values))
+        Ok(NewEntry { address, values })
     }
 
     fn number(&self, field: &str) -> Result<Option<AnyNumeric>, Refusal> {
-        self.fields
+        self.texts
             .get(field)
             .map(|text| {
                 AnyNumeric::try_from(text.as_str()).map_err(|_| {
@@ -237,7 +185,7 @@ impl Raw {
 
     /// Reads a field with one of PostgreSQL's own readers, whose error gets the entry's position.
     fn read<T>(&self, position: usize, field: &str, kind: &str, parse: impl Fn(&std::ffi::CStr) -> T) -> Option<T> {
-        let text = self.fields.get(field)?;
+        let text = self.texts.get(field)?;
         let source = CString::new(text.as_str()).expect("jsonb holds no NUL");
         Some(subtransaction::translate_any(
             || parse(&source),

@@ -117,13 +117,17 @@ pub fn wait_for_makers() {
     Brief::exclusive(Class::CreatePartition, Table::Cache as u32).release();
 }
 
-/// Creates the partition of the current month, or waits for who is creating it.
-pub fn create_current(extension: &Extension) {
+/// Creates the partition of the current month, or waits for who is creating it. It goes through the SQL function, because
+/// the right to execute that is what lets a role make a month, and because SECURITY DEFINER gives the role the owner's rights
+/// for it.
+pub fn create_current() {
+    let extension = Extension::current();
     let sql = format!("SELECT {}.cache_create_current_partition()", extension.schema);
-    with_way_out(extension, Grant::Tenant, || spi::execute(&sql));
+    with_way_out(&extension, Grant::Tenant, || spi::execute(&sql));
 }
 
-/// The same for the audit log. Called with the rights of its owner.
+/// The same for the audit log, called with the rights of its owner: no role needs a right of its own, because the extension
+/// audits whoever writes.
 pub fn ensure_current_audit(extension: &Extension, log: pg_sys::Oid) {
     let now = now();
     // The row gets its timestamp a moment later, which near the end of a month may be the next month.

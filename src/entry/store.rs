@@ -1,0 +1,60 @@
+//! Storing entries: the one way from the checked arguments of cache_upsert() and cache_upsert_many() to the table, the
+//! audit log and the counters.
+
+use super::content_policy::Policy;
+use super::values::Values;
+use super::write_rights::check_users;
+use super::writer::Writer;
+use crate::address::Address;
+use crate::audit::writes::{self, Event};
+use crate::statistics::Call;
+use crate::statistics::tokens::Tokens;
+use pgrx::Uuid;
+use std::collections::{BTreeMap, HashMap};
+
+/// An entry to be stored, checked.
+pub struct NewEntry<'a> {
+    pub address: Address<'a>,
+    pub values: Values<'a>,
+}
+
+impl NewEntry<'_> {
+    /// What orders entries, and tells which are the same.
+    fn key(&self) -> (Uuid, Uuid) {
+        (self.address.user_id, self.address.digest)
+    }
+}
+
+/// Stores entries, all or none; returns the id of each, in their order. Of a key that stands twice the last entry counts.
+///
+/// # Errors
+/// 42501 for an entry of another user, before any key is locked.
+pub fn store_all(call: &Call, entries: &[NewEntry]) -> Vec<Uuid> {
+    // Everybody locks rows in the order of users and digests. The sort is stable, so the last of the same comes last.
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.sort_by_key(|&number| entries[number].key());
+    check_users(order.iter().map(|&number| &entries[number].address.user_id));
+    let mut writer = Writer::default();
+    let mut policies: HashMap<&[u8], Policy> = HashMap::new();
+    let mut ids = vec![Uuid::from_bytes([0; 16]); entries.len()];
+    let mut events = Vec::with_capacity(entries.len());
+    let mut stored: BTreeMap<&[u8], (u64, Tokens)> = BTreeMap::new();
+    for same in order.chunk_by(|&one, &other| entries[one].key() == entries[other].key()) {
+        pgrx::check_for_interrupts!();
+        let NewEntry { address, values } = &entries[same[same.len() - 1]];
+        let policy = policies.entry(address.content_type).or_insert_with(|| Policy::of(address.content_type));
+        let written = writer.store(address, values, policy);
+        same.iter().for_each(|&number| ids[number] = written.id);
+        let (number, cost) = stored.entry(address.content_type).or_default();
+        *number += 1;
+        *cost = cost.plus(written.cost);
+        events.push(Event::of(address));
+    }
+    writes::record("upsert", &events);
+    for (content_type, (number, cost)) in stored {
+        let counted_at = call.place(content_type, true);
+        call.stored(counted_at, number, cost);
+        call.ends(counted_at);
+    }
+    ids
+}

@@ -1,0 +1,44 @@
+//! Whose entries a session may write, asked before it waits for other writers: from how long it waits, a tenant would
+//! learn of their writes.
+
+use super::conflicts::versions_by_statement;
+use super::entry_index::Entries;
+use crate::access::row_security::Sight;
+use crate::access::tenant;
+use crate::address::Address;
+use crate::error::Refusal;
+use crate::extension::{CACHE, Extension};
+use crate::pg::privileges;
+use pgrx::Uuid;
+use pgrx::prelude::*;
+
+/// Refuses entries of another user. Where row security is not sure to refuse them, it decides at the write.
+///
+/// # Errors
+/// 42501.
+pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
+    let acting = tenant::cache_current_user_id();
+    let foreign = users.into_iter().find(|user| acting != Some(**user));
+    if let Some(user) = foreign.filter(|_| Sight::is_of_own_writes(Extension::current().table(CACHE))) {
+        not_own(acting, user).raise();
+    }
+}
+
+/// The refusal of an entry of another user.
+pub fn not_own(acting: Option<Uuid>, user_id: &Uuid) -> Refusal {
+    let acting = acting.map_or_else(|| "no user".to_string(), |user| format!("user {user}"));
+    Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "an entry of another user cannot be written")
+        .detail(format!("The session acts for {acting}, the entry belongs to user {user_id}."))
+        .hint("Set the claim sub in request.jwt.claims, or infinite_pages_cache.user_id, to the entry's user.")
+}
+
+/// Whether the caller may see an entry, for a call that does nothing about the entries of others.
+pub fn may_see(address: &Address) -> bool {
+    let extension = Extension::current();
+    let entries = Entries::current(&extension);
+    match entries.partitions(&extension) {
+        Some((_, Sight::OneUser)) => tenant::cache_current_user_id() == Some(address.user_id),
+        Some(_) => true,
+        None => !privileges::is_restricted(entries.table) || !versions_by_statement(address).is_empty(),
+    }
+}
