@@ -26,6 +26,7 @@ mod worker;
 
 use pg::backend;
 use pg::shared_memory::Area;
+use pg::transaction_end::{self, Owner};
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -43,6 +44,10 @@ static AREAS: [&Area; 5] = [
     &worker::databases::AREA,
 ];
 
+/// What has something to do when a transaction commits.
+static AT_COMMIT: [&dyn Owner; 3] =
+    [&partition::dump_check::DROPPED, &statistics::at_commit::CHANGES, &audit::reads::CHANGES];
+
 /// Called once in each backend that uses the extension, or in the server if it is preloaded.
 #[allow(non_snake_case)]
 #[pg_guard]
@@ -53,7 +58,7 @@ pub extern "C-unwind" fn _PG_init() {
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     settings::define(backend::is_preloading(), &maintenance::steps::NAMES);
     pg::invalidation::watch();
-    statistics::transaction_end::watch();
+    transaction_end::watch(&AT_COMMIT);
     if backend::is_preloading() && !backend::is_binary_upgrade() {
         pg::shared_memory::reserve(&AREAS);
         worker::register_launcher();

@@ -9,13 +9,15 @@ use super::writes::user_agent_of;
 use crate::access::tenant;
 use crate::address::Address;
 use crate::calendar::month_of;
+use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, Extension};
 use crate::partition::create;
 use crate::pg::spi::{self, Access};
+use crate::pg::transaction_end::{AtCommit, Queue};
 use crate::pg::{backend, clock, privileges};
 use crate::settings::{self, Audit};
+use crate::statistics::at_commit::refusal_to_prepare;
 use crate::statistics::counters;
-use crate::statistics::transaction_end::{Action, at_commit};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::{Uuid, pg_sys};
 use std::collections::BTreeSet;
@@ -109,6 +111,42 @@ fn client_address() -> String {
     address.map(|address| address.0).unwrap_or_default()
 }
 
+/// To be done to the ring at commit.
+pub enum Change {
+    /// The records at these positions have been stored.
+    Stored(Vec<u64>),
+    /// Nothing of this user may be left.
+    ForgetUser(Uuid),
+}
+
+thread_local! {
+    pub static CHANGES: Queue<Change> = const { Queue::new() };
+}
+
+/// Whether the transaction has stored records: they must not be stored again.
+pub fn has_stored() -> bool {
+    CHANGES.with(|changes| changes.find(|_| Some(()))).is_some()
+}
+
+/// Removes what the ring holds of a user when the transaction commits.
+pub fn forget_at_commit(user_id: Uuid) {
+    CHANGES.with(|changes| changes.push(Change::ForgetUser(user_id), |_, _| false));
+}
+
+impl AtCommit for Change {
+    /// What has been stored must stay in memory until that is certain.
+    fn refuses_prepare(&self) -> Option<Refusal> {
+        Some(refusal_to_prepare())
+    }
+
+    fn committed(self) {
+        match self {
+            Self::Stored(positions) => ring::drained(&positions),
+            Self::ForgetUser(user_id) => ring::forget(|body| is_of(body, &user_id)),
+        }
+    }
+}
+
 /// Stores the records of this database that are in the ring; returns how many. Those of a month without a
 /// partition get one.
 pub fn store(extension: &Extension) -> i64 {
@@ -123,7 +161,7 @@ pub fn store(extension: &Extension) -> i64 {
         next = records.next;
         insert(extension, &records.bodies().map(Record::decode).collect::<Vec<_>>());
         stored += records.positions.len() as i64;
-        at_commit(Action::AuditDrained(records.positions));
+        CHANGES.with(|changes| changes.push(Change::Stored(records.positions), |_, _| false));
     }
 }
 

@@ -5,6 +5,7 @@ use super::key_lock;
 use crate::access::all_rows::must_change_all;
 use crate::arguments::{checked_user, or_raise};
 use crate::audit::archive::find_archive;
+use crate::audit::reads;
 use crate::audit::writes::knows_who_acted;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Extension};
@@ -12,7 +13,7 @@ use crate::pg::advisory_lock::{self, Class};
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
-use crate::statistics::transaction_end::{Action, at_commit};
+use crate::statistics::at_commit::{Change, at_commit};
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 
@@ -78,7 +79,8 @@ fn cache_forget_user(
     if let Some(summary) = extension.find_table(BY_USER) {
         privileges::as_owner_of(summary, || delete(BY_USER));
     }
-    at_commit(Action::ForgetUser(user_id));
+    at_commit(Change::ForgetUser(user_id));
+    reads::forget_at_commit(user_id);
     TableIterator::once((entries, audit_rows))
 }
 

@@ -6,9 +6,9 @@ use crate::audit::writes::{self, Event};
 use crate::error::{Refusal, shown};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access};
+use crate::statistics::at_commit::{Change, at_commit};
 use crate::statistics::counters::Count;
 use crate::statistics::hits::Entry;
-use crate::statistics::transaction_end::{Action, at_commit};
 use crate::{saved_plan, statistics};
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
@@ -122,7 +122,7 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         Entry { user_id: event.user_id, digest, id: *id }
     };
     if !removed.is_empty() {
-        at_commit(Action::Removed(removed.iter().map(entry).collect()));
+        at_commit(Change::Removed(removed.iter().map(entry).collect()));
     }
     let events: Vec<Event> = removed.into_iter().map(|(event, _)| event).collect();
     writes::record(action, &events);

@@ -5,12 +5,14 @@
 use super::newest_version::{self, Version};
 use crate::address::{Address, matching};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
+use crate::audit::reads;
 use crate::error::Refusal;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access, Rows};
 use crate::pg::srf::{materialize_values, materialize_with, nothing};
+use crate::statistics::at_commit::pending_hits_of;
 use crate::statistics::counters::Latency;
-use crate::statistics::hits::{self, Entry};
+use crate::statistics::hits::Entry;
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
 use crate::statistics::{Call, Found, Hit};
 use crate::{saved_plan, settings};
@@ -38,9 +40,15 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
         version = newest_by_statement(&address);
     }
     let counted_at = call.place(address.content_type, version.is_some());
-    call.looked_up(counted_at, &address, Found::of(version.as_ref()));
+    looked_up(&call, counted_at, &address, Found::of(version.as_ref()));
     call.ends(counted_at);
     content_of(version)
+}
+
+/// Audits one lookup, and counts it.
+fn looked_up(call: &Call, counted_at: Option<u32>, address: &Address, found: Found) {
+    reads::record(address, matches!(found, Found::Live(_)));
+    call.looked_up(counted_at, address, found);
 }
 
 fn content_of(version: Option<Version>) -> Option<RawJsonb> {
@@ -90,7 +98,7 @@ fn newest_by_statement(address: &Address) -> Option<Version> {
 /// memory.
 pub(super) fn hits_of(rows: &Rows, row: u64, (id, stored): (i32, i32), user_id: &Uuid, digest: &Uuid) -> Option<Datum> {
     let entry = Entry { user_id: *user_id, digest: *digest, id: rows.uuid(row, id) };
-    rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(hits::pending_of(&entry)).into_datum()
+    rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(pending_hits_of(&entry)).into_datum()
 }
 
 crate::pg::srf::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
@@ -131,7 +139,7 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         });
     });
     let counted_at = call.place(address.content_type, found != Found::Nothing);
-    call.looked_up(counted_at, &address, found);
+    looked_up(&call, counted_at, &address, found);
     call.ends(counted_at);
 }
 
@@ -179,7 +187,7 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
         }
         let counted_at = call.place(content_type, versions.iter().any(Option::is_some));
         for (address, version) in addresses.iter().zip(&versions) {
-            call.looked_up(counted_at, address, Found::of(version.as_ref()));
+            looked_up(&call, counted_at, address, Found::of(version.as_ref()));
         }
         call.ends(counted_at);
     }

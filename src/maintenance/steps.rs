@@ -4,11 +4,10 @@
 
 use super::budget::{LONGEST_BATCH, LONGEST_SCAN, Turn};
 use super::cleanup::delete_expired;
-use super::drop_months;
 use super::limits::evict_over_limit;
+use super::{drop_months, flush};
 use crate::access::all_rows::must_change_all;
 use crate::access::owner;
-use crate::audit::reads;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS, STATISTICS};
 use crate::install::former_signatures;
 use crate::partition::catalog::{Partition, partitions_of};
@@ -18,7 +17,7 @@ use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
 use crate::pg::subtransaction;
 use crate::settings;
-use crate::statistics::{flush, summary};
+use crate::statistics::summary;
 use pgrx::pg_sys;
 use std::time::Duration;
 
@@ -45,8 +44,14 @@ impl Outcome {
         Self { detail: Some(message), failed: true, ..Self::default() }
     }
 
+    /// A step that writes several tables fails unless they have one owner.
+    pub fn unless_of_one_owner(extension: &Extension, tables: &[&str]) -> Option<Self> {
+        let (one, other) = owner::of_different_owners(extension, tables)?;
+        Some(Self::failure(format!("{one} and {other} have different owners: ALTER TABLE … OWNER TO")))
+    }
+
     /// As much as there was time for.
-    fn in_time(affected: i64, turn: &dyn Turn) -> Self {
+    pub fn in_time(affected: i64, turn: &dyn Turn) -> Self {
         let unfinished = turn.is_over();
         let detail = unfinished.then(|| "there may be more for the next run".to_string());
         Self { affected, detail, unfinished, ..Self::default() }
@@ -105,7 +110,7 @@ pub const STEPS: [Step; 13] = [
         locks: Locks::LiveRows,
         routine: true,
         longest: longest_flush,
-        run: flush,
+        run: flush::flush,
         ..ORDINARY
     },
     Step { name: "premake partitions", run: |extension, turn| premake(extension, Table::Cache, turn), ..ORDINARY },
@@ -235,44 +240,8 @@ fn longest_flush() -> Duration {
     LONGEST_BATCH + Duration::from_secs(settings::AUDIT_BUFFER_SIZE.get().unsigned_abs().into()) / 1024
 }
 
-/// A step that writes several tables fails unless they have one owner.
-fn unless_of_one_owner(extension: &Extension, tables: &[&str]) -> Option<Outcome> {
-    let (one, other) = owner::of_different_owners(extension, tables)?;
-    Some(Outcome::failure(format!("{one} and {other} have different owners: ALTER TABLE … OWNER TO")))
-}
-
-/// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
-/// time, and waits until the page has room again.
-fn flush(extension: &Extension, turn: &dyn Turn) -> Outcome {
-    if let Some(refusal) = unless_of_one_owner(extension, &flush::WRITTEN) {
-        return refusal;
-    }
-    if !flush::begin() {
-        return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
-    }
-    let mut stored = flush::store_counters(extension) + reads::store(extension);
-    turn.did(stored);
-    let mut entries = flush::Entries::counted();
-    let mut room = flush::Room::default();
-    loop {
-        turn.let_go();
-        while turn.is_unattended() && !room.is_free(extension) {
-            turn.let_go();
-        }
-        flush::begin();
-        let Some(batch) = entries.store_batch(extension, turn.is_unattended()) else { break };
-        room.is_taken();
-        stored += batch.updated;
-        turn.did(batch.updated);
-        if turn.is_over() {
-            break;
-        }
-    }
-    Outcome::in_time(stored, turn)
-}
-
 fn summarize(extension: &Extension, turn: &dyn Turn) -> Outcome {
-    if let Some(refusal) = unless_of_one_owner(extension, &[BY_TYPE, BY_USER]) {
+    if let Some(refusal) = Outcome::unless_of_one_owner(extension, &[BY_TYPE, BY_USER]) {
         return refusal;
     }
     let counted = summary::renew(extension);

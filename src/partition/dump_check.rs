@@ -8,7 +8,7 @@ use crate::error::Refusal;
 use crate::extension::{CACHE, Extension};
 use crate::pg::guc::with_setting;
 use crate::pg::spi::{self, Access};
-use crate::statistics::transaction_end::{Action, at_commit};
+use crate::pg::transaction_end::{AtCommit, Queue};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Why a month is left where it is.
@@ -42,32 +42,41 @@ pub fn refusal(message: &str, detail: &str) -> Refusal {
         .hint("Try again when it has ended.")
 }
 
-/// Has the commit of this transaction, which drops a month, ask for dumps once more.
+/// A month has been dropped, which a dump that has begun meanwhile would miss.
+pub struct MonthDropped;
+
+thread_local! {
+    pub static DROPPED: Queue<MonthDropped> = const { Queue::new() };
+}
+
+/// Asks for dumps once more before this transaction, which drops a month, commits.
 pub fn ask_at_commit() {
-    at_commit(Action::MonthGone);
+    DROPPED.with(|dropped| dropped.push(MonthDropped, |_, _| true));
 }
 
-/// Asks before a commit, with whatever search_path the session has.
-///
-/// # Errors
-/// 55006.
-pub fn ask_before_commit() {
-    with_setting(c"search_path", "pg_catalog, pg_temp", || {
-        // Without the extension there is nothing left to look at.
-        if Extension::find().is_some_and(|extension| is_at_work(&extension)) {
-            let message = "the transaction cannot commit, since it drops months that a dump may have begun to read";
-            refusal(message, "A dump fails when what its snapshot shows goes before it has locked it.").raise();
-        }
-    });
-}
+impl AtCommit for MonthDropped {
+    /// Asks with whatever search_path the session has.
+    ///
+    /// # Errors
+    /// 55006.
+    fn before_commit() {
+        with_setting(c"search_path", "pg_catalog, pg_temp", || {
+            // Without the extension there is nothing left to look at.
+            if Extension::find().is_some_and(|extension| is_at_work(&extension)) {
+                let message = "the transaction cannot commit, since it drops months that a dump may have begun to read";
+                refusal(message, "A dump fails when what its snapshot shows goes before it has locked it.").raise();
+            }
+        });
+    }
 
-/// A prepared transaction is committed by another session, maybe, which does not ask for dumps.
-///
-/// # Errors
-/// 0A000.
-pub fn refuse_to_prepare() -> ! {
-    Refusal::new(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, "cannot PREPARE a transaction that has dropped a month")
-        .detail("COMMIT PREPARED does not ask for dumps, and one that has begun to read the month would fail.")
-        .hint("Drop months in a transaction that ends with COMMIT.")
-        .raise()
+    /// A prepared transaction is committed by another session, maybe, which does not ask for dumps: 0A000.
+    fn refuses_prepare(&self) -> Option<Refusal> {
+        let code = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
+        let refusal = Refusal::new(code, "cannot PREPARE a transaction that has dropped a month")
+            .detail("COMMIT PREPARED does not ask for dumps, and one that has begun to read the month would fail.")
+            .hint("Drop months in a transaction that ends with COMMIT.");
+        Some(refusal)
+    }
+
+    fn committed(self) {}
 }

@@ -16,4 +16,5 @@ pub mod shared_memory;
 pub mod spi;
 pub mod srf;
 pub mod subtransaction;
+pub mod transaction_end;
 pub mod version;

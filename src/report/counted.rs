@@ -6,10 +6,11 @@ use crate::access::{monitor, tenant};
 use crate::extension::{CACHE, Extension, STATISTICS};
 use crate::pg::privileges;
 use crate::pg::srf::materialize_values;
+use crate::statistics::at_commit;
 use crate::statistics::counters::{self, Count, PLAIN};
-use crate::statistics::hits::{self, Hits};
+use crate::statistics::histogram;
+use crate::statistics::hits::Hits;
 use crate::statistics::tokens::Tokens;
-use crate::statistics::{flush, histogram};
 use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
@@ -27,7 +28,7 @@ crate::pg::srf::set_returning!(
 fn statistics(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: the call's data are PostgreSQL's; the argument is a boolean.
     let pending = unsafe { pgrx::pg_getarg(fcinfo, 0) }.unwrap_or(false);
-    let mut all: Vec<_> = counters::all()
+    let mut all: Vec<_> = at_commit::counted()
         .into_iter()
         .map(|counted| (counted.content_type, if pending { counted.pending } else { counted.now }))
         .filter(|(_, values)| values[..PLAIN].iter().any(|value| *value > 0))
@@ -51,8 +52,8 @@ fn statistics(fcinfo: pg_sys::FunctionCallInfo) {
                 tokens(Count::TokensSaved, Count::MillionthsSaved),
                 number(Count::UntrackedHits),
                 number(Count::AuditLost),
-                flush::histogram(&values, 0).into_datum(),
-                flush::histogram(&values, 1).into_datum(),
+                counters::histogram(&values, 0).into_datum(),
+                counters::histogram(&values, 1).into_datum(),
                 number(Count::Evictions),
             ]);
         }
@@ -122,7 +123,7 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     let all = sees_all(&extension) && !(per == Per::Entry && monitor::only_watches(&extension));
     let only = (!all).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
     let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.entry.user_id));
-    let sums = per.sum(hits::pending().into_iter().filter(mine));
+    let sums = per.sum(at_commit::pending_hits().into_iter().filter(mine));
     // A datum for each content type, not for each entry.
     let mut names: HashMap<u32, pg_sys::Datum> = HashMap::new();
     materialize_values(fcinfo, |deliver| {

@@ -4,8 +4,6 @@
 #![allow(unsafe_code)]
 
 use super::histogram::{BUCKETS, bucket_of};
-use super::prepared;
-use super::transaction_end::drained_counters;
 use crate::pg::backend::database;
 use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
@@ -300,12 +298,11 @@ pub struct Counted {
     pub pending: Values,
 }
 
-/// The counters of this database.
-pub fn all() -> Vec<Counted> {
+/// The counters of this database. `stored`: up to which values the transaction has stored those of a slot.
+pub fn all(stored: impl Fn(u32) -> Option<Values>) -> Vec<Counted> {
     if !are_on() {
         return Vec::new();
     }
-    prepared::settle();
     // Room for all, so that nothing is allocated under the lock.
     let mut mine: Vec<u32> = Vec::with_capacity(number_of_places());
     let database = database();
@@ -318,13 +315,19 @@ pub fn all() -> Vec<Counted> {
         .map(|number| {
             let place = place(number);
             let now = place.values();
-            // What this transaction has stored, its rows show.
-            let stored = drained_counters(number);
-            let stored = stored.unwrap_or_else(|| std::array::from_fn(|counter| place.drained[counter].load(Relaxed)));
+            let stored =
+                stored(number).unwrap_or_else(|| std::array::from_fn(|counter| place.drained[counter].load(Relaxed)));
             let pending = std::array::from_fn(|counter| now[counter].saturating_sub(stored[counter]));
             Counted { number, content_type: place.name().to_vec(), now, pending }
         })
         .collect()
+}
+
+/// One of the histograms among the counters, without the zeros at its end.
+pub fn histogram(values: &Values, number: usize) -> Vec<i64> {
+    let buckets = &values[PLAIN + number * BUCKETS..][..BUCKETS];
+    let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+    buckets[..used].iter().map(|count| *count as i64).collect()
 }
 
 /// Notes that counters have been stored up to these values.

@@ -1,84 +1,29 @@
-//! Draining: what has been counted in shared memory is stored in the entries' rows and in the roll-up by
+//! Flush: what has been counted in shared memory is stored in the entries' rows and in the roll-up by
 //! hours. It leaves memory when the transaction that has stored it commits, so that nothing is lost by a
 //! rollback and nothing is counted twice.
 
 #![allow(unsafe_code)]
 
-use super::counters::{self, COUNTERS, Count, Counted, PLAIN};
-use super::histogram::BUCKETS;
+use super::at_commit::{Change, at_commit, counted};
+use super::counters::{self, COUNTERS, Count, Counted};
 use super::hits::{self, Entry, Hits};
 use super::tokens::Tokens;
-use super::transaction_end::{Action, at_commit, has_drained};
 use crate::access::all_rows::must_change_all;
-use crate::access::owner;
-use crate::audit::reads;
-use crate::error::Refusal;
-use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, STATISTICS};
-use crate::pg::advisory_lock::{self, Class};
+use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension, STATISTICS};
+use crate::pg::clock;
 use crate::pg::spi::{self, Access};
-use crate::pg::{backend, clock, privileges};
 use crate::saved_plan;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
-use std::time::Duration;
 
 /// Entries that one statement updates.
 const BATCH: usize = 1000;
-
-#[pg_extern(sql = false)]
-fn cache_flush_statistics() -> TableIterator<
-    'static,
-    (name!(entries_updated, i64), name!(entries_locked, i64), name!(content_types, i64), name!(audit_rows, i64)),
-> {
-    let extension = Extension::current();
-    owner::must_own(
-        &extension,
-        CACHE,
-        "Only the owner of the cache can store what has been counted.",
-        "Run it as the owner. The views show what has not been stored yet, too.",
-    );
-    if let Some((one, other)) = owner::of_different_owners(&extension, &WRITTEN) {
-        Refusal::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("tables {one} and {other} have different owners"),
-        )
-        .detail("All that has been counted is stored with the rights of one owner.")
-        .hint("Give them one owner: ALTER TABLE … OWNER TO.")
-        .raise();
-    }
-    TableIterator::once(privileges::without_more_than_owner_of(extension.table(STATISTICS), || flush(&extension)))
-}
-
-/// The tables that are written.
-pub const WRITTEN: [&str; 5] = [STATISTICS, CACHE, AUDIT_LOG, BY_TYPE, BY_USER];
-
-fn flush(extension: &Extension) -> (i64, i64, i64, i64) {
-    if !begin() {
-        return (0, 0, 0, 0);
-    }
-    let (content_types, audit_rows) = (store_counters(extension), reads::store(extension));
-    let mut entries = Entries::counted();
-    let (mut updated, mut locked) = (0, 0);
-    while let Some(batch) = entries.store_batch(extension, false) {
-        updated += batch.updated;
-        locked += batch.locked;
-    }
-    (updated, locked, content_types, audit_rows)
-}
-
-/// Waits for whoever else is draining. Returns false when this transaction has drained already: what it
-/// has stored is still in memory until it commits.
-pub fn begin() -> bool {
-    advisory_lock::lock(Class::Statistics, 0);
-    !has_drained()
-}
 
 /// Adds the counters to the current hour of the roll-up; returns of how many content types.
 pub fn store_counters(extension: &Extension) -> i64 {
     const HOUR: i64 = 3_600_000_000;
     let hour = clock::now().div_euclid(HOUR) * HOUR;
-    let mut counted = counters::all();
+    let mut counted = counted();
     let knows_evictions = knows_evictions(extension);
     if !knows_evictions {
         // They stay in memory until cache_setup() has added the column.
@@ -93,7 +38,7 @@ pub fn store_counters(extension: &Extension) -> i64 {
     }
     for counted in &counted {
         store(hour, counted, knows_evictions);
-        at_commit(Action::CountersDrained(counted.number, Box::new(counted.now)));
+        at_commit(Change::CountersStored(counted.number, Box::new(counted.now)));
     }
     counted.len() as i64
 }
@@ -122,8 +67,8 @@ fn store(hour: i64, counted: &Counted, knows_evictions: bool) {
         number(Count::MillionthsSpent),
         number(Count::TokensSaved),
         number(Count::MillionthsSaved),
-        histogram(&counted.pending, 0).into(),
-        histogram(&counted.pending, 1).into(),
+        counters::histogram(&counted.pending, 0).into(),
+        counters::histogram(&counted.pending, 1).into(),
     ];
     let mut columns =
         vec!["hits", "misses", "stale", "upserts", "invalidations", "expirations", "untracked_hits", "audit_lost"];
@@ -164,13 +109,6 @@ fn store(hour: i64, counted: &Counted, knows_evictions: bool) {
         &args,
         |_| (),
     );
-}
-
-/// One of the histograms among the counters, without the zeros at its end.
-pub fn histogram(values: &counters::Values, number: usize) -> Vec<i64> {
-    let buckets = &values[PLAIN + number * BUCKETS..][..BUCKETS];
-    let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
-    buckets[..used].iter().map(|count| *count as i64).collect()
 }
 
 /// How many entries a batch has updated, and how many not.
@@ -230,7 +168,7 @@ impl Entries {
         }
         // One that is held must not keep the others of its page from their turn.
         self.progress |= batch.updated + batch.locked > 0;
-        at_commit(Action::HitsDrained(done));
+        at_commit(Change::HitsStored(done));
         Some(batch)
     }
 }
@@ -285,48 +223,4 @@ fn update(extension: &Extension, counted: &[Hits], spread: bool) -> Vec<Outcome>
         },
     );
     outcomes
-}
-
-/// The room in the pages that a batch has updated: what its old versions take is free again once no snapshot
-/// can see them. Snapshots are short, but for that of a report or a dump, which is not waited for.
-#[derive(Default)]
-pub struct Room {
-    taken_by: Option<pg_sys::TransactionId>,
-    waited: Duration,
-}
-
-impl Room {
-    /// The longest that all batches together wait.
-    const LONGEST: Duration = Duration::from_millis(500);
-    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-
-    /// The current transaction has updated entries.
-    pub fn is_taken(&mut self) {
-        self.taken_by = Some(backend::transaction_id());
-    }
-
-    /// Whether the next batch may begin. If not, it has waited for a moment; the caller takes a new snapshot and
-    /// asks again.
-    pub fn is_free(&mut self, extension: &Extension) -> bool {
-        const MOMENT: Duration = Duration::from_millis(1);
-        let Some(taken_by) = self.taken_by else { return true };
-        // SAFETY: the relation is open while the server is asked about it; NULL stands for any table.
-        let free = unsafe {
-            // One with rows of its own, as a partition is: in a partitioned table nothing can be removed.
-            let table = extension.find_table(POLICIES);
-            let relation = table.map_or(std::ptr::null_mut(), |table| pg_sys::try_relation_open(table, Self::LOCK));
-            let oldest = pg_sys::GetOldestNonRemovableTransactionId(relation);
-            if !relation.is_null() {
-                pg_sys::relation_close(relation, Self::LOCK);
-            }
-            pg_sys::TransactionIdPrecedes(taken_by, oldest)
-        };
-        if free || self.waited >= Self::LONGEST {
-            return true;
-        }
-        self.waited += MOMENT;
-        std::thread::sleep(MOMENT);
-        pgrx::check_for_interrupts!();
-        false
-    }
 }

@@ -6,12 +6,10 @@
 
 use super::counters;
 use super::tokens::{MILLION, Tokens};
-use super::transaction_end::drained_hits;
 use crate::pg::backend::database;
 use crate::pg::shared_memory::{Area, Lock};
 use crate::settings;
 use pgrx::{Uuid, pg_sys};
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Regions of the table, each with a lock of its own.
@@ -308,30 +306,6 @@ pub fn of(entry: &Entry, settled: bool) -> Option<Hits> {
         _ => None,
     };
     if settled { region.lock.exclusive(read) } else { region.lock.shared(read) }
-}
-
-/// The hits of one entry that its row does not show.
-pub fn pending_of(entry: &Entry) -> u64 {
-    let Some(counted) = of(entry, false) else { return 0 };
-    let stored: u64 = drained_hits().iter().filter(|hits| hits.entry == *entry).map(|hits| hits.hits).sum();
-    counted.hits.saturating_sub(stored)
-}
-
-/// The hits of all entries that their rows do not show.
-pub fn pending() -> Vec<Hits> {
-    let mut pending = all();
-    let stored = drained_hits();
-    if !stored.is_empty() {
-        let stored: HashMap<_, _> = stored.iter().map(|hits| (hits.entry, hits)).collect();
-        for hits in &mut pending {
-            if let Some(stored) = stored.get(&hits.entry) {
-                hits.hits = hits.hits.saturating_sub(stored.hits);
-                hits.tokens = hits.tokens.minus(stored.tokens);
-            }
-        }
-        pending.retain(|hits| hits.hits > 0);
-    }
-    pending
 }
 
 /// The hits of all entries of this database.

@@ -1,25 +1,25 @@
 //! Statistics: lookups are counted in shared memory, so that they write nothing, and what has been counted
 //! is stored now and then. Without shared memory nothing is counted and everything else works.
 
+pub mod at_commit;
 pub mod content_types;
 pub mod counters;
 pub mod flush;
 pub mod histogram;
 pub mod hits;
+pub mod pacing;
 pub mod prepared;
 pub mod summary;
 pub mod tokens;
-pub mod transaction_end;
 
 use crate::address::Address;
-use crate::audit::reads;
 use crate::pg::clock;
+use at_commit::{Change, at_commit};
 use content_types::place_of;
 use counters::{Count, Latency, place};
 use pgrx::Uuid;
 use std::time::Instant;
 use tokens::Tokens;
-use transaction_end::{Action, at_commit};
 
 /// What is known of an entry that a lookup has found live.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,9 +56,8 @@ impl Call {
         self.begun.and_then(|_| place_of(content_type, has_entries))
     }
 
-    /// Counts one lookup, and audits it.
+    /// Counts one lookup.
     pub fn looked_up(&self, counted_at: Option<u32>, address: &Address, found: Found) {
-        reads::record(address, matches!(found, Found::Live(_)));
         let Some(number) = counted_at else { return };
         let place = place(number);
         match found {
@@ -84,9 +83,9 @@ impl Call {
     /// Counts entries stored in the transaction, and what they cost.
     pub fn stored(&self, counted_at: Option<u32>, entries: u64, cost: Tokens) {
         if let Some(number) = counted_at {
-            at_commit(Action::Count(number, Count::Upserts, entries));
-            at_commit(Action::Count(number, Count::TokensSpent, cost.units));
-            at_commit(Action::Count(number, Count::MillionthsSpent, cost.millionths));
+            at_commit(Change::Count(number, Count::Upserts, entries));
+            at_commit(Change::Count(number, Count::TokensSpent, cost.units));
+            at_commit(Change::Count(number, Count::MillionthsSpent, cost.millionths));
         }
     }
 
@@ -101,7 +100,7 @@ impl Call {
 /// Counts something that the transaction has done to entries, if it commits.
 pub fn counted(content_type: &[u8], count: Count, number: u64) {
     if let Some(place) = place_of(content_type, true) {
-        at_commit(Action::Count(place, count, number));
+        at_commit(Change::Count(place, count, number));
     }
 }
 
@@ -111,5 +110,4 @@ pub fn forget_databases(is_gone: impl Fn(pgrx::pg_sys::Oid) -> bool + Copy) {
     prepared::forget_databases(is_gone);
     counters::forget_databases(is_gone);
     hits::forget_databases(is_gone);
-    crate::audit::ring::forget_databases(is_gone);
 }

@@ -7,6 +7,7 @@ use super::database_list::{DatabaseList, all_databases, databases};
 use super::process::{self, Worker};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::{database_lock, databases as slots};
+use crate::audit::ring;
 use crate::maintenance::steps::STEPS;
 use crate::pg::backend;
 use crate::pg::clock::now;
@@ -190,7 +191,9 @@ impl Launcher {
             let seen = std::mem::replace(&mut self.seen, all_databases());
             let gone: Vec<_> = seen.iter().filter(|database| !self.seen.contains(*database)).collect();
             if !gone.is_empty() {
-                statistics::forget_databases(|database| gone.contains(&database));
+                let is_gone = |database| gone.contains(&database);
+                statistics::forget_databases(is_gone);
+                ring::forget_databases(is_gone);
             }
             for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
                 let served = databases.contains(tick.database);
