@@ -3,6 +3,7 @@
 use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, Extension};
 use crate::pg::privileges;
+use crate::pg::spi::{self, Access};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Checks that the current user owns one of the extension's tables, or has its owner's rights.
@@ -35,4 +36,16 @@ pub fn is_archive_of_log(extension: &Extension, archive: pg_sys::Oid) -> bool {
     let owner = privileges::owner_of(archive);
     extension.find_table(AUDIT_LOG).is_some_and(|log| owner == privileges::owner_of(log))
         || privileges::is_superuser(owner)
+}
+
+/// Whether the current user can grant the functions and views: an owner of the tables that has not created the
+/// extension cannot, and leaves their grants as they are.
+pub fn may_grant_functions(extension: &Extension) -> bool {
+    spi::run(
+        Access::ReadLatest,
+        "SELECT coalesce(bool_and(pg_has_role(p.proowner, 'USAGE')), false) FROM pg_proc p \
+         WHERE p.pronamespace = $1 AND p.proname = 'cache_setup'",
+        &[extension.namespace.into()],
+        |rows| rows.get(0, 1).unwrap_or(false),
+    )
 }

@@ -11,6 +11,7 @@ use crate::error::{Refusal, shown};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension, POLICIES, RUNS};
 use crate::partition::secure;
 use crate::pg::advisory_lock::{self, Class};
+use crate::pg::backend::outside_extension_script;
 use crate::pg::function;
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
@@ -116,7 +117,7 @@ fn quoted_role(role: &str) -> Option<String> {
 /// Grants all to the roles of Supabase and PostgREST that exist, to the one of monitors, and to the database's owner
 /// what it may call as the owner of the tables.
 pub fn grant_to_known_roles(extension: &Extension) {
-    let members = may_grant_members(extension);
+    let members = owner::may_grant_functions(extension);
     if let Some(role) = quoted_role(KNOWN_TENANT) {
         if members {
             grant_tenant_members(extension, &role);
@@ -137,18 +138,6 @@ pub fn grant_to_known_roles(extension: &Extension) {
             format!("GRANT EXECUTE ON FUNCTION {function} TO {DATABASE_OWNER}")
         });
     }
-}
-
-/// Whether the current user can grant the functions and views: an owner of the tables that has not created the
-/// extension cannot, and leaves their grants as they are.
-pub fn may_grant_members(extension: &Extension) -> bool {
-    spi::run(
-        Access::ReadLatest,
-        "SELECT coalesce(bool_and(pg_has_role(p.proowner, 'USAGE')), false) FROM pg_proc p \
-         WHERE p.pronamespace = $1 AND p.proname = 'cache_setup'",
-        &[extension.namespace.into()],
-        |rows| rows.get(0, 1).unwrap_or(false),
-    )
 }
 
 fn grant_tenant_members(extension: &Extension, role: &str) {
@@ -264,7 +253,7 @@ pub fn reset_new_members(extension: &Extension) {
 
 /// What roles were granted by 0.1.0 while it was created, it had among the first privileges of functions and views: a dump
 /// has none of that, and revokes it, by number, from a role that was dropped. Makes it grants like any others.
-pub fn correct_first_privileges(extension: &Extension, as_if_created: impl Fn(&dyn Fn())) {
+pub fn correct_first_privileges(extension: &Extension) {
     let outdated = spi::run(
         Access::ReadLatest,
         &include_str!("../../sql/statements/first_privileges.sql").replace("@watcher@", WATCHER),
@@ -280,16 +269,16 @@ pub fn correct_first_privileges(extension: &Extension, as_if_created: impl Fn(&d
         let set = |wanted: &[String]| revokes.iter().chain(wanted).for_each(|sql| spi::execute(sql));
         // What leaves the extension has no first privileges any more; those that it joins with are the first again.
         spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP {object}"));
-        as_if_created(&|| set(&first));
+        outside_extension_script(|| set(&first));
         spi::execute(&format!("ALTER EXTENSION infinite_pages_cache ADD {object}"));
-        as_if_created(&|| set(&grants));
+        outside_extension_script(|| set(&grants));
     }
 }
 
 /// Grants the functions and views again to the roles that have rights on the tables: when the extension is
 /// created anew over them, those are all that is left of earlier grants.
 pub fn renew_members(extension: &Extension) {
-    if !may_grant_members(extension) {
+    if !owner::may_grant_functions(extension) {
         return;
     }
     let tenants = spi::run(

@@ -1,6 +1,5 @@
 //! Set-up of a database: tables, policies, grants, and what came before.
 
-pub mod former_signatures;
 pub mod grants;
 pub mod replaced_functions;
 pub mod setup;

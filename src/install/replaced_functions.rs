@@ -3,9 +3,9 @@
 //! given the old one, and drops it. The script makes cache_replace() first, and drops it at its end.
 
 use super::grants;
-use super::setup::as_if_created;
 use super::upgrade::DEPENDENT;
 use crate::error::Refusal;
+use crate::pg::backend::outside_extension_script;
 use crate::pg::function::{hand_over_grants, signature_of};
 use crate::pg::spi::{self, Access};
 use pgrx::datum::DatumWithOid;
@@ -28,7 +28,7 @@ fn cache_replace(old: pg_sys::Oid, new: pg_sys::Oid, released: &str) {
         spi::execute(&format!("ALTER FUNCTION {new_name} OWNER TO {owner}"));
     }
     grants::reset_function(new);
-    as_if_created(|| hand_over_grants(old, new));
+    outside_extension_script(|| hand_over_grants(old, new));
     let comment = "SELECT coalesce(quote_literal(obj_description($1, 'pg_proc')), 'NULL') \
                    WHERE obj_description($1, 'pg_proc') IS DISTINCT FROM $2";
     if let Some(comment) = one(&[old.into(), released.into()], comment) {

@@ -1,10 +1,10 @@
 //! Set-up of a database: tables, indexes, policies, partitions, grants. It creates what is missing and
 //! adopts what exists, so it can be called again at any time.
 
+use super::grants;
 use super::upgrade::{renew_comments, upgrade};
-use super::{former_signatures, grants};
-use crate::access::owner;
 use crate::access::row_policies::ensure_policies;
+use crate::access::{former_functions, owner};
 use crate::error::{Refusal, warn};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, RUNS, STATISTICS};
 use crate::partition::create::{Table, create, wanted_months};
@@ -39,15 +39,18 @@ fn cache_setup() {
         grants::reset_members(&extension);
         // A restore sets row_security off. It brings the tables itself, after this statement, and all grants.
         if !backend::applies_row_security() {
-            former_signatures::make(&extension);
+            former_functions::make(&extension);
             return;
         }
     }
     if backend::is_in_extension_script() && !creating {
         grants::reset_new_members(&extension);
-        grants::correct_first_privileges(&extension, |f| as_if_created(f));
+        grants::correct_first_privileges(&extension);
     }
-    as_if_created(|| set_up(&extension));
+    // As after CREATE EXTENSION: tables then are no members of the extension, so that a dump treats them as the user's own and DROP
+    // EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is granted by a script stays in
+    // pg_init_privs: a dump would revoke it, by number, from a role that is no more.
+    backend::outside_extension_script(|| set_up(&extension));
     if creating && !counters::are_on() {
         say_what_is_missing();
     }
@@ -77,7 +80,7 @@ fn set_up(extension: &Extension) {
         }
     }
     secure::secure_all(extension, true, || ());
-    former_signatures::hand_over(extension);
+    former_functions::hand_over(extension);
     grants::grant_to_known_roles(extension);
     grants::renew_members(extension);
 }
@@ -135,13 +138,6 @@ fn check_encoding() {
         .hint("Create a database with ENCODING 'UTF8' TEMPLATE template0.")
         .raise();
     }
-}
-
-/// Creates and grants as after CREATE EXTENSION. Tables then are no members of the extension, so that a dump treats them as
-/// the user's own and DROP EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is
-/// granted by a script stays in pg_init_privs: a dump would revoke it, by number, from a role that is no more.
-pub fn as_if_created(f: impl FnOnce()) {
-    backend::outside_extension_script(f);
 }
 
 /// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then what the extension has

@@ -7,9 +7,8 @@ use super::cleanup::delete_expired;
 use super::limits::evict_over_limit;
 use super::{drop_months, flush};
 use crate::access::all_rows::must_change_all;
-use crate::access::owner;
+use crate::access::{former_functions, owner};
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS, STATISTICS};
-use crate::install::former_signatures;
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure::secure_all;
@@ -206,7 +205,7 @@ fn secure(extension: &Extension, turn: &dyn Turn) -> Outcome {
         turn.did(1);
         turn.let_go();
     });
-    (secured + former_signatures::hand_over(extension)).into()
+    (secured + former_functions::hand_over(extension)).into()
 }
 
 /// Deletes the rows of a table that are older than so many minutes; none for 0.

@@ -2,9 +2,9 @@
 //! arguments. Where those have changed since, a restore gets a function that has the old ones, or it would fail. Maintenance
 //! and cache_setup() hand the grants over to the function that is called now, and drop the former one.
 
-use super::grants;
-use super::setup::as_if_created;
+use super::owner;
 use crate::extension::Extension;
+use crate::pg::backend::outside_extension_script;
 use crate::pg::function::{hand_over_grants, signature_of};
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
@@ -62,12 +62,12 @@ pub fn hand_over(extension: &Extension) -> i64 {
         .iter()
         .filter_map(|former| former.find(extension).and_then(|oid| Some((oid, former.successor(extension, oid)?))))
         .collect();
-    if left.is_empty() || !grants::may_grant_members(extension) {
+    if left.is_empty() || !owner::may_grant_functions(extension) {
         return 0;
     }
     for &(former, now) in &left {
         if spi::run(Access::ReadLatest, IS_GRANTED, &[former.into()], |rows| rows.count() > 0) {
-            as_if_created(|| hand_over_grants(former, now));
+            outside_extension_script(|| hand_over_grants(former, now));
         }
         let signature = signature_of(former);
         spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP FUNCTION {signature}"));
