@@ -24,6 +24,13 @@ pub fn only_watches(extension: &Extension) -> bool {
         })
 }
 
+/// Whether the caller may see every user's statistics: who may read the entries, and is not restricted by row
+/// security, or who may read the roll-up.
+pub fn may_see_all_users(extension: &Extension) -> bool {
+    extension.find_table(CACHE).is_some_and(|cache| privileges::may_read(cache) && !privileges::is_restricted(cache))
+        || extension.find_table(STATISTICS).is_some_and(privileges::may_read)
+}
+
 /// The rows of a query on a table, read now with the rights of the table's owner, as a source for a statement of a role
 /// that may not read it. `columns` names them with their types.
 pub fn read_by_owner_of(extension: &Extension, table: &str, query: &str, columns: &str) -> String {

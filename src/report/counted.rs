@@ -3,15 +3,13 @@
 #![allow(unsafe_code)]
 
 use crate::access::{monitor, tenant};
-use crate::extension::{CACHE, Extension, STATISTICS};
+use crate::extension::{CACHE, Extension};
 use crate::pg::privileges;
 use crate::pg::srf::materialize_values;
 use crate::statistics::at_commit;
 use crate::statistics::counters::{self, Count, PLAIN};
-use crate::statistics::histogram;
 use crate::statistics::hits::Hits;
 use crate::statistics::tokens::Tokens;
-use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use pgrx::{Uuid, pg_sys};
 use std::collections::HashMap;
@@ -120,7 +118,7 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     let per = unsafe { if (*fcinfo).nargs == 0 { Per::Entry } else { Per::read(pgrx::pg_getarg(fcinfo, 0)) } };
     let extension = Extension::current();
     // A digest would tell a monitor whether there is an entry of a key that it guesses.
-    let all = sees_all(&extension) && !(per == Per::Entry && monitor::only_watches(&extension));
+    let all = monitor::may_see_all_users(&extension) && !(per == Per::Entry && monitor::only_watches(&extension));
     let only = (!all).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
     let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.entry.user_id));
     let sums = per.sum(at_commit::pending_hits().into_iter().filter(mine));
@@ -151,39 +149,4 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
 
 fn may_read_entries() -> bool {
     Extension::current().find_table(CACHE).is_some_and(privileges::may_read)
-}
-
-/// Whether the caller may see every user's statistics: who may read the entries, and is not restricted by row
-/// security, or who may read the roll-up.
-pub fn sees_all(extension: &Extension) -> bool {
-    extension.find_table(CACHE).is_some_and(|cache| privileges::may_read(cache) && !privileges::is_restricted(cache))
-        || extension.find_table(STATISTICS).is_some_and(privileges::may_read)
-}
-
-/// The latency in milliseconds that a share of the calls did not exceed; NULL when there were none.
-///
-/// # Errors
-/// 22023 for a share that is not between 0 and 1, and for more buckets than there are.
-#[pg_extern(sql = false)]
-fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Option<AnyNumeric> {
-    let (buckets, share) = (buckets?, share?);
-    if !(0.0..=1.0).contains(&share) {
-        crate::error::Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "share must be between 0 and 1")
-            .detail(format!("It is {share}."))
-            .hint("Pass 0.95 for the 95th percentile.")
-            .raise();
-    }
-    if buckets.len() > histogram::BUCKETS {
-        let (most, length) = (histogram::BUCKETS, buckets.len());
-        crate::error::Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "too many buckets")
-            .detail(format!("A histogram has {most} at most, the array has {length}."))
-            .hint("Pass lookup_us or upsert_us, or sums of them by position.")
-            .raise();
-    }
-    // What is no number of calls counts as none; what no server can have counted, as very many.
-    let number = |count: f64| if count.is_finite() { count.clamp(0.0, 1e300) } else { 0.0 };
-    let counts: Vec<f64> = buckets.into_iter().map(|count| count.map_or(0.0, number)).collect();
-    histogram::quantile(&counts, share).map(|microseconds| {
-        AnyNumeric::try_from(format!("{:.3}", microseconds / 1000.0).as_str()).expect("a decimal number")
-    })
 }

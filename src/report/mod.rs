@@ -1,6 +1,9 @@
 //! Reports: what an operator reads.
 
-pub mod analytics;
-pub mod counted;
-pub mod run;
-pub mod verify;
+mod analytics;
+mod counted;
+mod latency;
+mod maintenance_status;
+mod run;
+mod sources;
+mod verify;

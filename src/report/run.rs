@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use super::sources::{READ_BY_OWNER, with_sources};
 use crate::access::all_rows::{owner_sees_all, sees_all};
 use crate::access::grant_hint::{Grant, with_way_out};
 use crate::access::monitor;
@@ -11,7 +12,6 @@ use crate::pg::guc::with_settings;
 use crate::pg::spi::{self, Access};
 use crate::pg::srf::materialize;
 use crate::pg::{privileges, shared_memory};
-use crate::statistics::summary;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
@@ -72,7 +72,7 @@ pub fn run_on_log(
 fn with_sights(extension: &Extension, query: &str) -> String {
     let watches = monitor::only_watches(extension);
     let sees = |name: &str, table| {
-        if watches && summary::READ_BY_OWNER.iter().any(|(_, read, ..)| *read == name) {
+        if watches && READ_BY_OWNER.iter().any(|(_, read, ..)| *read == name) {
             owner_sees_all(table)
         } else {
             sees_all(table)
@@ -102,9 +102,8 @@ fn answer(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid], 
     let extension = Extension::current();
     let preloaded = shared_memory::is_there().to_string();
     let query = with_sights(&extension, query);
-    let query = summary::with_sources(&extension, &query)
-        .replace("@extschema@", &extension.schema)
-        .replace("@preloaded@", &preloaded);
+    let query =
+        with_sources(&extension, &query).replace("@extschema@", &extension.schema).replace("@preloaded@", &preloaded);
     // The catalogs show a partition's bounds and an index as text; the queries read it. To compile them takes
     // longer than to run them.
     let settings = [

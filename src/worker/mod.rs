@@ -6,11 +6,10 @@ mod database_lock;
 pub mod databases;
 mod launcher;
 mod process;
-mod readiness;
+pub mod readiness;
 mod schedule;
-mod status;
 mod tick;
 mod transaction;
 
 pub use launcher::NO_PLACE;
-pub use process::{announce_at_commit, register_launcher};
+pub use process::{announce_at_commit, naptime, register_launcher};

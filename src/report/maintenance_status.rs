@@ -2,16 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use super::databases::{self, Found, Running, Slot};
-use super::{process, readiness};
+use super::run::{run_on_log, run_with};
+use super::sources::with_sources;
 use crate::access::grant_hint::{Grant, with_way_out};
 use crate::extension::{CACHE, Extension, RUNS};
 use crate::maintenance::steps::STEPS;
 use crate::pg::backend;
 use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
-use crate::report::run::{run_on_log, run_with};
-use crate::statistics::summary;
+use crate::worker::databases::{self, Found, Running, Slot};
+use crate::worker::{naptime, readiness};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 
@@ -47,7 +47,7 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
 fn oldest_expired(extension: &Extension) -> Option<TimestampWithTimeZone> {
     extension.find_table(CACHE)?;
     let sql = "SELECT expires_at FROM @earliest_expiry@ e WHERE expires_at <= statement_timestamp()";
-    let sql = summary::with_sources(extension, sql).replace("@extschema@", &extension.schema);
+    let sql = with_sources(extension, sql).replace("@extschema@", &extension.schema);
     let read = || spi::run(Access::Read, &sql, &[], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None });
     with_way_out(extension, Grant::Monitor, read)
 }
@@ -59,7 +59,7 @@ fn worker(extension: &Extension, slot: Option<&Slot>) -> &'static str {
     };
     if backend::is_in_recovery() {
         "standby"
-    } else if process::naptime() == 0 {
+    } else if naptime() == 0 {
         "off"
     } else if launcher == 0 {
         "not running"
@@ -67,7 +67,7 @@ fn worker(extension: &Extension, slot: Option<&Slot>) -> &'static str {
         "read only"
     } else if !readiness::is_ready(extension) {
         "not ready"
-    } else if slot.is_some_and(|slot| slot.is_overdue(now(), process::naptime(), since)) {
+    } else if slot.is_some_and(|slot| slot.is_overdue(now(), naptime(), since)) {
         "overdue"
     } else {
         "on"
