@@ -1,15 +1,15 @@
 //! A run of maintenance by hand: every step, each on its own, in one transaction.
 
-use super::budget::Turn;
-use super::cleanup::{milliseconds_since, rounded};
+use super::budget::{Budget, share_of_time};
 use super::log::{self, Row};
-use super::steps::{Outcome, STEPS, Step};
+use super::step::{Outcome, Step};
+use super::steps::STEPS;
 use crate::access::owner;
 use crate::error::warn;
 use crate::extension::{CACHE, Extension};
 use crate::partition::dump_check;
 use crate::pg::advisory_lock::{self, Class};
-use crate::pg::clock::now;
+use crate::pg::clock::{milliseconds, now};
 use crate::pg::guc::with_setting;
 use crate::pg::{privileges, subtransaction};
 use crate::settings;
@@ -17,34 +17,22 @@ use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
-/// A quarter of the time that maintenance may hold anybody up, in milliseconds: for limits, for expiry, for
-/// the lock on the cache, and for the lock on the audit log. Each holds up who waits for what the one
-/// before it has locked.
-pub fn share_of_wait() -> i32 {
-    (settings::LOCK_TIMEOUT.get() / 4).max(1)
-}
-
-/// The same as a duration.
-pub fn share_of_time() -> Duration {
-    Duration::from_millis(share_of_wait().unsigned_abs().into())
-}
-
 /// What a step locks stays locked until the end of the run, so it has little time.
 struct ByHand<'a> {
     extension: &'a Extension,
     deadline: Instant,
 }
 
-impl Turn for ByHand<'_> {
-    fn is_over(&self) -> bool {
+impl Budget for ByHand<'_> {
+    fn is_spent(&self) -> bool {
         Instant::now() >= self.deadline
     }
 
-    fn did(&self, _count: i64) {}
+    fn progress(&self, _count: i64) {}
 
-    fn let_go(&self) {}
+    fn commit(&self) {}
 
-    fn hurry(&self) {}
+    fn shorten(&self) {}
 
     fn is_unattended(&self) -> bool {
         false
@@ -80,7 +68,7 @@ fn cache_run_maintenance() -> TableIterator<
     );
     if !is_alone() {
         let detail = Some("another run is in progress".to_string());
-        return TableIterator::once(("run".into(), "skipped".into(), 0, rounded(0.0), detail));
+        return TableIterator::once(("run".into(), "skipped".into(), 0, milliseconds(Duration::ZERO), detail));
     }
     let run_at = now();
     let mut steps: Vec<&Step> = STEPS.iter().collect();
@@ -109,13 +97,13 @@ fn with_lock_timeout<T>(f: impl FnOnce() -> T) -> T {
 
 fn run_step(extension: &Extension, step: &Step) -> Row {
     let started = Instant::now();
-    let turn = ByHand { extension, deadline: started + share_of_time() };
+    let budget = ByHand { extension, deadline: started + share_of_time() };
     let result = subtransaction::attempt(|| {
         with_lock_timeout(|| match step.owner_of {
             Some(table) => {
-                privileges::without_more_than_owner_of(extension.table(table), || (step.run)(extension, &turn))
+                privileges::without_more_than_owner_of(extension.table(table), || (step.run)(extension, &budget))
             }
-            None => (step.run)(extension, &turn),
+            None => (step.run)(extension, &budget),
         })
     });
     let outcome = result.unwrap_or_else(|caught| Outcome::failure(caught.to_string()));
@@ -123,7 +111,7 @@ fn run_step(extension: &Extension, step: &Step) -> Row {
         step: step.name.into(),
         status: if outcome.failed { "failed" } else { "ok" },
         affected: outcome.affected,
-        duration_ms: rounded(milliseconds_since(started)),
+        duration_ms: milliseconds(started.elapsed()),
         detail: outcome.detail,
     }
 }

@@ -1,24 +1,24 @@
 //! Expiry: entries whose time is over are deleted in small batches.
 
-use super::budget::Turn;
+use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
 use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::{Partition, partitions_of};
-use crate::pg::clock::now;
+use crate::pg::clock::{milliseconds, now};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
 use crate::statistics::counters::Count;
-use crate::{saved_plan, settings, statistics};
+use crate::{saved_plan, statistics};
 use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What was deleted in a partition.
 pub struct Cleaned {
     pub partition: String,
     pub deleted: i64,
     pub bytes: i64,
-    pub milliseconds: f64,
+    pub took: Duration,
 }
 
 #[pg_extern(sql = false)]
@@ -37,11 +37,11 @@ fn cleanup_expired_cache_entries_production() -> TableIterator<
         privileges::without_more_than_owner_of(extension.table(CACHE), || delete_expired(&extension, None))
             .into_iter()
             .map(|cleaned| {
-                (cleaned.deleted, megabytes_of(cleaned.bytes), rounded(cleaned.milliseconds), Some(cleaned.partition))
+                (cleaned.deleted, megabytes_of(cleaned.bytes), milliseconds(cleaned.took), Some(cleaned.partition))
             })
             .collect();
     if rows.is_empty() {
-        rows.push((0, megabytes_of(0), rounded(milliseconds_since(started)), None));
+        rows.push((0, megabytes_of(0), milliseconds(started.elapsed()), None));
     }
     TableIterator::new(rows)
 }
@@ -51,51 +51,36 @@ fn megabytes_of(bytes: i64) -> AnyNumeric {
     AnyNumeric::try_from(format!("{:.6}", bytes as f64 / 1_048_576.0).as_str()).expect("a decimal number")
 }
 
-/// A number with two decimals.
-pub fn rounded(number: f64) -> AnyNumeric {
-    AnyNumeric::try_from(format!("{number:.2}").as_str()).expect("a decimal number")
-}
-
-pub fn milliseconds_since(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1000.0
-}
-
-/// Deletes the expired entries that nobody holds locked, as long as it is the step's turn; returns what was
+/// Deletes the expired entries that nobody holds locked, as long as the step's budget lasts; returns what was
 /// deleted where.
-pub fn delete_expired(extension: &Extension, turn: Option<&dyn Turn>) -> Vec<Cleaned> {
+pub fn delete_expired(extension: &Extension, budget: Option<&dyn Budget>) -> Vec<Cleaned> {
     let now = now();
     let partitions = partitions_of(extension.table(CACHE));
     partitions
         .iter()
-        .map(|partition| clean(extension, partition, now, turn))
+        .map(|partition| clean(extension, partition, now, budget))
         .filter(|cleaned| cleaned.deleted > 0)
         .collect()
 }
 
-/// Entries that one statement deletes. One whose time is limited looks at the clock more often.
-pub fn batch_size(hurried: bool) -> i64 {
-    let size = i64::from(settings::CLEANUP_BATCH_SIZE.get());
-    if hurried { size.min(100) } else { size }
-}
-
-fn clean(extension: &Extension, partition: &Partition, now: i64, turn: Option<&dyn Turn>) -> Cleaned {
+fn clean(extension: &Extension, partition: &Partition, now: i64, budget: Option<&dyn Budget>) -> Cleaned {
     let started = Instant::now();
-    let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, milliseconds: 0.0 };
+    let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, took: Duration::ZERO };
     let mut past = 0;
     loop {
         pgrx::check_for_interrupts!();
-        let (deleted, bytes, kept) = delete_batch(extension, partition, now, batch_size(turn.is_some()), past);
+        let (deleted, bytes, kept) = delete_batch(extension, partition, now, batch_size(budget.is_some()), past);
         cleaned.deleted += deleted;
         cleaned.bytes += bytes;
         past += kept;
-        if deleted + kept == 0 || turn.is_some_and(Turn::is_over) {
+        if deleted + kept == 0 || budget.is_some_and(Budget::is_spent) {
             break;
         }
-        if let Some(turn) = turn {
-            turn.did(deleted);
+        if let Some(budget) = budget {
+            budget.progress(deleted);
         }
     }
-    cleaned.milliseconds = milliseconds_since(started);
+    cleaned.took = started.elapsed();
     cleaned
 }
 
@@ -119,7 +104,7 @@ fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i6
         "cleanup",
         |schema| {
             let cache = format!("{schema}.infinite_pages_cache_partitioned");
-            // Asked by a subquery of its own for each row, by the index: the planner would turn a NOT EXISTS into a join
+            // Asked by a subquery of its own for each row, by the index: the planner would budget a NOT EXISTS into a join
             // with whole partitions.
             format!(
                 "WITH locked AS ( \

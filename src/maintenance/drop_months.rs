@@ -1,8 +1,7 @@
 //! The steps that drop months.
 
-use super::budget::Turn;
-use super::by_hand::share_of_wait;
-use super::steps::Outcome;
+use super::budget::{Budget, share_of_wait};
+use super::step::Outcome;
 use crate::calendar::Month;
 use crate::extension::{AUDIT_LOG, CACHE, Extension};
 use crate::partition::catalog::{Partition, partitions_of};
@@ -13,20 +12,20 @@ use crate::pg::clock::now;
 use crate::settings;
 
 /// Months that are over and hold nothing live.
-pub fn drop_dead(extension: &Extension, turn: &dyn Turn) -> Outcome {
-    drop(extension, Table::Cache, dead_months(extension), false, turn)
+pub fn drop_dead(extension: &Extension, budget: &dyn Budget) -> Outcome {
+    drop(extension, Table::Cache, dead_months(extension), false, budget)
 }
 
 /// Months that are older than wanted, whatever lives in them.
-pub fn drop_old(extension: &Extension, turn: &dyn Turn) -> Outcome {
+pub fn drop_old(extension: &Extension, budget: &dyn Budget) -> Outcome {
     let old = older_than(extension, CACHE, settings::RETENTION_MONTHS.get());
-    drop(extension, Table::Cache, old, true, turn)
+    drop(extension, Table::Cache, old, true, budget)
 }
 
 /// Months of the audit log that are older than wanted.
-pub fn trim_audit(extension: &Extension, turn: &dyn Turn) -> Outcome {
+pub fn trim_audit(extension: &Extension, budget: &dyn Budget) -> Outcome {
     let old = older_than(extension, AUDIT_LOG, settings::AUDIT_RETENTION_MONTHS.get());
-    drop(extension, Table::AuditLog, old, true, turn)
+    drop(extension, Table::AuditLog, old, true, budget)
 }
 
 /// The partitions that ended before the last so many months, the current one included; none for 0.
@@ -38,32 +37,32 @@ fn older_than(extension: &Extension, table: &str, months: i32) -> Vec<Partition>
 
 /// Drops partitions, the worker each in a transaction of its own. It gives up for this time when one is busy:
 /// everybody waits while it waits for a lock.
-fn drop(extension: &Extension, table: Table, old: Vec<Partition>, include_live: bool, turn: &dyn Turn) -> Outcome {
+fn drop(extension: &Extension, table: Table, old: Vec<Partition>, include_live: bool, budget: &dyn Budget) -> Outcome {
     let mut outcome = Outcome::default();
     if old.is_empty() {
         return outcome;
     }
-    if !turn.may_drop() {
+    if !budget.may_drop() {
         outcome.detail = Some(format!("put off: {AT_WORK}"));
         return outcome;
     }
-    let at_once = if turn.is_unattended() { 1 } else { old.len() };
+    let at_once = if budget.is_unattended() { 1 } else { old.len() };
     let (mut kept, mut dumped) = (Vec::new(), false);
     for some in old.chunks(at_once) {
         for one in retire(extension, table, some.to_vec(), include_live, share_of_wait()) {
             if one.dropped {
                 outcome.affected += 1;
-                turn.did(1);
+                budget.progress(1);
             } else {
-                outcome.failed |= one.busy && turn.is_unattended();
+                outcome.failed |= one.busy && budget.is_unattended();
                 dumped |= one.dumped;
                 kept.push(format!("{}: {}", one.name, one.detail));
             }
         }
-        if outcome.failed || dumped || turn.is_over() {
+        if outcome.failed || dumped || budget.is_spent() {
             break;
         }
-        turn.let_go();
+        budget.commit();
     }
     outcome.detail = (!kept.is_empty()).then(|| kept.join("; "));
     outcome

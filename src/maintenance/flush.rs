@@ -1,7 +1,7 @@
 //! The flush: stores what shared memory holds, of statistics and of the audit of lookups, in the tables.
 
-use super::budget::Turn;
-use super::steps::Outcome;
+use super::budget::Budget;
+use super::step::Outcome;
 use crate::access::owner;
 use crate::audit::reads;
 use crate::error::Refusal;
@@ -63,7 +63,7 @@ fn begin() -> bool {
 
 /// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
 /// time, and waits until the page has room again.
-pub fn flush(extension: &Extension, turn: &dyn Turn) -> Outcome {
+pub fn flush(extension: &Extension, budget: &dyn Budget) -> Outcome {
     if let Some(refusal) = Outcome::unless_of_one_owner(extension, &WRITTEN) {
         return refusal;
     }
@@ -71,22 +71,22 @@ pub fn flush(extension: &Extension, turn: &dyn Turn) -> Outcome {
         return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
     }
     let mut stored = store_counters(extension) + reads::store(extension);
-    turn.did(stored);
+    budget.progress(stored);
     let mut entries = Entries::counted();
     let mut pacing = Pacing::default();
     loop {
-        turn.let_go();
-        while turn.is_unattended() && !pacing.may_go_on(extension) {
-            turn.let_go();
+        budget.commit();
+        while budget.is_unattended() && !pacing.may_go_on(extension) {
+            budget.commit();
         }
         begin();
-        let Some(batch) = entries.store_batch(extension, turn.is_unattended()) else { break };
+        let Some(batch) = entries.store_batch(extension, budget.is_unattended()) else { break };
         pacing.has_updated();
         stored += batch.updated;
-        turn.did(batch.updated);
-        if turn.is_over() {
+        budget.progress(batch.updated);
+        if budget.is_spent() {
             break;
         }
     }
-    Outcome::in_time(stored, turn)
+    Outcome::in_time(stored, budget)
 }

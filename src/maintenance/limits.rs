@@ -1,7 +1,6 @@
 //! Limits: a user keeps at most `max_entries` entries of a type of content.
 
-use super::budget::Turn;
-use super::cleanup::batch_size;
+use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
 use crate::address::same_entry;
 use crate::extension::{CACHE, Extension, POLICIES};
@@ -18,25 +17,25 @@ struct Excess {
     max_entries: i64,
 }
 
-/// Evicts what is over the limits, as long as it is the step's turn; returns how many entries of which types. Those go
+/// Evicts what is over the limits, as long as the step's budget lasts; returns how many entries of which types. Those go
 /// first that have expired, then those of low priority, rarely hit, and last used long ago.
-pub fn evict_over_limit(extension: &Extension, turn: &dyn Turn) -> BTreeMap<Vec<u8>, i64> {
+pub fn evict_over_limit(extension: &Extension, budget: &dyn Budget) -> BTreeMap<Vec<u8>, i64> {
     let mut evicted = BTreeMap::new();
     let over_limit = over_limit(extension);
-    turn.hurry();
+    budget.shorten();
     for excess in over_limit {
         loop {
             let batch = evict_batch(extension, &excess);
             if batch > 0 {
                 *evicted.entry(excess.content_type.clone()).or_default() += batch;
             }
-            if turn.is_over() {
+            if budget.is_spent() {
                 return evicted;
             }
             if batch == 0 {
                 break;
             }
-            turn.did(batch);
+            budget.progress(batch);
             pgrx::check_for_interrupts!();
         }
     }

@@ -7,4 +7,5 @@ mod drop_months;
 mod flush;
 mod limits;
 pub mod log;
+pub mod step;
 pub mod steps;

@@ -2,12 +2,13 @@
 
 #![allow(unsafe_code)]
 
-use super::budget::{LONGEST_BATCH, LONGEST_SCAN, Turn};
+use super::budget::{Budget, LONGEST_BATCH, LONGEST_SCAN};
 use super::cleanup::delete_expired;
 use super::limits::evict_over_limit;
+use super::step::{Locks, Outcome, Step};
 use super::{drop_months, flush};
 use crate::access::all_rows::must_change_all;
-use crate::access::{former_functions, owner};
+use crate::access::former_functions;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS, STATISTICS};
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::partition::create::{Table, create, wanted_months};
@@ -19,69 +20,6 @@ use crate::settings;
 use crate::statistics::summary;
 use pgrx::pg_sys;
 use std::time::Duration;
-
-/// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
-#[derive(Default)]
-pub struct Outcome {
-    pub affected: i64,
-    pub detail: Option<String>,
-    pub failed: bool,
-    /// Whether there was no time for all that there is to do.
-    pub unfinished: bool,
-    /// Whether somebody was in the way: the worker leaves them some minutes, and tells of it in the log.
-    pub put_off: bool,
-}
-
-impl From<i64> for Outcome {
-    fn from(affected: i64) -> Self {
-        Self { affected, ..Self::default() }
-    }
-}
-
-impl Outcome {
-    pub fn failure(message: String) -> Self {
-        Self { detail: Some(message), failed: true, ..Self::default() }
-    }
-
-    /// A step that writes several tables fails unless they have one owner.
-    pub fn unless_of_one_owner(extension: &Extension, tables: &[&str]) -> Option<Self> {
-        let (one, other) = owner::of_different_owners(extension, tables)?;
-        Some(Self::failure(format!("{one} and {other} have different owners: ALTER TABLE … OWNER TO")))
-    }
-
-    /// As much as there was time for.
-    pub fn in_time(affected: i64, turn: &dyn Turn) -> Self {
-        let unfinished = turn.is_over();
-        let detail = unfinished.then(|| "there may be more for the next run".to_string());
-        Self { affected, detail, unfinished, ..Self::default() }
-    }
-}
-
-/// What a step keeps locked until the end of its transaction. By hand, where all have one, steps come in this
-/// order, so that nothing is locked for longer than need be.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Locks {
-    Nothing,
-    LiveRows,
-    ExpiredRows,
-    Partitions,
-    Tables,
-}
-
-pub struct Step {
-    pub name: &'static str,
-    /// The table with whose owner's rights the worker runs it. `None` = with its own, a superuser's: then it
-    /// runs nobody's code, such as a trigger's or an index expression's.
-    pub owner_of: Option<&'static str>,
-    pub locks: Locks,
-    /// Whether it reads whole tables, and so should not come too often.
-    pub scans: bool,
-    /// Whether there is something to do at each tick, so that the log of the worker's would fill with it.
-    pub routine: bool,
-    /// Longest that a transaction of the worker's may take.
-    pub longest: fn() -> Duration,
-    pub run: fn(&Extension, &dyn Turn) -> Outcome,
-}
 
 /// What most steps are.
 const ORDINARY: Step = Step {
@@ -112,11 +50,11 @@ pub const STEPS: [Step; 13] = [
         run: flush::flush,
         ..ORDINARY
     },
-    Step { name: "premake partitions", run: |extension, turn| premake(extension, Table::Cache, turn), ..ORDINARY },
+    Step { name: "premake partitions", run: |extension, budget| premake(extension, Table::Cache, budget), ..ORDINARY },
     Step {
         name: "premake audit partitions",
         owner_of: Some(AUDIT_LOG),
-        run: |extension, turn| premake(extension, Table::AuditLog, turn),
+        run: |extension, budget| premake(extension, Table::AuditLog, budget),
         ..ORDINARY
     },
     Step { name: "drop dead months", run: drop_months::drop_dead, ..DROP },
@@ -130,13 +68,13 @@ pub const STEPS: [Step; 13] = [
     Step {
         name: "trim statistics",
         owner_of: Some(STATISTICS),
-        run: |extension, turn| trim(extension, turn, STATISTICS, "hour", settings::STATISTICS_RETENTION.get()),
+        run: |extension, budget| trim(extension, budget, STATISTICS, "hour", settings::STATISTICS_RETENTION.get()),
         ..ORDINARY
     },
     Step {
         name: "trim maintenance log",
         owner_of: Some(RUNS),
-        run: |extension, turn| trim(extension, turn, RUNS, "run_at", settings::MAINTENANCE_LOG_RETENTION.get()),
+        run: |extension, budget| trim(extension, budget, RUNS, "run_at", settings::MAINTENANCE_LOG_RETENTION.get()),
         ..ORDINARY
     },
 ];
@@ -153,14 +91,14 @@ pub static NAMES: [&str; STEPS.len()] = {
 };
 
 /// Creates the coming partitions; trouble with one month does not keep the others from theirs.
-fn premake(extension: &Extension, table: Table, turn: &dyn Turn) -> Outcome {
+fn premake(extension: &Extension, table: Table, budget: &dyn Budget) -> Outcome {
     let mut outcome = Outcome::default();
     for month in wanted_months() {
         match subtransaction::attempt(|| create(extension, table, month).1) {
             Ok(true) => {
                 outcome.affected += 1;
-                turn.did(1);
-                turn.let_go();
+                budget.progress(1);
+                budget.commit();
             }
             Ok(false) => {}
             Err(caught) => {
@@ -172,15 +110,15 @@ fn premake(extension: &Extension, table: Table, turn: &dyn Turn) -> Outcome {
     outcome
 }
 
-fn expire(extension: &Extension, turn: &dyn Turn) -> Outcome {
-    let deleted = delete_expired(extension, Some(turn)).iter().map(|cleaned| cleaned.deleted).sum();
-    Outcome::in_time(deleted, turn)
+fn expire(extension: &Extension, budget: &dyn Budget) -> Outcome {
+    let deleted = delete_expired(extension, Some(budget)).iter().map(|cleaned| cleaned.deleted).sum();
+    Outcome::in_time(deleted, budget)
 }
 
-fn enforce_limits(extension: &Extension, turn: &dyn Turn) -> Outcome {
+fn enforce_limits(extension: &Extension, budget: &dyn Budget) -> Outcome {
     const SHOWN: usize = 10;
-    let mut evicted: Vec<(Vec<u8>, i64)> = evict_over_limit(extension, turn).into_iter().collect();
-    let mut outcome = Outcome::in_time(evicted.iter().map(|(_, entries)| entries).sum(), turn);
+    let mut evicted: Vec<(Vec<u8>, i64)> = evict_over_limit(extension, budget).into_iter().collect();
+    let mut outcome = Outcome::in_time(evicted.iter().map(|(_, entries)| entries).sum(), budget);
     if !evicted.is_empty() {
         evicted.sort_by_key(|(_, entries)| std::cmp::Reverse(*entries));
         let mut types: Vec<String> = evicted
@@ -200,16 +138,16 @@ fn enforce_limits(extension: &Extension, turn: &dyn Turn) -> Outcome {
 /// Secures partitions. Drops the functions that a restore has left. Builds a missing index by hand only, because a
 /// restore may be about to build one of that name, and because it would run code. Leaves what somebody else has made to
 /// who may give it away.
-fn secure(extension: &Extension, turn: &dyn Turn) -> Outcome {
-    let secured = secure_all(extension, !turn.is_unattended(), || {
-        turn.did(1);
-        turn.let_go();
+fn secure(extension: &Extension, budget: &dyn Budget) -> Outcome {
+    let secured = secure_all(extension, !budget.is_unattended(), || {
+        budget.progress(1);
+        budget.commit();
     });
     (secured + former_functions::hand_over(extension)).into()
 }
 
 /// Deletes the rows of a table that are older than so many minutes; none for 0.
-fn trim(extension: &Extension, turn: &dyn Turn, table: &str, column: &str, minutes: i32) -> Outcome {
+fn trim(extension: &Extension, budget: &dyn Budget, table: &str, column: &str, minutes: i32) -> Outcome {
     const BATCH: i64 = 10_000;
     if minutes == 0 {
         return 0.into();
@@ -224,12 +162,12 @@ fn trim(extension: &Extension, turn: &dyn Turn, table: &str, column: &str, minut
         must_change_all(extension, &[table]);
         let batch = spi::run(Access::Write, &sql, &[spi::timestamptz(oldest_kept)], |rows| rows.count() as i64);
         deleted += batch;
-        turn.did(batch);
+        budget.progress(batch);
         if batch < BATCH {
             return deleted.into();
         }
-        if turn.is_over() {
-            return Outcome::in_time(deleted, turn);
+        if budget.is_spent() {
+            return Outcome::in_time(deleted, budget);
         }
     }
 }
@@ -239,19 +177,19 @@ fn longest_flush() -> Duration {
     LONGEST_BATCH + Duration::from_secs(settings::AUDIT_BUFFER_SIZE.get().unsigned_abs().into()) / 1024
 }
 
-fn summarize(extension: &Extension, turn: &dyn Turn) -> Outcome {
+fn summarize(extension: &Extension, budget: &dyn Budget) -> Outcome {
     if let Some(refusal) = Outcome::unless_of_one_owner(extension, &[BY_TYPE, BY_USER]) {
         return refusal;
     }
     let counted = summary::renew(extension);
-    turn.did(counted);
+    budget.progress(counted);
     counted.into()
 }
 
 /// Autovacuum never analyzes a partitioned table itself, only its partitions; the planner needs both.
 /// Due when a tenth of the rows have changed since the partitions were analyzed, or when they have been
 /// analyzed since and are a tenth larger or smaller than the whole was.
-fn analyze(extension: &Extension, _turn: &dyn Turn) -> Outcome {
+fn analyze(extension: &Extension, _turn: &dyn Budget) -> Outcome {
     let parent = extension.table(CACHE);
     let due = spi::run(
         Access::ReadLatest,

@@ -6,14 +6,13 @@ use super::databases::{self, Found, Running};
 use super::process::{self, WORKER};
 use super::{readiness, schedule, transaction};
 use crate::extension::{CACHE, Extension, RUNS};
-use crate::maintenance::budget::{LONGEST_BATCH, Turn};
-use crate::maintenance::by_hand::share_of_time;
-use crate::maintenance::cleanup::rounded;
+use crate::maintenance::budget::{Budget, LONGEST_BATCH, share_of_time};
 use crate::maintenance::log::{self, Row};
-use crate::maintenance::steps::{Locks, Outcome, STEPS, Step};
+use crate::maintenance::step::{Locks, Outcome, Step};
+use crate::maintenance::steps::STEPS;
 use crate::pg::advisory_lock::{self, Class};
 use crate::pg::backend;
-use crate::pg::clock::now;
+use crate::pg::clock::{milliseconds, now};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
 use crate::pg::version;
@@ -25,7 +24,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
-/// Longest time that a step works before the next one gets its turn.
+/// Longest time that a step works before the next one gets its budget.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
 
 /// # Safety
@@ -252,7 +251,7 @@ fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, out
         step: step.into(),
         status: if outcome.failed { "failed" } else { "ok" },
         affected: outcome.affected,
-        duration_ms: rounded(took.as_secs_f64() * 1000.0),
+        duration_ms: milliseconds(took),
         detail: outcome.detail,
     };
     let logged = transaction::run(logger, LONGEST_BATCH, || {
@@ -304,7 +303,7 @@ impl Tick {
         let may_drop = step.locks < Locks::Tables
             || transaction::run(transaction::own_role(), LONGEST_BATCH, || readiness::may_drop(&Extension::current()))
                 == Ok(true);
-        let turn = StepTurn {
+        let budget = StepBudget {
             tick: self,
             role: role.oid,
             deadline: began + LONGEST_TURN,
@@ -312,7 +311,7 @@ impl Tick {
             longest: Cell::new((step.longest)()),
             may_drop,
         };
-        let result = transaction::run(role.oid, turn.longest.get(), || (step.run)(&Extension::current(), &turn));
+        let result = transaction::run(role.oid, budget.longest.get(), || (step.run)(&Extension::current(), &budget));
         let outcome = result.unwrap_or_else(Outcome::failure);
         let took = began.elapsed();
         if outcome.failed {
@@ -334,8 +333,8 @@ impl Tick {
     }
 }
 
-/// The turn of a step: transactions of its own, for some seconds.
-struct StepTurn<'a> {
+/// The budget of a step: transactions of its own, for some seconds.
+struct StepBudget<'a> {
     tick: &'a Tick,
     role: pg_sys::Oid,
     deadline: Instant,
@@ -346,26 +345,26 @@ struct StepTurn<'a> {
     may_drop: bool,
 }
 
-impl Turn for StepTurn<'_> {
-    fn is_over(&self) -> bool {
+impl Budget for StepBudget<'_> {
+    fn is_spent(&self) -> bool {
         Instant::now() >= self.deadline
     }
 
-    fn did(&self, count: i64) {
+    fn progress(&self, count: i64) {
         databases::change_slot(self.tick.database, |slot| slot.running.affected += count);
         if self.began.get().elapsed() >= share_of_time() {
-            self.let_go();
+            self.commit();
         }
     }
 
-    fn let_go(&self) {
+    fn commit(&self) {
         transaction::commit_and_begin(self.role, self.longest.get());
         self.began.set(Instant::now());
     }
 
-    fn hurry(&self) {
+    fn shorten(&self) {
         self.longest.set(LONGEST_BATCH);
-        self.let_go();
+        self.commit();
     }
 
     fn is_unattended(&self) -> bool {
