@@ -1,4 +1,4 @@
-//! Errors that a user can act on: the rule, the value, and the way out.
+//! Errors and warnings that a user can act on: the rule, the value, and the way out.
 
 use core::panic::Location;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -43,13 +43,27 @@ impl Refusal {
     }
 }
 
-/// Warns the client. CREATE EXTENSION hides whatever is less than a WARNING.
-#[track_caller]
-pub fn warn(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) {
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message.into(), Location::caller().file())
-        .set_detail(detail)
-        .set_hint(hint)
-        .report(PgLogLevel::WARNING);
+/// A warning: the client gets it, and in a background worker the server's log. CREATE EXTENSION hides whatever is less.
+#[must_use = "a warning does nothing until it is sent"]
+pub struct Warning(ErrorReport);
+
+impl Warning {
+    #[track_caller]
+    pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
+        Self(ErrorReport::new(code, message.into(), Location::caller().file()))
+    }
+
+    pub fn detail(self, detail: impl Into<String>) -> Self {
+        Self(self.0.set_detail(detail))
+    }
+
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self(self.0.set_hint(hint))
+    }
+
+    pub fn send(self) {
+        self.0.report(PgLogLevel::WARNING);
+    }
 }
 
 /// Refuses to read a column that is of another type than the function needs: its owner has changed the table.

@@ -5,7 +5,7 @@ use super::grants;
 use super::upgrade::{renew_comments, upgrade};
 use crate::access::row_policies::ensure_policies;
 use crate::access::{former_functions, owner};
-use crate::error::{Refusal, warn};
+use crate::error::{Refusal, Warning};
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, RUNS, STATISTICS};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
@@ -87,11 +87,10 @@ fn set_up(extension: &Extension) {
 
 /// Without shared memory the cache works; who installs it should know what does not.
 fn say_what_is_missing() {
-    warn(
-        "infinite_pages_cache is not preloaded",
-        "Lookups are not counted, and no worker maintains the cache.",
-        "Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.",
-    );
+    Warning::new(PgSqlErrorCode::ERRCODE_WARNING, "infinite_pages_cache is not preloaded")
+        .detail("Lookups are not counted, and no worker maintains the cache.")
+        .hint("Set shared_preload_libraries = 'infinite_pages_cache' and restart the server.")
+        .send();
 }
 
 /// A cache of another schema is left where it is, and misses would not tell of it: whoever dropped the extension and has
@@ -110,18 +109,20 @@ fn tell_of_another_cache(extension: &Extension) {
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
     );
     let Some(first) = schemas.first() else { return };
-    warn(
+    Warning::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
         "this database has another cache, which the new one knows nothing of",
-        format!(
-            "The other one is in schema {}, the new one, which is empty, in {}.",
-            schemas.join(", "),
-            extension.schema
-        ),
-        format!(
-            "To go on with the other one: DROP EXTENSION infinite_pages_cache CASCADE; \
+    )
+    .detail(format!(
+        "The other one is in schema {}, the new one, which is empty, in {}.",
+        schemas.join(", "),
+        extension.schema
+    ))
+    .hint(format!(
+        "To go on with the other one: DROP EXTENSION infinite_pages_cache CASCADE; \
              CREATE EXTENSION infinite_pages_cache SCHEMA {first}; then drop the empty tables."
-        ),
-    );
+    ))
+    .send();
 }
 
 /// # Errors

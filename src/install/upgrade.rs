@@ -3,11 +3,11 @@
 //! it allows, and where there is none the constraint is for new rows only.
 
 use crate::access::all_rows::must_change_all;
-use crate::error::warn;
+use crate::error::Warning;
 use crate::extension::{CACHE, Extension, POLICIES};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// The limit of token_cost in 0.1.0, as the catalog shows it. A table whose constraint has it was made by that version;
 /// one that existing clients have brought has no constraints of ours, and gets none.
@@ -48,11 +48,13 @@ fn upgrade_values(extension: &Extension, name: &str, table: pg_sys::Oid, templat
     if retype {
         match dependents_of_cost(table) {
             None => changes.push("ALTER COLUMN token_cost TYPE numeric(16,6)".to_string()),
-            Some(dependents) => warn(
+            Some(dependents) => Warning::new(
+                PgSqlErrorCode::ERRCODE_WARNING,
                 format!("column token_cost of {name} keeps its type, numeric without a scale"),
-                format!("What depends on it: {dependents}."),
-                format!("Drop that, run SELECT {}.cache_setup(), and create it again.", extension.schema),
-            ),
+            )
+            .detail(format!("What depends on it: {dependents}."))
+            .hint(format!("Drop that, run SELECT {}.cache_setup(), and create it again.", extension.schema))
+            .send(),
         }
     }
     changes.extend(outdated.iter().map(|constraint| format!("DROP CONSTRAINT {constraint}")));
@@ -67,14 +69,15 @@ fn upgrade_values(extension: &Extension, name: &str, table: pg_sys::Oid, templat
             let not_valid = if rows == 0 { "" } else { " NOT VALID" };
             changes.push(format!("ADD CHECK ({expression}){not_valid}"));
             if rows > 0 {
-                warn(
-                    format!("{rows} rows of {name} break a constraint of this version and stay as they are"),
-                    format!("It is CHECK ({expression}), and holds for new rows."),
-                    format!(
-                        "Mend or delete them; verify_production_cache() has the ALTER TABLE {}.{name} VALIDATE CONSTRAINT for after that.",
-                        extension.schema
-                    ),
+                let message = format!("{rows} rows of {name} break a constraint of this version and stay as they are");
+                let hint = format!(
+                    "Mend or delete them; verify_production_cache() has the ALTER TABLE {}.{name} VALIDATE CONSTRAINT for after that.",
+                    extension.schema
                 );
+                Warning::new(PgSqlErrorCode::ERRCODE_WARNING, message)
+                    .detail(format!("It is CHECK ({expression}), and holds for new rows."))
+                    .hint(hint)
+                    .send();
             }
         }
     }

@@ -5,7 +5,7 @@ use super::log::{self, Row};
 use super::step::{Outcome, Step};
 use super::steps::STEPS;
 use crate::access::owner;
-use crate::error::warn;
+use crate::error::Warning;
 use crate::extension::{CACHE, Extension};
 use crate::partition::dump_check;
 use crate::pg::advisory_lock::{self, Class};
@@ -77,7 +77,10 @@ fn cache_run_maintenance() -> TableIterator<
     // What was done stays done, and is told, where it cannot be logged.
     if let Err(caught) = subtransaction::attempt(|| log::write(&extension, run_at, None, &rows)) {
         let hint = "Look at the owner, the row security and the constraints of cache_maintenance_runs.";
-        warn("the run of maintenance was not logged", caught.to_string(), hint);
+        Warning::new(PgSqlErrorCode::ERRCODE_WARNING, "the run of maintenance was not logged")
+            .detail(caught.to_string())
+            .hint(hint)
+            .send();
     }
     TableIterator::new(
         rows.into_iter().map(|row| (row.step, row.status.to_string(), row.affected, row.duration_ms, row.detail)),

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::database_list::{DatabaseList, all_databases, databases};
-use super::process::{self, Worker};
+use super::process::{self, Worker, warning};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::{database_lock, databases as slots};
 use crate::audit::ring;
@@ -13,7 +13,6 @@ use crate::pg::backend;
 use crate::pg::clock::now;
 use crate::statistics;
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -180,13 +179,14 @@ impl Launcher {
             if without > 0 && !self.told_of_too_many {
                 self.told_of_too_many = true;
                 let limit = slots::SLOTS;
-                warn(
+                warning(
                     PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                    format!("{without} databases get no maintenance by the background worker"),
-                    format!(
-                        "It looks after {limit} databases. Run cache_run_maintenance() in the others on a schedule."
-                    ),
-                );
+                    &format!("{without} databases get no maintenance by the background worker"),
+                )
+                .hint(format!(
+                    "It looks after {limit} databases. Run cache_run_maintenance() in the others on a schedule."
+                ))
+                .send();
             }
             let seen = std::mem::replace(&mut self.seen, all_databases());
             let gone: Vec<_> = seen.iter().filter(|database| !self.seen.contains(*database)).collect();
@@ -223,11 +223,12 @@ impl Launcher {
                 step.map_or("look for work", |step| step.name),
                 longest.as_secs()
             );
-            warn(
+            warning(
                 PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
-                format!("maintenance of database {} failed: {message}", tick.database.to_u32()),
-                "See which triggers and functions the tables of the cache have there.".into(),
-            );
+                &format!("maintenance of database {} failed: {message}", tick.database.to_u32()),
+            )
+            .hint("See which triggers and functions the tables of the cache have there.")
+            .send();
             tick.worker.terminate();
             tick.terminated = true;
             let now = now();
@@ -299,11 +300,12 @@ impl Launcher {
                 slots.taken_mut().filter(|slot| is_due(slot, now, naptime) && !is_running(&self.ticks, slot.database));
             due.for_each(|slot| slot.not_started(NO_PLACE));
         });
-        warn(
+        warning(
             PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-            format!("no place for a background worker; trying again in {wait:?}"),
-            "Raise max_worker_processes.".into(),
-        );
+            &format!("no place for a background worker; trying again in {wait:?}"),
+        )
+        .hint("Raise max_worker_processes.")
+        .send();
     }
 
     fn sleep(&self, naptime: i64) -> Duration {
@@ -332,12 +334,6 @@ fn is_due(slot: &slots::Slot, now: i64, naptime: i64) -> bool {
 
 fn is_running(ticks: &[Tick], database: pg_sys::Oid) -> bool {
     ticks.iter().any(|tick| tick.database == database)
-}
-
-/// A line in the server's log.
-fn warn(code: PgSqlErrorCode, message: String, hint: String) {
-    let message = format!("infinite_pages_cache: {message}");
-    ErrorReport::new(code, message, pgrx::function_name!()).set_hint(hint).report(PgLogLevel::WARNING);
 }
 
 /// Runs `f` in a transaction that reads catalogs only.

@@ -3,10 +3,11 @@
 #![allow(unsafe_code)]
 
 use super::databases;
+use crate::error::Warning;
 use crate::pg::{backend, version};
 use crate::settings;
 use pgrx::pg_sys;
-use pgrx::{PgXactCallbackEvent, register_xact_callback};
+use pgrx::{PgSqlErrorCode, PgXactCallbackEvent, register_xact_callback};
 use std::ffi::{CStr, c_char};
 
 const LIBRARY: &CStr = c"infinite_pages_cache";
@@ -120,4 +121,10 @@ pub fn naptime() -> i64 {
 pub fn announce_at_commit() {
     let database = backend::database();
     register_xact_callback(PgXactCallbackEvent::Commit, move || databases::announce(database));
+}
+
+/// A warning for the server's log, where its lines stand among those of all others.
+#[track_caller]
+pub fn warning(code: PgSqlErrorCode, message: &str) -> Warning {
+    Warning::new(code, format!("infinite_pages_cache: {message}"))
 }

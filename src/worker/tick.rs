@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::databases::{self, Found, Running};
-use super::process::{self, WORKER};
+use super::process::{self, WORKER, warning};
 use super::{readiness, schedule, transaction};
 use crate::extension::{CACHE, Extension, RUNS};
 use crate::maintenance::budget::{Budget, LONGEST_BATCH, share_of_time};
@@ -18,7 +18,6 @@ use crate::pg::spi::{self, Access};
 use crate::pg::version;
 use crate::settings;
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
@@ -238,7 +237,7 @@ fn due_steps(database: pg_sys::Oid, now: i64) -> Option<Vec<usize>> {
 
 /// Records that no step could be run.
 fn fail(database: pg_sys::Oid, run_at: i64, message: &str) {
-    warn(&format!("a tick of maintenance failed: {message}"));
+    warning(PgSqlErrorCode::ERRCODE_WARNING, &format!("a tick of maintenance failed: {message}")).send();
     databases::change_slot(database, |slot| {
         slot.last_run = run_at;
         slot.failed(message, now(), process::naptime());
@@ -258,15 +257,10 @@ fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, out
         log::write(&Extension::current(), run_at, role, std::slice::from_ref(&row))
     });
     if let Err(message) = &logged {
-        warn(&format!("the log of maintenance could not be written: {message}"));
+        warning(PgSqlErrorCode::ERRCODE_WARNING, &format!("the log of maintenance could not be written: {message}"))
+            .send();
     }
     logged.is_ok()
-}
-
-/// A line in the server's log.
-fn warn(message: &str) {
-    let message = format!("infinite_pages_cache: {message}");
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, pgrx::function_name!()).report(PgLogLevel::WARNING);
 }
 
 struct Tick {
@@ -317,7 +311,8 @@ impl Tick {
         if outcome.failed {
             self.failed = true;
             let message = outcome.detail.as_deref().unwrap_or("it failed");
-            warn(&format!("maintenance step \"{}\" failed: {message}", step.name));
+            warning(PgSqlErrorCode::ERRCODE_WARNING, &format!("maintenance step \"{}\" failed: {message}", step.name))
+                .send();
             let message = format!("{}: {message}", step.name);
             databases::change_slot(self.database, |slot| {
                 slot.step_failed(number, &message, now(), process::naptime());
