@@ -3,14 +3,13 @@
 
 #![allow(unsafe_code)]
 
-use super::entry_index::Entries;
-use super::index_scan::{KEEP_LOCK, Row, Scan, open_table};
+use super::index_scan::{Row, Scan, scan_tables};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
 use crate::address::{Address, matching};
 use crate::extension::Extension;
+use crate::pg::backend;
 use crate::pg::spi::{Access, Rows};
-use crate::pg::{backend, invalidation};
 use crate::saved_plan;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{Uuid, pg_sys};
@@ -216,41 +215,24 @@ fn members(multixact: pg_sys::MultiXactId, is_lock: bool) -> Vec<pg_sys::Transac
 /// see by itself. After a change of the table rows are shown again.
 fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, pg_sys::Snapshot) -> bool) -> Sight {
     let digest = address.map(|address| &address.digest);
-    invalidation::accept_messages();
     // SAFETY: the snapshot is given back at the end; when something raises, the end of the transaction or
     // subtransaction does that. The server's own one that shows everything stays what it is.
-    let (latest, any) = unsafe {
+    let entries = unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-        (pg_sys::GetActiveSnapshot(), &raw mut pg_sys::SnapshotAnyData)
-    };
-    let mut wants_more = true;
-    let sight = loop {
-        pgrx::check_for_interrupts!();
-        let extension = Extension::current();
-        let entries = Entries::current(&extension);
-        let Some(table) = open_table(&entries) else { continue };
-        let unchanged = entries.tables().iter().all(|partition| {
-            if !wants_more {
-                return true;
-            }
-            // SAFETY: as above.
-            let Some(scan) = (unsafe { Scan::begin(&entries, partition, any, digest.is_some()) }) else {
-                return false;
-            };
+        let latest = pg_sys::GetActiveSnapshot();
+        let visit = |scan: &Scan| {
+            let mut wants_more = true;
             scan.each(user, digest, |row| {
                 wants_more = look(row, latest);
                 wants_more
             });
-            scan.end();
-            true
-        });
-        // SAFETY: the relation is open.
-        unsafe { pg_sys::relation_close(table, KEEP_LOCK) };
-        if unchanged {
-            break entries.partitions(&extension).map_or(Sight::Unknown, |(_, sight)| sight);
-        }
+            wants_more
+        };
+        let any = &raw mut pg_sys::SnapshotAnyData;
+        let entries = scan_tables(any, digest.is_some(), |_, entries| Some(entries.tables()), visit);
+        pg_sys::PopActiveSnapshot();
+        entries
     };
-    // SAFETY: as above.
-    unsafe { pg_sys::PopActiveSnapshot() };
-    sight
+    let entries = entries.expect("all tables are chosen");
+    entries.partitions(&Extension::current()).map_or(Sight::Unknown, |(_, sight)| sight)
 }

@@ -1,22 +1,57 @@
-//! Rows of one partition, read through its entry index, or, where it has none, one after the other.
+//! Scans of the cache's tables: the rows of one, read through its entry index, or, where it has none, one after the other.
 
 #![allow(unsafe_code)]
 
 use super::entry_index::{Columns, Entries, Partition};
 use crate::address::Address;
-use crate::pg::version;
+use crate::extension::Extension;
+use crate::pg::{invalidation, version};
 use pgrx::datum::FromDatum;
 use pgrx::{Uuid, pg_sys};
 use std::rc::Rc;
 
-pub const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-pub const KEEP_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+const KEEP_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
-/// Opens the table of the cache, locked as a statement would; `None` when what is known of it is outdated.
-pub fn open_table(entries: &Rc<Entries>) -> Option<pg_sys::Relation> {
-    open(entries, entries.table)
+/// Scans those of the cache's tables that `choose` takes, one after the other, until `visit` wants no more. The table of the
+/// cache and what is scanned are locked as by a statement. After a change of the table it begins anew. Returns what is known
+/// of the tables; `None` where none is chosen.
+///
+/// # Safety
+/// The snapshot stays what it is meanwhile.
+pub unsafe fn scan_tables(
+    snapshot: pg_sys::Snapshot,
+    by_digest: bool,
+    mut choose: impl for<'e> FnMut(&Extension, &'e Entries) -> Option<&'e [Partition]>,
+    mut visit: impl FnMut(&Scan) -> bool,
+) -> Option<Rc<Entries>> {
+    let mut wants_more = true;
+    loop {
+        pgrx::check_for_interrupts!();
+        invalidation::accept_messages();
+        let extension = Extension::current();
+        let entries = Entries::current(&extension);
+        let partitions = choose(&extension, &entries)?;
+        let Some(table) = open(&entries, entries.table) else { continue };
+        let unchanged = partitions.iter().all(|partition| {
+            if !wants_more {
+                return true;
+            }
+            // SAFETY: the caller's duty.
+            let Some(scan) = (unsafe { Scan::begin(&entries, partition, snapshot, by_digest) }) else { return false };
+            wants_more = visit(&scan);
+            scan.end();
+            true
+        });
+        // SAFETY: the relation is open.
+        unsafe { pg_sys::relation_close(table, KEEP_LOCK) };
+        if unchanged {
+            return Some(entries);
+        }
+    }
 }
 
+/// Opens a table, locked as a statement would; `None` when what is known is outdated.
 fn open(entries: &Entries, table: pg_sys::Oid) -> Option<pg_sys::Relation> {
     // SAFETY: the relation is checked before it is used; with the lock comes the news of changes.
     unsafe {
@@ -53,7 +88,7 @@ impl<'a> Scan<'a> {
     ///
     /// # Safety
     /// The snapshot stays what it is until the scan ends.
-    pub unsafe fn begin(
+    unsafe fn begin(
         entries: &Entries,
         partition: &'a Partition,
         snapshot: pg_sys::Snapshot,
@@ -113,7 +148,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    pub fn end(self) {
+    fn end(self) {
         // SAFETY: ends what `begin` began.
         unsafe {
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);

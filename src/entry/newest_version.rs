@@ -4,20 +4,17 @@
 
 #![allow(unsafe_code)]
 
-use super::entry_index::Entries;
-use super::index_scan::{KEEP_LOCK, Row, Scan, open_table};
+use super::index_scan::{Row, Scan, scan_tables};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
 use crate::address::Address;
-use crate::extension::Extension;
 use crate::pg::clock;
-use crate::pg::invalidation;
 use crate::pg::jsonb::RawJsonb;
 use crate::statistics::Hit;
 use crate::statistics::tokens::Tokens;
 use pgrx::datum::FromDatum;
 use pgrx::{Uuid, pg_sys};
-use std::rc::Rc;
+use std::cell::Cell;
 
 /// The newest version of an entry.
 pub enum Version {
@@ -30,59 +27,41 @@ pub enum Version {
 /// in the order of users and digests. Returns whether it could; if not, a statement has to find the way.
 pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> bool {
     let mut missing: Vec<usize> = (0..addresses.len()).collect();
-    loop {
-        let Some((entries, table)) = open() else { return false };
-        let Some((partitions, sight)) = entries.partitions(&Extension::current()) else {
-            // SAFETY: the relation is open.
-            unsafe { pg_sys::relation_close(table, KEEP_LOCK) };
-            return false;
-        };
-        let only = (sight == Sight::OneUser).then(tenant::cache_current_user_id);
-        let unchanged = partitions.iter().all(|partition| {
-            if missing.is_empty() {
+    // Whose entries the caller may see, where it is not all.
+    let only = Cell::new(None);
+    let visit = |scan: &Scan| {
+        let only = only.get();
+        missing.retain(|&number| {
+            let address = addresses[number];
+            if only.is_some_and(|user| user != Some(address.user_id)) {
                 return true;
             }
-            // SAFETY: the snapshot of the caller's statement stays.
-            let scan = unsafe { Scan::begin(&entries, partition, pg_sys::GetActiveSnapshot(), true) };
-            let Some(scan) = scan else { return false };
-            missing.retain(|&number| {
-                let address = addresses[number];
-                if only.is_some_and(|user| user != Some(address.user_id)) {
-                    return true;
+            let mut is_missing = true;
+            scan.each(&address.user_id, Some(&address.digest), |row| {
+                if row.is_of(address) {
+                    found(number, version(row));
+                    is_missing = false;
                 }
-                let mut is_missing = true;
-                scan.each(&address.user_id, Some(&address.digest), |row| {
-                    if row.is_of(address) {
-                        found(number, version(row));
-                        is_missing = false;
-                    }
-                    is_missing
-                });
                 is_missing
             });
-            scan.end();
-            true
+            is_missing
         });
-        // SAFETY: the relation is open.
-        unsafe { pg_sys::relation_close(table, KEEP_LOCK) };
-        // After a change of the table what is still missing is looked for once more.
-        if unchanged {
-            return true;
-        }
-    }
-}
-
-/// What is known of the table, and the table itself, locked; `None` when a statement has to find the way.
-fn open() -> Option<(Rc<Entries>, pg_sys::Relation)> {
-    invalidation::accept_messages();
-    loop {
-        pgrx::check_for_interrupts!();
-        let entries = Entries::current(&Extension::current());
-        entries.partitions(&Extension::current())?;
-        if let Some(table) = open_table(&entries) {
-            return Some((entries, table));
-        }
-    }
+        !missing.is_empty()
+    };
+    // SAFETY: the snapshot of the caller's statement stays.
+    let entries = unsafe {
+        scan_tables(
+            pg_sys::GetActiveSnapshot(),
+            true,
+            |extension, entries| {
+                let (partitions, sight) = entries.partitions(extension)?;
+                only.set((sight == Sight::OneUser).then(tenant::cache_current_user_id));
+                Some(partitions)
+            },
+            visit,
+        )
+    };
+    entries.is_some()
 }
 
 fn version(row: &Row) -> Version {
