@@ -16,7 +16,6 @@ mod maintenance;
 mod partition;
 mod pg;
 mod report;
-mod saved_plan;
 mod settings;
 mod statistics;
 #[cfg(any(test, feature = "pg_test"))]

@@ -1,8 +1,7 @@
-//! Who may see what: claims of tenants, row security and its policies, owners, services and monitors, and what a role lacks.
+//! Who may see what: claims of tenants, row security and its policies, owners, services and monitors.
 
 pub mod all_rows;
 pub mod former_functions;
-pub mod grant_hint;
 pub mod monitor;
 pub mod owner;
 pub mod row_policies;

@@ -3,12 +3,11 @@
 
 use crate::access::tenant;
 use crate::address::Address;
-use crate::extension::{AUDIT_LOG, Extension};
+use crate::extension::{AUDIT_LOG, Extension, saved_plan};
 use crate::partition::create;
 use crate::pg::backend;
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
-use crate::saved_plan;
 use crate::settings::{self, Audit};
 use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys};

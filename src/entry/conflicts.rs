@@ -7,10 +7,9 @@ use super::index_scan::{Row, Scan, scan_tables};
 use crate::access::row_security::Sight;
 use crate::access::tenant;
 use crate::address::{Address, matching};
-use crate::extension::Extension;
+use crate::extension::{Extension, saved_plan};
 use crate::pg::backend;
 use crate::pg::spi::{Access, Rows};
-use crate::saved_plan;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{Uuid, pg_sys};
 

@@ -1,8 +1,9 @@
 //! Content policies: what applies to a type of content where a call does not say.
 
 use crate::address::EVERY_OTHER_TYPE;
+use crate::extension::saved_plan;
 use crate::pg::spi::{self, Access};
-use crate::{saved_plan, ttl};
+use crate::ttl;
 use pgrx::datum::{AnyNumeric, Interval};
 
 /// Defaults for new entries of one type of content.

@@ -1,13 +1,13 @@
 //! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
 //! of every user; everything else is the owner's.
 
-use crate::access::grant_hint::TENANT_FUNCTION;
 use crate::access::monitor::FIGURES;
 use crate::access::row_policies::ADMIN;
 use crate::access::service::{DATABASE_OWNER, add_to_policy, grant_audit, service_roles};
 use crate::access::{owner, row_policies};
 use crate::audit::archive::find_archive;
 use crate::error::{Refusal, shown};
+use crate::extension::grant_hint::TENANT_FUNCTION;
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension, POLICIES, RUNS};
 use crate::partition::secure;
 use crate::pg::advisory_lock::{self, Class};

@@ -2,13 +2,13 @@
 
 use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
-use crate::extension::{CACHE, Extension};
+use crate::extension::{CACHE, Extension, saved_plan};
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::pg::clock::{milliseconds, now};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
+use crate::statistics;
 use crate::statistics::counters::Count;
-use crate::{saved_plan, statistics};
 use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};

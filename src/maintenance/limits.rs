@@ -3,10 +3,10 @@
 use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
 use crate::address::same_entry;
-use crate::extension::{CACHE, Extension, POLICIES};
+use crate::extension::{CACHE, Extension, POLICIES, saved_plan};
 use crate::pg::spi::{self, Access};
+use crate::statistics;
 use crate::statistics::counters::Count;
-use crate::{saved_plan, statistics};
 use pgrx::Uuid;
 use std::collections::BTreeMap;
 

@@ -5,11 +5,11 @@
 
 use super::catalog::{forget_partitions, partitions_of};
 use super::secure::secure;
-use crate::access::grant_hint::{Grant, with_way_out};
 use crate::access::{owner, service};
 use crate::arguments;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
+use crate::extension::grant_hint::{Grant, with_way_out};
 use crate::extension::{AUDIT_LOG, CACHE, Extension};
 use crate::pg::advisory_lock::{self, Brief, Class};
 use crate::pg::clock::now;

@@ -1,8 +1,8 @@
 //! What the cache does for one user.
 
-use crate::access::grant_hint::{Grant, with_way_out};
 use crate::arguments::{checked_user, or_raise};
 use crate::extension::Extension;
+use crate::extension::grant_hint::{Grant, with_way_out};
 use crate::pg::guc::with_settings;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access};

@@ -4,7 +4,7 @@
 
 use super::run::{run_on_log, run_with};
 use super::sources::with_sources;
-use crate::access::grant_hint::{Grant, with_way_out};
+use crate::extension::grant_hint::{Grant, with_way_out};
 use crate::extension::{CACHE, Extension, RUNS};
 use crate::maintenance::steps::STEPS;
 use crate::pg::backend;

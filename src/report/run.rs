@@ -4,8 +4,8 @@
 
 use super::sources::{READ_BY_OWNER, with_sources};
 use crate::access::all_rows::{owner_sees_all, sees_all};
-use crate::access::grant_hint::{Grant, with_way_out};
 use crate::access::monitor;
+use crate::extension::grant_hint::{Grant, with_way_out};
 use crate::extension::{CACHE, Extension, RUNS, TABLES};
 use crate::pg::function;
 use crate::pg::guc::with_settings;

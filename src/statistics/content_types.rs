@@ -8,10 +8,9 @@
 use super::counters::{self, Room};
 use super::tokens::{MILLIONTHS, Tokens};
 use crate::address::EVERY_OTHER_TYPE;
-use crate::extension::{Extension, POLICIES};
+use crate::extension::{Extension, POLICIES, saved_plan};
 use crate::pg::privileges;
 use crate::pg::spi::Access;
-use crate::saved_plan;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;

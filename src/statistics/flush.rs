@@ -9,10 +9,9 @@ use super::counters::{self, COUNTERS, Count, Counted};
 use super::hits::{self, Entry, Hits};
 use super::tokens::Tokens;
 use crate::access::all_rows::must_change_all;
-use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension, STATISTICS};
+use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension, STATISTICS, saved_plan};
 use crate::pg::clock;
 use crate::pg::spi::{self, Access};
-use crate::saved_plan;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 

@@ -1,8 +1,11 @@
-//! Where the extension lives: the schema of its functions, views and tables. Looked up once and kept
-//! until a function or a schema of the database changes, so that a renamed schema or an extension
-//! created anew elsewhere is noticed at the next call.
+//! The extension in this database: its schema, which functions, views and tables are in, and how its statements are run. The
+//! schema is looked up once and kept until a function or a schema of the database changes, so that a renamed schema or an
+//! extension created anew elsewhere is noticed at the next call.
 
 #![allow(unsafe_code)]
+
+pub mod grant_hint;
+pub mod saved_plan;
 
 use crate::error::Refusal;
 use crate::pg::invalidation::DEFINITIONS;
@@ -42,7 +45,7 @@ pub struct Extension {
 }
 
 thread_local! {
-    static HOME: RefCell<Option<Rc<Extension>>> = const { RefCell::new(None) };
+    static KNOWN: RefCell<Option<Rc<Extension>>> = const { RefCell::new(None) };
 }
 
 impl Extension {
@@ -66,7 +69,7 @@ impl Extension {
         // Read first: a change that comes while the catalog is read outdates what is read.
         let generation = DEFINITIONS.current();
         if let Some(extension) =
-            HOME.with_borrow(|extension| extension.clone().filter(|extension| extension.generation == generation))
+            KNOWN.with_borrow(|extension| extension.clone().filter(|extension| extension.generation == generation))
         {
             return Some(extension);
         }
@@ -80,7 +83,7 @@ impl Extension {
         );
         let Some((Some(namespace), Some(schema))) = extension else { return None };
         let extension = Rc::new(Extension { namespace, schema, generation });
-        HOME.set(Some(Rc::clone(&extension)));
+        KNOWN.set(Some(Rc::clone(&extension)));
         Some(extension)
     }
 

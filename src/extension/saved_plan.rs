@@ -1,7 +1,7 @@
 //! The extension's own statements with a saved plan. Each is planned anew when the extension's schema or functions change.
 
-use crate::access::grant_hint::{Grant, with_way_out};
-use crate::extension::{CACHE, Extension, POLICIES};
+use super::grant_hint::{Grant, with_way_out};
+use super::{CACHE, Extension, POLICIES};
 use crate::pg::invalidation;
 use crate::pg::spi::{self, Access, Rows};
 use pgrx::datum::DatumWithOid;

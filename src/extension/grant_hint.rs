@@ -1,7 +1,7 @@
 //! Permission errors of the server, with the way out.
 
+use super::{Extension, TABLES};
 use crate::error::Refusal;
-use crate::extension::{Extension, TABLES};
 use crate::pg::{backend, privileges};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
