@@ -2,8 +2,8 @@
 
 import pytest
 
-from conftest import Database
-from harness.upgrade import RELEASES, UPDATE, known, old  # noqa: F401
+from harness.database import Database
+from harness.upgrade import RELEASES, UPDATE, old
 
 COMMENTS = """
     SELECT c.relname, a.attname, col_description(c.oid, a.attnum) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid

@@ -7,8 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Database, temporary_roles, wait_until
-from test_lookups import upsert
+from harness.database import Database
+from harness.entries import ALICE, BOB, upsert
+from harness.roles import temporary_roles
+from harness.waiting import wait_until
 
 GUIDE = (Path(__file__).parent / "guide" / "deployment-guide.md").read_text()
 

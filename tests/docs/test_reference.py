@@ -5,7 +5,9 @@ import re
 import psycopg
 import pytest
 
-from conftest import ROOT, Database, temporary_roles
+from harness.cluster import ROOT
+from harness.database import Database
+from harness.roles import temporary_roles
 
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()

@@ -7,7 +7,12 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Cluster, Database, sqlstate_of, temporary_roles
+from harness.calls import entry, upsert, upsert_many
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.entries import ALICE, BOB
+from harness.errors import refused, sqlstate_of
+from harness.roles import temporary_roles
 
 DEEP = "(repeat('[', 10000) || repeat(']', 10000))::jsonb"
 
@@ -20,34 +25,6 @@ def cache(cluster):
         database.execute("SELECT cache_upsert(%s, 't', %s, '1', metadata => '{\"tag\": \"a\"}', foundation_dependency => 't')", (user, key))
     yield database
     database.drop()
-
-
-def refused(cache, sql, sqlstate, *settings):
-    """Runs a statement that must fail, say why and what to do, and change nothing; returns the error."""
-    before = cache.contents()
-    with cache.connect() as connection:
-        for setting in settings:
-            connection.execute(setting)
-        error = sqlstate_of(lambda: connection.execute(sql))
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-    assert cache.contents() == before
-    found = {"SQLSTATE": error.sqlstate, "message": error.message_primary, "DETAIL": error.message_detail, "HINT": error.message_hint}
-    assert found["SQLSTATE"] == sqlstate, found
-    assert all(text and text.strip() for text in found.values()), found
-    return error
-
-
-def upsert(**arguments):
-    arguments = {"user_id": f"'{ALICE}'", "content_type": "'t'", "cache_key": "'k'", "content": "'2'", **arguments}
-    return f"SELECT cache_upsert({', '.join(f'{name} => {value}' for name, value in arguments.items())})"
-
-
-def entry(**fields):
-    return {"user_id": ALICE, "content_type": "t", "cache_key": "new", "content": 2, **fields}
-
-
-def upsert_many(*entries):
-    return "SELECT cache_upsert_many('{}')".format(json.dumps(entries).replace("'", "''"))
 
 
 ADDRESSES = [  # argument, value, SQLSTATE

@@ -3,11 +3,10 @@
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, sqlstate_of
-from test_lookups import lookup, upsert
-from test_tenants import acting
+from harness.entries import ALICE, BOB, CACHE, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.roles import acting
 
-CACHE = "infinite_pages_cache_partitioned"
 KEY = (ALICE, "tone", "k")
 
 

@@ -9,10 +9,11 @@ from decimal import ROUND_HALF_UP, Decimal
 import pytest
 from psycopg.types.numeric import Float4, Float8, Int2, Int4, Int8, IntNumeric
 
-from conftest import ALICE, Database, sqlstate_of
-from test_bad_input import entry, refused, upsert, upsert_many
+from harness.calls import entry, upsert, upsert_many
+from harness.database import Database
+from harness.entries import ALICE, CACHE
+from harness.errors import refused, sqlstate_of
 
-CACHE = "infinite_pages_cache_partitioned"
 MILLIONTH = Decimal("0.000001")
 NUMBERS = [Int2, Int4, Int8, IntNumeric, Float4, Float8, int, float, Decimal, str]
 

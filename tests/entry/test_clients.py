@@ -6,7 +6,10 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from conftest import ALICE, Cluster, Database, Standby, sqlstate_of
+from harness.cluster import Cluster, Standby
+from harness.database import Database
+from harness.entries import ALICE
+from harness.errors import sqlstate_of
 
 KEY = (ALICE, "t", "k")
 UPSERT = "SELECT cache_upsert(%s, %s, %s, {})"

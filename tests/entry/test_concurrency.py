@@ -1,7 +1,6 @@
 """One live entry per key whoever writes at the same time (P3), and nobody waits long for maintenance (P7)."""
 
 import contextlib
-import json
 import random
 import threading
 import time
@@ -10,37 +9,19 @@ from datetime import datetime, timedelta, timezone
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Database, is_waiting, sqlstate_of, together, wait_until
-from test_lookups import KEY, lookup, upsert
-from test_maintenance import add_month
-from test_partitions import month
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE, KEY, duplicates, lookup, upsert, upsert_many
+from harness.errors import sqlstate_of
+from harness.maintenance import LOCK_TIMEOUT, slow_down_deletions
+from harness.months import add_dead_months, add_month, month, partitions
+from harness.waiting import is_waiting, timed, together, wait_until
+from harness.writers import KEYS, Run
 
-CACHE = "infinite_pages_cache_partitioned"
-CLIENTS = 16
-KEYS = [f"k{number}" for number in range(2000)]
-
-# What infinite_pages_cache.lock_timeout is here, and what a client may wait: one such wait, and a busy machine.
-LOCK_TIMEOUT = 0.3
 BOUND = LOCK_TIMEOUT + 0.5
-
-
-def upsert_many(connection, keys, content, content_type="story_foundation"):
-    entries = [{"user_id": ALICE, "content_type": content_type, "cache_key": key, "content": content} for key in keys]
-    return connection.execute("SELECT cache_upsert_many(%s::jsonb)", (json.dumps(entries),)).fetchone()[0]
-
-
-def duplicates(database):
-    return database.execute(f"SELECT cache_key, count(*) FROM {CACHE} GROUP BY user_id, content_type, cache_key HAVING count(*) > 1")
 
 
 def months_of(database):
     return dict(database.execute(f"SELECT tableoid::regclass::text, count(*) FROM {CACHE} GROUP BY 1"))
-
-
-def timed(action):
-    started = time.monotonic()
-    action()
-    return time.monotonic() - started
 
 
 # ── a month's edge ───────────────────────────────────────────────────────────────────────────────
@@ -52,54 +33,6 @@ def at_the_edge(clock_cluster):
     database = Database(clock_cluster)
     yield database
     database.drop()
-
-
-class Run:
-    """Clients that write the same keys, in orders of their own, until the clock is well past the edge."""
-
-    def __init__(self, database, edge, isolation="read committed", direct=False):
-        self.database, self.edge, self.isolation, self.direct = database, edge, isolation, direct
-        self.refused, self.before, self.after = [], 0, 0
-        self.start = threading.Barrier(CLIENTS)
-
-    def client(self, number):
-        dice = random.Random(number)
-        with self.database.connect() as connection:
-            connection.execute(f"SET default_transaction_isolation = '{self.isolation}'")
-            keys = dice.sample(KEYS, len(KEYS))
-            self.start.wait()
-            mine_after = 0
-            while True:
-                [(now,)] = connection.execute("SELECT clock_timestamp()").fetchall()
-                if now < self.edge:
-                    self.before += 1
-                elif now < self.edge + timedelta(seconds=1) or mine_after < 2:
-                    mine_after += 1
-                    self.after += 1
-                else:
-                    return
-                size = dice.choice((1, 1, 1, 5, 40, 300))
-                batch, keys = keys[:size], keys[size:] + keys[:size]
-                try:
-                    if self.direct and number % 4 == 0:
-                        connection.execute(
-                            f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content) VALUES (%s, 'story_foundation', %s, '0')",
-                            (ALICE, batch[0]))
-                    elif size == 1:
-                        upsert(connection, str(number), (ALICE, "story_foundation", batch[0]))
-                    else:
-                        upsert_many(connection, batch, number)
-                except psycopg.Error as error:
-                    self.refused.append((error.sqlstate, "INSERT" if self.direct and number % 4 == 0 else "upsert"))
-
-    def across(self):
-        """Sets the clock to just before the edge and lets all clients write across it."""
-        self.database.cluster.set_clock(self.edge - timedelta(seconds=1))
-        together(*[lambda number=number: self.client(number) for number in range(CLIENTS)])
-        assert self.database.value("SELECT now()") > self.edge
-        # The edge was crossed while they wrote.
-        assert self.before > CLIENTS and self.after > CLIENTS
-        return self
 
 
 @pytest.mark.parametrize("premade", [True, False], ids=["premade", "no_partition"])
@@ -308,22 +241,6 @@ def add_expired(database, keys):
             [(ALICE, key, len(keys) - number) for number, key in enumerate(keys)])
 
 
-def add_dead_months(database, *ago):
-    """Partitions of months gone by, each with an expired entry; returns their names, oldest first."""
-    names = []
-    with database.connect() as connection:
-        for months in ago:
-            created, = connection.execute("SELECT date_trunc('month', now(), 'UTC') - %s * interval '1 month'", (months,)).fetchone()
-            names += connection.execute("SELECT create_monthly_cache_partition(%s::timestamp)", (created.replace(tzinfo=None),)).fetchone()
-            connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at) "
-                               "VALUES (%s, 'tone', %s, '1', %s, %s)", (ALICE, f"old{months}", created, created))
-    return names
-
-
-def partitions(database):
-    return {name for (name,) in database.execute(f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{CACHE}'::regclass")}
-
-
 @pytest.mark.parametrize("batch_size", [1000, 7])
 def test_cleanup_leaves_locked_rows_and_deletes_the_others_at_once(database, batch_size):
     """The locked rows are those that expired first, the ones that a batch would begin with."""
@@ -430,12 +347,6 @@ def test_an_upsert_of_an_expired_key_does_not_wait_for_drops(database):
                 worker.execute("SELECT * FROM cache_run_maintenance()")
     assert upserts.errors == []
     assert upserts.longest < BOUND
-
-
-def slow_down_deletions(database, condition, seconds):
-    database.execute(f"""
-        CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END';
-        CREATE TRIGGER slow_down AFTER DELETE ON {CACHE} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION slow_down()""")
 
 
 def test_an_upsert_of_a_key_over_the_limit_does_not_wait_for_all_evictions(database):

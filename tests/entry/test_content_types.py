@@ -2,9 +2,11 @@
 
 import pytest
 
-from conftest import ALICE, Database, sqlstate_of
-from test_bad_input import entry, refused, upsert, upsert_many
-from harness.upgrade import checks, warnings_of
+from harness.calls import entry, upsert, upsert_many
+from harness.database import Database
+from harness.entries import ALICE
+from harness.errors import refused, sqlstate_of, warnings_of
+from harness.reports import checks
 
 CACHE, POLICIES = "infinite_pages_cache_partitioned", "cache_content_policies"
 CHECK = f"{POLICIES}_content_type_check"

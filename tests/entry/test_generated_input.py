@@ -13,9 +13,9 @@ import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import ALICE, BOB, Database
-from test_attack_claims import notations, text
-from harness.worker import CACHE
+from harness.claims import notations, text
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE
 
 # `make fuzz` takes more of them.
 CASES = settings(max_examples=int(os.environ.get("GENERATED_CASES", "50")), deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -11,7 +11,10 @@ import psycopg
 import pytest
 import rfc8785
 
-from conftest import ALICE, BOB, Database, sqlstate_of
+from harness.database import Database
+from harness.entries import ALICE, BOB
+from harness.errors import sqlstate_of
+from harness.plans import nodes, rows_read
 
 # The sample objects of RFC 8785, sections 3.2.2 and 3.2.3, with their canonical form from 3.2.4. A number of the first has two digits more
 # there (333333333.33333329) than its double prints back: see test_a_number_that_its_double_does_not_print_back_keeps_its_digits.
@@ -229,12 +232,6 @@ def tenant(roles, database):
         yield connection
 
 
-def nodes(plan):
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes(child)
-
-
 @pytest.mark.parametrize("plan_cache_mode", ["force_custom_plan", "force_generic_plan"])
 def test_a_tenants_lookup_is_planned_with_the_index(tenant, plan_cache_mode):
     tenant.execute(f"SET plan_cache_mode = {plan_cache_mode}")
@@ -245,12 +242,6 @@ def test_a_tenants_lookup_is_planned_with_the_index(tenant, plan_cache_mode):
     scans = [node for node in nodes(plan) if node.get("Relation Name") == full]
     assert [node["Node Type"] for node in scans] == ["Index Scan"]
     assert "user_id" in scans[0]["Index Cond"] and "cache_entry_digest" in scans[0]["Index Cond"]
-
-
-def rows_read(connection):
-    """By the transaction: in scans of whole partitions, and by index. As the server counts them."""
-    return connection.execute("SELECT sum(seq_tup_read)::integer, sum(idx_tup_fetch)::integer FROM pg_stat_xact_user_tables "
-                              "WHERE relname ~ '^infinite_pages_cache_\\d'").fetchone()
 
 
 @pytest.mark.parametrize("call", [

@@ -13,10 +13,11 @@ from datetime import datetime, timezone
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Database, is_waiting, sqlstate_of, together, wait_until
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE, duplicates, upsert
+from harness.errors import sqlstate_of
 from harness.interleaving import HIGHER, LEVELS
-from test_concurrency import CACHE, duplicates
-from test_lookups import lookup, upsert
+from harness.waiting import is_waiting, together, wait_until
 
 TYPE = "tone"
 # Locks of users and of keys.
@@ -59,14 +60,6 @@ SCENARIOS = {
     "two batches of 200": (lambda c, user, name: batch(c, user, keys(name, "a", 200)), lambda c, user, name: batch(c, user, keys(name, "b", 200))),
     "300 touches": (lambda c, user, name: touches(c, user, keys(name, "t", 150)), lambda c, user, name: touches(c, user, keys(name, "t", 300)[150:])),
 }
-
-
-@pytest.fixture
-def two(database):
-    """Two sessions that give up after a while, and a third."""
-    with database.connect(autocommit=False, options="-c lock_timeout=3s") as one, \
-            database.connect(autocommit=False, options="-c lock_timeout=3s") as other:
-        yield one, other
 
 
 @two_users

@@ -8,7 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from conftest import ALICE, BOB, is_waiting, sqlstate_of, temporary_roles, wait_until
+
+from harness.entries import ALICE, BOB
+from harness.errors import sqlstate_of
+from harness.roles import temporary_roles
+from harness.waiting import is_waiting, wait_until
 
 TABLE = "infinite_pages_cache_partitioned"
 THIS = datetime.datetime.now(datetime.timezone.utc).replace(day=1)

@@ -1,20 +1,9 @@
 """A lookup writes nothing (P4) and returns what the caller's snapshot shows."""
 
 import pytest
-from conftest import ALICE, BOB, Cluster
 
-KEY = (ALICE, "story_foundation", "k")
-
-
-def upsert(connection, content, key=KEY, **arguments):
-    names = "".join(f", {name} => %({name})s" for name in arguments)
-    return connection.execute(
-        f"SELECT cache_upsert(%(user)s, %(type)s, %(key)s, %(content)s::jsonb{names})",
-        {"user": key[0], "type": key[1], "key": key[2], "content": content, **arguments}).fetchone()[0]
-
-
-def lookup(connection, key=KEY):
-    return connection.execute("SELECT cache_lookup(%s, %s, %s)", key).fetchone()[0]
+from harness.cluster import Cluster
+from harness.entries import ALICE, BOB, KEY, lookup, upsert
 
 
 @pytest.fixture(params=["on", "off"], ids=["by index", "by statement"])

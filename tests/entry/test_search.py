@@ -8,15 +8,15 @@ from decimal import Decimal
 
 import pytest
 
-from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.months import LEGACY, legacy_month, month, name_of
+from harness.plans import nodes, rows_read
+from harness.reports import failed_checks
+from harness.roles import acting, temporary_roles
 from harness.tally import counters, counting_cluster
-from test_keys import nodes, rows_read
-from test_lookups import lookup, upsert
-from test_partitions import month, name_of
-from test_setup import LEGACY, failed_checks, legacy_month
-from test_tenants import acting
 
-CACHE = "infinite_pages_cache_partitioned"
 SEARCH = "SELECT cache_key FROM cache_search(%s, %s, %s::jsonb, %s)"
 # As clients write it that do not call the function.
 PLAIN = (f"SELECT cache_key FROM {CACHE} WHERE user_id = %s AND content_type = %s AND metadata @> %s::jsonb AND expires_at > now() "

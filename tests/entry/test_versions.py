@@ -5,12 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from conftest import ALICE, BOB
-from test_lookups import lookup
-from test_maintenance import add_month
-from test_partitions import month, name_of
+from harness.entries import ALICE, BOB, CACHE, lookup
+from harness.months import add_month, month, name_of
 
-CACHE = "infinite_pages_cache_partitioned"
 KEY = (ALICE, "tone", "k")
 BEFORE = "2000-01-01"
 

@@ -7,10 +7,12 @@ from datetime import datetime, timezone
 
 import pytest
 
-from conftest import ALICE, Database, is_waiting, sqlstate_of, wait_until
-from test_concurrency import CACHE
-from test_locks import TYPE, two  # noqa: F401
-from test_lookups import lookup, upsert
+from harness.database import Database
+from harness.entries import ALICE, CACHE, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.waiting import is_waiting, wait_until
+
+TYPE = "tone"
 
 KEY = (ALICE, TYPE, "k")
 INSERT = f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at) VALUES ('{ALICE}', '{TYPE}', 'k', %s, %s, 'infinity')"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psycopg
 
-from conftest import ROOT, as_server_user, wait_until
+from harness.cluster import ROOT, as_server_user
+from harness.waiting import wait_until
 
 PROGRAM = ROOT / "target/tools/bin/pgbouncer"
 # One server connection for all clients of a database.

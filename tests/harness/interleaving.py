@@ -5,10 +5,9 @@ import threading
 import psycopg
 import pytest
 
-from conftest import ALICE, Database, is_waiting, wait_until
-from harness.tally import cluster, flush  # noqa: F401
-from test_concurrency import duplicates, partitions
-from test_lookups import KEY, lookup, upsert
+from harness.database import Database
+from harness.entries import ALICE, KEY, lookup, upsert
+from harness.waiting import is_waiting, wait_until
 
 READ_COMMITTED, *HIGHER = LEVELS = ["read committed", "repeatable read", "serializable"]
 at_each_level = pytest.mark.parametrize("level", LEVELS)
@@ -25,25 +24,6 @@ class Watched(Database):
         self.kept = self.kept or self.connect()
         cursor = self.kept.execute(sql, parameters)
         return cursor.fetchall() if cursor.description else None
-
-
-@pytest.fixture(scope="module")
-def shared(cluster):
-    database = Watched(cluster)
-    yield database
-    database.drop()
-
-
-@pytest.fixture
-def database(shared):
-    """One for all tests here: a test finds it without entries, audit rows, statistics, and other months than the usual."""
-    usual = partitions(shared)
-    yield shared
-    flush(shared.kept)
-    forget(shared.kept)
-    shared.execute("TRUNCATE cache_statistics_hourly")
-    for name in partitions(shared) - usual:
-        shared.execute(f"DROP TABLE {name}")
 
 
 class Session:
@@ -94,21 +74,6 @@ class Session:
 
     def close(self):
         self.connection.close()
-
-
-@pytest.fixture
-def sessions(database):
-    """Makes sessions; in the end there is one row of a key."""
-    made = []
-
-    def make(level, number=2):
-        made.extend(Session(database, level) for _ in range(number))
-        return made[-number:]
-
-    yield make
-    for session in made:
-        session.close()
-    assert duplicates(database) == []
 
 
 def content_of(database):

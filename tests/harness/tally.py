@@ -3,11 +3,9 @@
 from collections import Counter, defaultdict
 from decimal import Decimal
 
-import pytest
+from harness.cluster import Cluster
+from harness.entries import CACHE
 
-from conftest import Cluster
-
-CACHE = "infinite_pages_cache_partitioned"
 COUNTERS = ["hits", "misses", "stale", "upserts", "invalidations", "expirations", "tokens_spent", "tokens_saved",
             "untracked_hits", "audit_lost"]
 CALLS = ["lookup_us", "upsert_us"]
@@ -21,14 +19,6 @@ def counting_cluster(**settings):
     """A cluster with places for the content types of all its tests, in which nothing happens by itself."""
     return Cluster({"infinite_pages_cache.max_tracked_content_types": 2000, "infinite_pages_cache.naptime": 0,
                     "autovacuum": "off", **settings})
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """One in which hits wait for a flush."""
-    cluster = counting_cluster()
-    yield cluster
-    cluster.remove()
 
 
 class Tally:

@@ -5,8 +5,10 @@ import signal
 
 import psycopg
 import pytest
-from conftest import Cluster, wait_until
+
+from harness.cluster import Cluster
 from harness.server_log import defects
+from harness.waiting import wait_until
 
 WARNINGS = ["resource was not closed: relation", 'relcache reference leak: relation "t" not closed', "snapshot 0x5 still active",
             "buffer refcount leak: [001]", "local buffer refcount leak: [001]", "snapshot reference leak: Snapshot 0x5 still referenced",

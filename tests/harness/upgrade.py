@@ -4,18 +4,18 @@ version, dumps of a database that fill.sql has filled: as a script, as an archiv
 import re
 import tomllib
 
-import pytest
-
 from harness.catalog import state
-from conftest import ALICE, BOB, ROOT, Database, temporary_roles
-from long.restore_matrix import with_lz4
-from test_restore import maintained
+from harness.cluster import ROOT
+from harness.database import Database
+from harness.dumps import with_lz4
+from harness.entries import ALICE, BOB, CACHE
+from harness.maintenance import maintained
 
 RELEASED = ROOT / "tests/lifecycle/released"
 RELEASES = ("0.1.0", "0.2.0")
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 ROLES = ("anon", "authenticated", "service_role", "app_tenant", "app_service", "app_reader")
-CACHE, LOG = "infinite_pages_cache_partitioned", "cache_audit_log"
+LOG = "cache_audit_log"
 UPDATE = "ALTER EXTENSION infinite_pages_cache UPDATE"
 CREATED = "CREATE EXTENSION IF NOT EXISTS infinite_pages_cache WITH SCHEMA public"
 # What a client of 0.1.0 can see of the rows.
@@ -95,10 +95,6 @@ def catalog(database, schema="public"):
     return found
 
 
-def checks(database, schema="public"):
-    return {name: hint for name, hint in database.execute(f"SELECT name, hint FROM {schema}.verify_production_cache() WHERE NOT ok")}
-
-
 def works(database):
     with database.connect() as connection:
         one = lambda sql, *arguments: connection.execute(sql, arguments).fetchone()[0]
@@ -109,20 +105,3 @@ def works(database):
         assert one("SELECT cache_lookup(%s, 'setting', 'k5')", ALICE) == 55
         assert one(f"SELECT count(*) FROM {CACHE} WHERE cache_key = 'k5'") == 1
         assert {status for _, status, _ in maintained(connection)} == {"ok"}
-
-
-@pytest.fixture(scope="module")
-def known(cluster):
-    with temporary_roles(cluster, *ROLES):
-        yield
-
-
-def warnings_of(database, sql):
-    """What a statement warns of: message, DETAIL and HINT of each."""
-    found = []
-    with database.connect() as connection:
-        # A notice is gone when its handler returns.
-        connection.add_notice_handler(lambda notice: found.append((notice.message_primary, notice.message_detail, notice.message_hint))
-                                      if notice.severity == "WARNING" else None)
-        connection.execute(sql)
-    return found

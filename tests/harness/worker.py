@@ -3,21 +3,16 @@
 import contextlib
 import time
 
-from conftest import ALICE
-from conftest import wait_until as wait_eagerly
+from harness import waiting
+from harness.entries import add_entries, count
 
-CACHE = "infinite_pages_cache_partitioned"
 LAUNCHER = "infinite_pages_cache launcher"
 WORKER = "infinite_pages_cache worker"
-
-# Expiry is far from now in either direction, so that no test depends on when it runs.
-LONG_AGO = "2020-01-01"
-NEVER = "infinity"
 
 
 def wait_until(condition, timeout=20):
     """Waits without taking the machine from the server."""
-    wait_eagerly(condition, timeout, pause=0.05)
+    waiting.wait_until(condition, timeout, pause=0.05)
 
 
 def processes(cluster, kind, database=None):
@@ -49,29 +44,11 @@ def wait_for_ticks(database, ticks=2, timeout=20):
         seen = status(database)["last_run"]
 
 
-def add_entries(database, count, expires_at=LONG_AGO, prefix="e", user=ALICE):
-    database.execute(
-        f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, expires_at) "
-        "SELECT %s, 't', %s || n, to_jsonb(n), %s FROM generate_series(1, %s) n", (user, prefix, expires_at, count))
-
-
-def count(database, condition="true"):
-    return database.value(f"SELECT count(*) FROM {CACHE} WHERE {condition}")
-
-
-def expired(database):
-    return count(database, "expires_at < now()")
-
-
 def is_served(database, timeout=20):
     """A tick deletes what has expired; called anew it waits for a new tick."""
     key = f"served {time.monotonic_ns()}"
     add_entries(database, 1, prefix=key)
     wait_until(lambda: count(database, f"cache_key LIKE '{key}%'") == 0, timeout)
-
-
-def speed_up_deletions(database):
-    database.execute(f"DROP TRIGGER slow_down ON {CACHE}; DROP FUNCTION slow_down()")
 
 
 def wait_for_step(cluster, database, step="delete expired entries", timeout=20):
@@ -83,7 +60,7 @@ def wait_for_step(cluster, database, step="delete expired entries", timeout=20):
                 "SELECT pid FROM pg_stat_activity WHERE backend_type = %s AND datname = %s AND query LIKE %s",
                 (WORKER, database, f"%{step}%")).fetchall()
             return found
-        wait_eagerly(look, timeout)
+        waiting.wait_until(look, timeout)
     return found[0][0]
 
 

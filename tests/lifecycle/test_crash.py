@@ -1,6 +1,6 @@
 """A few rounds of tests/long/crash.py, which runs fifty."""
 
-from conftest import Cluster
+from harness.cluster import Cluster
 from long.crash import SETTINGS, Crashes
 
 

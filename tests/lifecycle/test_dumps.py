@@ -5,11 +5,11 @@ import subprocess
 
 import pytest
 
-from conftest import Cluster, Database, sqlstate_of, wait_until
-from test_concurrency import add_dead_months
-from test_maintenance import add_audit_month
-from test_owner_rights import owned  # noqa: F401
-from test_partitions import bounds
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.errors import sqlstate_of
+from harness.months import add_audit_month, add_dead_months, bounds
+from harness.waiting import wait_until
 from harness.worker import log_of, status, without_worker
 
 # Whoever drops a table waits at the end of its DROP until the gate is open.

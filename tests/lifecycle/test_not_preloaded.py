@@ -2,10 +2,11 @@
 
 import pytest
 
-from conftest import ALICE, Cluster, Database, sqlstate_of
-from harness.tally import CACHE, GET, MANY, ONE
-from test_lookups import lookup, upsert
-from test_maintenance import report, rows_for_each_role
+from harness.cluster import Cluster
+from harness.entries import ALICE, CACHE, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.reports import report, rows_for_each_role
+from harness.tally import GET, MANY, ONE
 
 KEY = (ALICE, "tone", "k")
 

@@ -5,9 +5,12 @@ from decimal import Decimal
 
 import pytest
 
-from conftest import ALICE, BOB, sqlstate_of, temporary_roles
-from test_restore import maintained
-from harness.upgrade import CACHE, LOG, RELEASES, ROLES, UPDATE, checks, known, old  # noqa: F401
+from harness.entries import ALICE, BOB, CACHE
+from harness.errors import sqlstate_of
+from harness.maintenance import maintained
+from harness.reports import checks
+from harness.roles import temporary_roles
+from harness.upgrade import LOG, RELEASES, ROLES, UPDATE, old
 from harness.worker import is_served, status, wait_until
 
 # Each function of 0.1.0 that is not a view's, in an order in which each has something to do, and its answer; ... is any.

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from harness.bouncer import ONE_FOR_ALL, Bouncer, of_the_guide
-from conftest import ALICE, BOB, ROOT
-from test_lookups import lookup, upsert
+from harness.cluster import ROOT
+from harness.entries import ALICE, BOB, lookup, upsert
 
 CONFIGURATIONS = {
     "no prepared statements": {**ONE_FOR_ALL, "max_prepared_statements": 0},
@@ -79,7 +79,7 @@ def test_claims_of_one_client_never_reach_the_next(bouncer, database, roles, cla
 def test_clients_work_as_they_do_without_it(name):
     """All tests of these modules but the one in which two transactions are open at a time, which cannot share a connection. In other
     modules that is common, or sessions set what is to last, which the next client would get."""
-    modules = ("lookups", "keys", "readme", "tenants", "partitions", "statistics", "statistics_views", "audit_reads", "generated_input")
+    modules = ("lookups", "keys", "pages", "reference", "tenants", "partitions", "statistics", "statistics_views", "audit_reads", "generated_input")
     tests = [str(next((ROOT / "tests").glob(f"*/test_{module}.py"))) for module in modules]
     ran = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not keeps_its_snapshot", *tests], cwd=ROOT, text=True,
                          capture_output=True, env={**os.environ, "IPC_BOUNCER": json.dumps({**CONFIGURATIONS[name], "query_wait_timeout": 10})})

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from conftest import ALICE, sqlstate_of, temporary_roles
-from harness.upgrade import CACHE, warnings_of
+from harness.entries import ALICE, CACHE
+from harness.errors import sqlstate_of, warnings_of
+from harness.roles import temporary_roles
 
 DROP = "DROP EXTENSION infinite_pages_cache CASCADE"
 MESSAGE = "this database has another cache, which the new one knows nothing of"

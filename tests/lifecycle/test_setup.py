@@ -7,39 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.catalog import state
-from conftest import ALICE, BOB, ROOT, Cluster, Database, is_waiting, sqlstate_of, temporary_roles, wait_until
-from test_lookups import lookup, upsert
-from test_partitions import bounds, month, name_of
-from test_restore import dumped_as_script, same
+from harness.cluster import ROOT, Cluster
+from harness.database import Database
+from harness.dumps import dumped_as_script, same
+from harness.entries import ALICE, BOB, CACHE, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.months import LEGACY, bounds, legacy_month, name_of
+from harness.reports import failed_checks
+from harness.roles import temporary_roles
+from harness.waiting import is_waiting, wait_until
 
-CACHE = "infinite_pages_cache_partitioned"
 EXTENSION = "CREATE EXTENSION infinite_pages_cache"
-
-# The table that existing clients have, column by column (DESIGN.md §8).
-LEGACY = """
-    CREATE TABLE infinite_pages_cache_partitioned (
-        id uuid DEFAULT gen_random_uuid(), cache_key text NOT NULL, content jsonb NOT NULL, content_type text NOT NULL,
-        user_id uuid NOT NULL, story_id uuid, metadata jsonb DEFAULT '{}', foundation_dependency text,
-        prompt_template text, prompt_variables jsonb DEFAULT '{}', semantic_similarity_hash text,
-        reuse_score numeric(3,1) DEFAULT 5.0, created_at timestamptz DEFAULT now(),
-        expires_at timestamptz DEFAULT now() + interval '7 days', hit_count integer DEFAULT 0,
-        adaptation_count integer DEFAULT 0, token_cost_saved bigint DEFAULT 0, last_accessed timestamptz DEFAULT now(),
-        access_frequency integer DEFAULT 1, priority_tier integer DEFAULT 3, compression_applied boolean DEFAULT false,
-        PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at);
-    CREATE POLICY tenant_isolation_cache_access ON infinite_pages_cache_partitioned USING (user_id = gen_random_uuid());
-"""
-
-
-def legacy_month(offset):
-    first, after = month(offset), month(offset + 1)
-    return (f"CREATE TABLE {name_of(offset)} PARTITION OF {CACHE} FOR VALUES FROM ('{first}') TO ('{after}'); "
-            f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at, hit_count) "
-            f"VALUES ('{ALICE}', 'tone', 'k{offset}', '{offset}', '{first}', 'infinity', 7);")
-
-
-def failed_checks(database, report="verify_production_cache"):
-    return [row[0] for row in database.execute(f"SELECT * FROM {report}() WHERE NOT ok")]
-
 
 # ── again ────────────────────────────────────────────────────────────────────────────────────────
 

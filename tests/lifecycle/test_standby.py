@@ -4,11 +4,13 @@ import time
 
 import pytest
 
-from conftest import ALICE, Cluster, Database, Standby, sqlstate_of, wait_until
-from test_lookups import lookup, upsert
-from test_maintenance import add_month
-from test_partitions import bounds, name_of
-from harness.worker import CACHE, LAUNCHER, WORKER, add_entries, expired, is_served, launcher, processes, status, wait_for_ticks
+from harness.cluster import Cluster, Standby
+from harness.database import Database
+from harness.entries import ALICE, CACHE, add_entries, expired, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.months import add_month, bounds, name_of
+from harness.waiting import wait_until
+from harness.worker import LAUNCHER, WORKER, is_served, launcher, processes, status, wait_for_ticks
 
 KEY = (ALICE, "t", "k")
 

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.catalog import state
-from conftest import ALICE, is_waiting, sqlstate_of, wait_until
-from harness.upgrade import UPDATE, checks, known, old, rows, works  # noqa: F401
-
+from harness.entries import ALICE
+from harness.errors import sqlstate_of
+from harness.reports import checks
+from harness.upgrade import UPDATE, old, rows, works
+from harness.waiting import is_waiting, wait_until
 
 # From 0.1.0 the tables are locked whole, from 0.2.0 that of the policies.
 CLIENTS = [("0.1.0", f"SELECT cache_lookup('{ALICE}', 'setting', 'k5') -> 'n'", 5),

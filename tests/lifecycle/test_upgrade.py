@@ -6,12 +6,14 @@ import re
 import pytest
 
 from harness.catalog import FORMER
-from conftest import ALICE, BOB, ROOT, Database, sqlstate_of
-from long.restore_matrix import with_lz4
-from test_restore import same
-from test_setup import LEGACY, legacy_month
-from harness.upgrade import (CACHE, RELEASED, RELEASES, ROWS, UPDATE, VERSION, catalog, checks, fresh, known, old, play,  # noqa: F401
-                     rows, script, warnings_of, without_lz4, works)
+from harness.cluster import ROOT
+from harness.database import Database
+from harness.dumps import same, with_lz4
+from harness.entries import ALICE, BOB, CACHE
+from harness.errors import sqlstate_of, warnings_of
+from harness.months import LEGACY, legacy_month
+from harness.reports import checks
+from harness.upgrade import RELEASED, RELEASES, ROWS, UPDATE, VERSION, catalog, fresh, old, play, rows, script, without_lz4, works
 
 
 def digests():

@@ -6,9 +6,12 @@ import re
 import pytest
 
 from harness.catalog import former_functions
-from conftest import ALICE, ROOT, Database, sqlstate_of
-from test_restore import same
-from harness.upgrade import RELEASES, UPDATE, VERSION, catalog, fresh, known, old, play  # noqa: F401
+from harness.cluster import ROOT
+from harness.database import Database
+from harness.dumps import same
+from harness.entries import ALICE
+from harness.errors import sqlstate_of
+from harness.upgrade import RELEASES, UPDATE, VERSION, catalog, fresh, old, play
 
 SCRIPT = (ROOT / "sql/infinite_pages_cache--0.2.0--0.3.0.sql").read_text()
 # Each function with the arguments of the version before, as the script renames it.

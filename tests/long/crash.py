@@ -20,15 +20,16 @@ from pathlib import Path
 import psycopg
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import PG_CONFIG, Cluster, Database  # noqa: E402
-from long.hostile import set_up  # noqa: E402
-from long.hostile_clients import Client, check_all  # noqa: E402
-from long.hostile_ledger import Ledger  # noqa: E402
-from harness.server_log import defects  # noqa: E402
-from test_concurrency import slow_down_deletions  # noqa: E402
-from test_maintenance import add_month  # noqa: E402
-from test_partitions import month, name_of  # noqa: E402
-from harness.worker import CACHE, LAUNCHER, LONG_AGO, WORKER, add_entries, expired, wait_for_step, wait_until  # noqa: E402
+from harness.cluster import PG_CONFIG, Cluster
+from harness.database import Database
+from harness.entries import CACHE, LONG_AGO, add_entries, expired
+from harness.maintenance import slow_down_deletions
+from harness.months import add_month, month, name_of
+from harness.server_log import defects
+from harness.worker import LAUNCHER, WORKER, wait_for_step, wait_until
+from long.hostile import set_up
+from long.hostile_clients import Client, check_all
+from long.hostile_ledger import Ledger
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "50"))
 CLIENTS = 8

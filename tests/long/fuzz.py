@@ -20,9 +20,11 @@ from pathlib import Path
 import psycopg
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import ALICE, BOB, Cluster, Database  # noqa: E402
-from harness.server_log import defects  # noqa: E402
-from harness.worker import CACHE, wait_until  # noqa: E402
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE
+from harness.server_log import defects
+from harness.worker import wait_until
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "3600"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))

@@ -16,12 +16,14 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import PG_CONFIG, Cluster, Database  # noqa: E402
-from long.hostile_clients import OWNER, READER, TENANT, Client, check_all  # noqa: E402
-from long.hostile_ddl import OF_ITSELF, Grantor, Indexer, Killer, Maintainer, Months, Mover, Reader, Rights  # noqa: E402
-from long.hostile_ledger import Ledger  # noqa: E402
-from harness.server_log import defects  # noqa: E402
-from harness.worker import CACHE, wait_until  # noqa: E402
+from harness.cluster import PG_CONFIG, Cluster
+from harness.database import Database
+from harness.entries import CACHE
+from harness.server_log import defects
+from harness.worker import wait_until
+from long.hostile_clients import OWNER, READER, TENANT, Client, check_all
+from long.hostile_ddl import OF_ITSELF, Grantor, Indexer, Killer, Maintainer, Months, Mover, Reader, Rights
+from long.hostile_ledger import Ledger
 
 SECONDS = float(os.environ.get("HOSTILE_SECONDS", "600"))
 CLIENTS = 16

@@ -12,8 +12,8 @@ import uuid
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from harness.entries import CACHE
 from long.hostile_ledger import ABORTED, COMMITTED, EXPIRING, INVALIDATED, MONTHS, NEVER_MISSED, PERMANENT, TOUCHED, TYPES, UNKNOWN
-from harness.worker import CACHE
 
 USERS = [str(uuid.UUID(int=(number << 64) + 0x5eed, version=4)) for number in range(1, 9)]
 KEYS = 10

@@ -8,10 +8,10 @@ import re
 import threading
 import time
 
+from harness.entries import CACHE
+from harness.worker import LAUNCHER, WORKER
 from long.hostile_clients import INTERRUPTED, KEYS, MOVED, OWNER, READER, SCHEMAS, STALE_TOAST_INDEX, TENANT, USERS, Actor, Failed
 from long.hostile_ledger import MONTHS, PERMANENT
-from harness.worker import CACHE, LAUNCHER, WORKER
-
 
 # What PostgreSQL says of itself, to whoever makes tables and indexes anew: of indexes that an interrupted REINDEX has left; and of the part
 # out of line of a version of a row that nobody sees any more, which a vacuum of that part alone has removed. And STALE_TOAST_INDEX.

@@ -17,9 +17,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import Cluster, Database  # noqa: E402
-from test_concurrency import add_dead_months, partitions  # noqa: E402
-from harness.worker import CACHE, status, wait_until  # noqa: E402
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.entries import CACHE
+from harness.months import add_dead_months, partitions
+from harness.worker import status, wait_until
 
 SECONDS = int(os.environ.get("LOAD_SECONDS", "900"))
 ENTRIES = int(os.environ.get("LOAD_ENTRIES", "1000000"))

@@ -1,28 +1,23 @@
 """Dumps from each PostgreSQL go into the same version and the next one, a month later, while the worker ticks (P6).
 `make test-restore` runs it; MAJORS names the versions."""
 
-import os
-import re
-import subprocess
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from conftest import BOB, ROOT, ClockCluster, Cluster, Database, bindir_of, temporary_roles
-from test_restore import ROLES, WAYS, dumped_as_archive, same, works
-from test_worker_restore import fill_for_years, lasting_state
+from harness.clock import ClockCluster
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.dumps import ROLES, WAYS, compress_with_lz4, dumped_as_archive, fill_for_years, lasting_state, same, with_lz4, works
+from harness.majors import MAJORS, bindir, of_both_versions
+from harness.roles import temporary_roles
 from harness.worker import WORKER, is_served, processes, settings, status, wait_until
 
-MAJORS = [int(major) for major in os.environ.get("MAJORS", "14 15 16 17 18").split()]
 PAIRS = [(old, new) for old in MAJORS for new in (old, old + 1) if new in MAJORS]
 
 # What the worker computes from the entries, anew in another month.
 DERIVED = {"cache_entry_summary", "cache_user_summary", "cache_statistics_hourly"}
-
-
-def bindir(major):
-    return bindir_of(subprocess.check_output([ROOT / "tests/tools/postgresql.sh", str(major)], text=True).strip())
 
 
 def months_on(count, moment=None):
@@ -35,26 +30,6 @@ def months_on(count, moment=None):
 # The clock of whoever restores, and the months that the worker makes there: that one and three more.
 RESTORED_AT = months_on(1) + timedelta(days=2)
 MADE = {f"{table}_{months_on(ahead, RESTORED_AT):%Y_%m}" for table in ("infinite_pages_cache", "cache_audit_log") for ahead in range(4)}
-
-
-def with_lz4(cluster):
-    [(found,)] = cluster.execute("SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'")
-    return found
-
-
-def compress_with_lz4(database):
-    """What verify_production_cache() advises where the server has lz4."""
-    database.execute("ALTER TABLE infinite_pages_cache_partitioned ALTER COLUMN content SET COMPRESSION lz4")
-
-
-def of_both_versions(found, old, new):
-    """A state without what PostgreSQL 17 brought: a privilege, which an owner has, in partitions the parent's identity columns,
-    and the row types of views among the members of an extension."""
-    if not old < 17 <= new:
-        return found
-    return {**found, "columns": [(*row[:4], *row[5:]) for row in found["columns"]],
-            "members": [row for row in found["members"] if not row[0].startswith("type ")],
-            "table grants": [row for row in found["table grants"] if row[2] != "MAINTAIN"]}
 
 
 class Servers:

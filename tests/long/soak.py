@@ -21,8 +21,10 @@ from pathlib import Path
 import psycopg
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import Cluster, Database  # noqa: E402
-from harness.worker import CACHE, LAUNCHER, WORKER, expired, wait_until  # noqa: E402
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.entries import CACHE, expired
+from harness.worker import LAUNCHER, WORKER, wait_until
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "1200"))
 INTERVAL = min(30, SECONDS / 12)

@@ -6,10 +6,11 @@ import subprocess
 import pytest
 
 from harness.catalog import state
-from conftest import ALICE, Cluster, Database, as_server_user
-from long.restore_matrix import MAJORS, bindir, compress_with_lz4, of_both_versions, with_lz4
-from test_restore import ROLES, same, works
-from test_worker_restore import fill_for_years
+from harness.cluster import Cluster, as_server_user
+from harness.database import Database
+from harness.dumps import ROLES, compress_with_lz4, fill_for_years, same, with_lz4, works
+from harness.entries import ALICE
+from harness.majors import MAJORS, bindir, of_both_versions
 from harness.worker import wait_until
 
 PAIRS = [(major, major + 1) for major in MAJORS if major + 1 in MAJORS]

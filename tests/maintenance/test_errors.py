@@ -4,10 +4,13 @@ import re
 
 import pytest
 
-from conftest import ALICE, ROOT, sqlstate_of
-from test_maintenance import add_month, report, run
-from test_partitions import bounds, name_of
-from harness.worker import CACHE, add_entries, log_of, status, wait_until
+from harness.cluster import ROOT
+from harness.entries import ALICE, CACHE, add_entries
+from harness.errors import sqlstate_of
+from harness.maintenance import run
+from harness.months import add_month, bounds, name_of
+from harness.reports import report
+from harness.worker import log_of, status, wait_until
 
 # Each refused by another line.
 CALLS = [

@@ -1,62 +1,21 @@
 """Maintenance deletes what is over and nothing else, survives failures of its steps, and the views tell the truth."""
 
 import os
-import random
-import time
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
-from decimal import ROUND_HALF_UP, Decimal
-from fractions import Fraction
+from decimal import Decimal
 
 import pytest
 
-from conftest import ALICE, BOB, STEPS, Database, sqlstate_of, temporary_roles, wait_until
-from test_lookups import lookup, upsert
-from test_partitions import bounds, insert, month, name_of
-
-CACHE = "infinite_pages_cache_partitioned"
-
-
-def run(database, **settings):
-    """One run of maintenance: (status, affected, detail) of each step."""
-    with database.connect() as connection:
-        for name, value in settings.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (f"infinite_pages_cache.{name}", str(value)))
-        return {step: row for step, *row in connection.execute("SELECT step, status, affected, detail FROM cache_run_maintenance()")}
-
-
-def age(database, partition, days=2):
-    """Has a partition be as old as that, by its files."""
-    moment = time.time() - days * 86_400
-    for (path,) in database.execute("SELECT pg_relation_filepath(relid) FROM pg_partition_tree(%s) WHERE isleaf", (partition,)):
-        os.utime(database.cluster.data / path, (moment, moment))
-
-
-def add_month(database, offset):
-    """A month that has been there for some time: a new one without a row is left to whoever has made it."""
-    name = database.value("SELECT create_monthly_cache_partition(%s::timestamp)", (month(offset).replace(tzinfo=None),))
-    age(database, name)
-    return name
-
-
-def add_audit_month(database, offset, rows=1):
-    first, after = month(offset), month(offset + 1)
-    name = f"cache_audit_log_{first:%Y_%m}"
-    database.execute(f"CREATE TABLE {name} PARTITION OF cache_audit_log FOR VALUES FROM ('{first}') TO ('{after}')")
-    database.execute("INSERT INTO cache_audit_log (action, \"timestamp\") SELECT 'upsert', %s FROM generate_series(1, %s)", (first, rows))
-    return name
-
-
-def columns_of(connection, query):
-    cursor = connection.execute(query)
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row)) for row in cursor]
-
-
-def report(database, name):
-    with database.connect() as connection:
-        return columns_of(connection, f"SELECT * FROM {name}")
-
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE, insert, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.maintenance import STEPS, run
+from harness.months import add_audit_month, add_month, age, bounds, month, name_of
+from harness.reports import columns_of, report, rows_for_each_role
+from harness.roles import temporary_roles
+from harness.sample import grouped, mean, of
+from harness.waiting import wait_until
 
 # ── expiry ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -379,53 +338,6 @@ def test_maintenance_belongs_to_the_owner(database, cluster):
 
 # ── views ────────────────────────────────────────────────────────────────────────────────────────
 
-def rounded(number, digits=2):
-    exact = Decimal(number.numerator) / Decimal(number.denominator)
-    return exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
-
-
-def mean(values):
-    return rounded(Fraction(sum(Fraction(str(value)) for value in values)) / len(values))
-
-
-@pytest.fixture
-def used(database):
-    """Entries of three users in three months with random numbers; the same ones in Python."""
-    dice = random.Random(20261123)
-    now = datetime.now(timezone.utc)
-    for offset in (-2, -1):
-        add_month(database, offset)
-    entries = []
-    for number in range(200):
-        offset = dice.choice((-2, -1, 0))
-        entries.append({
-            "user_id": dice.choice((ALICE, BOB, "c0c00000-0000-4000-8000-000000000003")),
-            "content_type": dice.choice(("tone", "setting", "themes", "Unfug")), "cache_key": f"k{number}",
-            "created_at": month(offset) + timedelta(seconds=number),
-            "expires_at": now + timedelta(days=dice.randint(1, 30)) * dice.choice((1, 1, 1, -1)),
-            "hit_count": dice.randint(0, 1000), "token_cost_saved": dice.randint(0, 10**10),
-            "reuse_score": Decimal(dice.randint(0, 100)) / 10, "priority_tier": dice.randint(1, 3),
-            "token_cost": Decimal(dice.randint(0, 999)) / 100,
-            "last_accessed": dice.choice((None, now - timedelta(minutes=dice.randint(1, 10**5)))),
-        })
-    with database.connect() as connection:
-        connection.cursor().executemany(
-            f"INSERT INTO {CACHE} ({', '.join(entries[0])}, content) VALUES ({', '.join(f'%({name})s' for name in entries[0])}, '1')", entries)
-    database.entries, database.now = entries, now
-    return database
-
-
-def grouped(entries, name):
-    groups = defaultdict(list)
-    for entry in entries:
-        groups[entry[name]].append(entry)
-    return groups
-
-
-def of(group, name):
-    return [entry[name] for entry in group]
-
-
 def test_cache_performance_metrics(used):
     rows = {row.pop("content_type"): row for row in report(used, "cache_performance_metrics")}
     expected = {}
@@ -557,20 +469,6 @@ def test_alert_on_connections(database):
             other.close()
         wait_until(lambda: count() <= 5)
     assert alert(database, "max_connections")[1] is False
-
-
-def rows_for_each_role(database):
-    """What alerts and checks there are, and what they say, for those who may see nothing of the server's settings, too."""
-    found = {}
-    with temporary_roles(database.cluster, "watcher", "backend"), database.connect() as connection:
-        connection.execute("GRANT pg_read_all_data TO watcher")
-        connection.execute("SELECT cache_grant_service('backend')")
-        for role in ("postgres", "watcher", "backend"):
-            connection.execute(f"SET ROLE {role}")
-            found[role] = [[(row["rule"], row["what_to_do"]) for row in columns_of(connection, "SELECT * FROM cache_alerts")],
-                           [(row["name"], row["ok"], row["hint"]) for row in columns_of(connection, "SELECT * FROM verify_production_cache()")]]
-            connection.execute("RESET ROLE")
-    return found
 
 
 @pytest.mark.parametrize("audit", ["write", "all"])

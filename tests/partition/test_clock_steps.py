@@ -8,13 +8,14 @@ from datetime import datetime, timedelta, timezone
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, STEPS, ClockCluster, Database, sqlstate_of, together
-from test_concurrency import duplicates
-from test_lookups import lookup, upsert
-from test_partitions import bounds
+from harness.clock import ClockCluster
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE, duplicates, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.months import bounds
+from harness.waiting import together
 from harness.worker import is_served, settings, status
 
-CACHE = "infinite_pages_cache_partitioned"
 EDGE = datetime(2026, 11, 1, tzinfo=timezone.utc)
 CLIENTS, KEYS = 6, 40
 

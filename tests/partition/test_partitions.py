@@ -5,38 +5,11 @@ from datetime import datetime, timezone
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles
-from test_lookups import lookup, upsert
-
-CACHE = "infinite_pages_cache_partitioned"
-BOUNDS = f"""
-    SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = '{CACHE}'::regclass"""
-
-
-def bounds(database):
-    with database.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'")
-        return dict(connection.execute(BOUNDS).fetchall())
-
-
-def month(offset, today=None):
-    """The first of a month, so many from the current one, in UTC."""
-    today = today or datetime.now(timezone.utc)
-    number = today.year * 12 + today.month - 1 + offset
-    return datetime(number // 12, number % 12 + 1, 1, tzinfo=timezone.utc)
-
-
-def name_of(offset):
-    return f"infinite_pages_cache_{month(offset):%Y_%m}"
-
-
-def insert(database, created_at, key="k", user=ALICE, expires_at="infinity"):
-    """What a client that knows nothing of the extension does; returns the partition that took the row."""
-    return database.value(
-        f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at) "
-        "VALUES (%s, 't', %s, '1', %s, %s) RETURNING tableoid::regclass::text", (user, key, created_at, expires_at))
-
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE, insert, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.months import BOUNDS, bounds, month, name_of
+from harness.roles import temporary_roles
 
 # ── months in UTC ────────────────────────────────────────────────────────────────────────────────
 

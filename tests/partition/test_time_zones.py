@@ -4,10 +4,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from conftest import ALICE, Database
-from test_partitions import bounds
+from harness.database import Database
+from harness.entries import ALICE, CACHE
+from harness.months import bounds
 
-CACHE = "infinite_pages_cache_partitioned"
 YEAR = 2027
 EDGES = [datetime(YEAR + number // 12, number % 12 + 1, 1, tzinfo=timezone.utc) for number in range(1, 13)]
 

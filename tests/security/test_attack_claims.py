@@ -6,34 +6,19 @@ import uuid
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import ALICE, BOB
-from test_tenants import CACHE, acting, supabase
+from harness.claims import CASES, notations, text, users
+from harness.entries import ALICE, BOB, CACHE
+from harness.roles import acting
 
-CASES = settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 FEWER = settings(CASES, max_examples=60)
 
-# What a setting can hold: text without NUL, which is no lone surrogate either.
-text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
-users = st.sampled_from([ALICE, BOB])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text | users,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text | st.sampled_from(["sub", "SUB", "role", "aud"]), inner, max_size=4),
     max_leaves=12)
-
-
-@st.composite
-def notations(draw):
-    """A user's id as it can be written, well and badly."""
-    user = draw(users)
-    return draw(st.sampled_from([
-        user, user.upper(), user.replace("-", ""), "{%s}" % user, "{%s}" % user.replace("-", ""), "urn:uuid:" + user, f" {user}", f"{user} ",
-        f"{user}\n",
-        user[:-1], user + "0", user[:4] + "-" + user[4:], user.replace("-", "", 1), "{" + user, user + "}", user.replace("-", "‐"),
-        user.replace("0", "０"), user.replace("a", "а"), user.replace("-", "_"), "(%s)" % user, f"{user},{BOB}", f"'{user}'", f"{user}' OR true --",
-        "0x" + user.replace("-", ""), str(uuid.UUID(user).int), user.replace("0", "O"), f"{user}\\", "\ufeff" + user, "null", ""]))
 
 
 @st.composite

@@ -6,8 +6,10 @@ import re
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, temporary_roles
-from test_tenants import CACHE, acting, default_privileges, fill_for_alice, function_statements, month, outcome
+from harness.entries import ALICE, BOB, CACHE
+from harness.months import this_month
+from harness.roles import acting, default_privileges, outcome, temporary_roles
+from harness.tenants import fill_for_alice, function_statements
 
 ALL = {"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"}
 ROWS = {"SELECT", "INSERT", "UPDATE", "DELETE"}
@@ -87,7 +89,7 @@ def guarded(request, roles, empty_database):
         fill_for_alice(empty_database)
         with empty_database.connect() as connection:
             # A month that a tenant's write has made.
-            connection.execute(f"DROP TABLE infinite_pages_cache_{month(connection)}, cache_audit_log_{month(connection)}")
+            connection.execute(f"DROP TABLE infinite_pages_cache_{this_month(connection)}, cache_audit_log_{this_month(connection)}")
             with acting(connection, ALICE):
                 connection.execute("SELECT cache_upsert(%s, 't', 'k', '1')", (ALICE,))
             for name, kind in relations(connection):

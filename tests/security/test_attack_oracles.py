@@ -5,12 +5,13 @@ from datetime import datetime, timedelta
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import ALICE, BOB, temporary_roles
-from test_attack_claims import CASES, settings
-from test_tenants import CACHE, acting, fill_for_alice, outcome, supabase
+from harness.claims import CASES
+from harness.entries import ALICE, BOB, CACHE
+from harness.roles import acting, outcome, temporary_roles
+from harness.tenants import fill_for_alice
 
 SECRET = "alicesecret"
 EXPLAIN = "EXPLAIN (ANALYZE, VERBOSE, BUFFERS, TIMING OFF, SUMMARY OFF)"

@@ -6,10 +6,11 @@ import re
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, sqlstate_of, temporary_roles
-from test_maintenance import add_audit_month
-from test_owner_rights import owned
-from test_tenants import CACHE, acting, fill_for_alice, mallory, month, supabase
+from harness.entries import ALICE, BOB, CACHE
+from harness.errors import sqlstate_of
+from harness.months import add_audit_month, this_month
+from harness.roles import acting, temporary_roles
+from harness.tenants import fill_for_alice
 
 ARCHIVE = "cache_audit_archive"
 
@@ -33,7 +34,7 @@ def test_checks_of_an_owner_have_its_rights_when_a_partition_is_attached(owned, 
     with owned.connect() as connection:
         connection.execute("SET ROLE cache_owner")
         tell_tale(connection, told)
-        connection.execute(f"DROP TABLE infinite_pages_cache_{month(connection)}")
+        connection.execute(f"DROP TABLE infinite_pages_cache_{this_month(connection)}")
         for table in (CACHE, "cache_audit_log"):
             connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT told CHECK (public.tell_tale(1))")
         told.clear()
@@ -49,7 +50,7 @@ def test_a_tenants_write_does_not_lend_the_owner_a_superusers_rights(owned):
     with temporary_roles(owned.cluster, "tenant"), owned.connect() as connection:
         connection.execute("SELECT cache_grant_tenant('tenant'); SET ROLE cache_owner")
         tell_tale(connection, told)
-        connection.execute(f"DROP TABLE infinite_pages_cache_{month(connection)}, cache_audit_log_{month(connection)}")
+        connection.execute(f"DROP TABLE infinite_pages_cache_{this_month(connection)}, cache_audit_log_{this_month(connection)}")
         for table in (CACHE, "cache_audit_log"):
             connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT told CHECK (public.tell_tale(1))")
         connection.execute("RESET ROLE")
@@ -67,7 +68,7 @@ def test_where_a_partition_is_stored_is_not_a_tenants_choice(supabase):
         connection.execute("CREATE TABLESPACE elsewhere LOCATION ''")
         try:
             connection.execute("CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler")
-            months = [f"{table}_{month(connection)}" for table in ("infinite_pages_cache", "cache_audit_log")]
+            months = [f"{table}_{this_month(connection)}" for table in ("infinite_pages_cache", "cache_audit_log")]
             connection.execute(f"DROP TABLE {', '.join(months)}")
             # The setting is not checked again when the role changes.
             connection.execute("SET default_tablespace = elsewhere; SET default_table_access_method = other")
@@ -99,7 +100,7 @@ def test_a_tenants_settings_do_not_change_what_a_new_partition_is(supabase, sett
 
     with supabase.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO authenticated")
-        months = [f"{table}_{month(connection)}" for table in ("infinite_pages_cache", "cache_audit_log")]
+        months = [f"{table}_{this_month(connection)}" for table in ("infinite_pages_cache", "cache_audit_log")]
         before = shape(connection)
         connection.execute(f"DROP TABLE {', '.join(months)}")
         with acting(connection, ALICE):
@@ -167,12 +168,12 @@ def test_a_temporary_schema_holds_nothing_that_is_called(supabase):
             connection.execute(f"CREATE TEMP VIEW {view} AS SELECT 1 / (random() * 0)::integer AS evil")
         connection.execute("CREATE FUNCTION pg_temp.evil() RETURNS trigger LANGUAGE plpgsql AS "
                            "$$BEGIN RAISE NOTICE 'evil as %', current_user; RETURN NEW; END$$")
-        for name in (CACHE, "cache_audit_log", "cache_content_policies", f"infinite_pages_cache_{month(connection)}"):
+        for name in (CACHE, "cache_audit_log", "cache_content_policies", f"infinite_pages_cache_{this_month(connection)}"):
             connection.execute(f"CREATE TEMP TABLE {name} (LIKE public.{name}); "
                                f"CREATE TRIGGER evil BEFORE INSERT OR UPDATE OR DELETE ON pg_temp.{name} FOR EACH ROW "
                                "EXECUTE FUNCTION pg_temp.evil()")
         connection.execute("GRANT ALL ON ALL TABLES IN SCHEMA pg_temp TO PUBLIC")
-        connection.execute(f"DROP TABLE public.infinite_pages_cache_{month(connection)}, public.cache_audit_log_{month(connection)}")
+        connection.execute(f"DROP TABLE public.infinite_pages_cache_{this_month(connection)}, public.cache_audit_log_{this_month(connection)}")
         with acting(connection, ALICE):
             connection.execute("SELECT public.cache_upsert(%s, 't', 'k', '7')", (ALICE,))
             assert connection.execute("SELECT public.cache_lookup(%s, 't', 'k')", (ALICE,)).fetchone() == (7,)

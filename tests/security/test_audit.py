@@ -3,21 +3,14 @@
 import ipaddress
 import json
 import socket
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Cluster, sqlstate_of
-
-
-@contextmanager
-def acting(connection, user, role="authenticated", headers=None):
-    with connection.transaction():
-        connection.execute("SELECT set_config('request.jwt.claims', %s, true), set_config('request.headers', %s, true)",
-                           (json.dumps({"sub": user}), headers or ""))
-        connection.execute(f"SET LOCAL ROLE {role}")
-        yield connection
+from harness.cluster import Cluster
+from harness.entries import ALICE, BOB
+from harness.errors import sqlstate_of
+from harness.roles import acting
 
 
 @pytest.fixture

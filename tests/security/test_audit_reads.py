@@ -8,9 +8,13 @@ from datetime import datetime, timedelta, timezone
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, ClockCluster, Database, sqlstate_of, temporary_roles, together
-from harness.tally import CACHE, GET, MANY, ONE, counters, counting_cluster, flush, rolled_up
-from test_audit import acting
+from harness.clock import ClockCluster
+from harness.database import Database
+from harness.entries import ALICE, BOB
+from harness.errors import sqlstate_of
+from harness.roles import acting, temporary_roles
+from harness.tally import GET, MANY, ONE, counters, counting_cluster, flush, rolled_up
+from harness.waiting import together
 
 ROWS = ("SELECT user_id::text, content_type, cache_key, role::text, success, user_agent, host(ip_address) "
         "FROM cache_audit_log WHERE action = 'lookup' ORDER BY id")
@@ -79,7 +83,7 @@ def test_a_row_says_who_and_from_where(audited, roles):
     with audited.connect() as connection:
         for role in ("authenticated", "service_role"):
             for headers in ('{"user-agent": "curl/8 ☕"}', '{"User-Agent": "Mozilla/5.0 (\\"x\\")"}', json.dumps({"user-agent": "é" * 9000}), "[", ""):
-                with acting(connection, ALICE, role, headers):
+                with acting(connection, ALICE, role, headers=headers):
                     connection.execute(ONE, (ALICE, "t", "k"))
         # A tenant that asks for another one's entry.
         with acting(connection, BOB, "authenticated"):

@@ -2,14 +2,12 @@
 
 import pytest
 
-from conftest import ALICE, BOB, sqlstate_of, temporary_roles
-from test_lookups import upsert
-from test_maintenance import columns_of
-from test_partitions import name_of
-from test_tenants import acting, default_privileges, outcome
+from harness.entries import ALICE, BOB, CACHE, upsert
+from harness.errors import sqlstate_of
+from harness.months import name_of
+from harness.reports import columns_of
+from harness.roles import acting, default_privileges, outcome, temporary_roles
 from harness.upgrade import RELEASES, ROLES, UPDATE, old
-
-CACHE = "infinite_pages_cache_partitioned"
 
 
 def give_tables_to(database, role):

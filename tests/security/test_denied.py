@@ -2,10 +2,9 @@
 
 import pytest
 
-from conftest import ALICE, BOB, temporary_roles
-from test_tenants import acting, outcome
+from harness.entries import ALICE, BOB, CACHE
+from harness.roles import acting, outcome, temporary_roles
 
-CACHE = "infinite_pages_cache_partitioned"
 CALLS = [f"cache_lookup('{ALICE}', 't', 'k')", f"cache_get('{ALICE}', 't', 'k')", f"cache_lookup_many('{ALICE}', 't', '{{k}}')",
          f"cache_search('{ALICE}', 't', '{{}}')", f"cache_upsert('{ALICE}', 't', 'k', '1')",
          f"""cache_upsert_many('[{{"user_id": "{ALICE}", "content_type": "t", "cache_key": "k", "content": 1}}]')""",

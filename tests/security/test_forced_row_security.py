@@ -2,12 +2,13 @@
 
 import pytest
 
-from conftest import ALICE, BOB, STEPS, sqlstate_of, temporary_roles, wait_until
-from test_lookups import lookup, upsert
-from test_maintenance import add_audit_month, add_month, run
-from test_owner_rights import owned  # noqa: F401
-from test_partitions import bounds, insert, month, name_of
-from harness.worker import CACHE, add_entries, count, log_of, status, without_worker
+from harness.entries import ALICE, BOB, CACHE, add_entries, count, insert, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.maintenance import STEPS, run
+from harness.months import add_audit_month, add_month, bounds, month, name_of
+from harness.roles import temporary_roles
+from harness.waiting import wait_until
+from harness.worker import log_of, status, without_worker
 
 CHECK = "maintenance sees every row"
 # Each table, and the steps that need to see, and to change, all that it holds.

@@ -2,11 +2,11 @@
 
 import pytest
 
-from conftest import ALICE, BOB, Database, temporary_roles
-from test_lookups import lookup, upsert
-from test_maintenance import add_audit_month, add_month, columns_of, report, run
-from test_partitions import bounds, name_of
-from harness.worker import CACHE
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE, lookup, upsert
+from harness.months import add_audit_month, add_month, bounds, name_of
+from harness.reports import columns_of
+from harness.roles import temporary_roles
 
 SETTINGS = {
     "quoted names": {"quote_all_identifiers": "on"},

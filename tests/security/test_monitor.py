@@ -2,13 +2,14 @@
 
 import pytest
 
-from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles
-from test_lookups import lookup, upsert
-from test_restore import dumped_as_script
-from test_tenants import acting, function_statements, outcome, sqlstates
+from harness.database import Database
+from harness.dumps import dumped_as_script
+from harness.entries import ALICE, BOB, CACHE, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.roles import acting, outcome, sqlstates, temporary_roles
+from harness.tenants import function_statements
 from harness.worker import log_of, status, wait_until
 
-CACHE = "infinite_pages_cache_partitioned"
 # In each column of an entry and of the audit log that a tenant or its client fills with words of theirs.
 SECRET = "zebra"
 REPORTS = ["cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "cache_alerts", "cache_maintenance_log",

@@ -2,30 +2,13 @@
 
 import pytest
 
-from conftest import ALICE, sqlstate_of, temporary_roles
-from test_lookups import lookup, upsert
-from test_maintenance import columns_of
-from test_partitions import bounds, name_of
-from test_worker import ESCAPES
-from harness.worker import CACHE, add_entries, expired
+from harness.entries import ALICE, CACHE, add_entries, expired, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.months import bounds, name_of
+from harness.reports import columns_of
+from harness.roles import ESCAPES, temporary_roles
 
 LATER = "CONSTRAINT TRIGGER {name} AFTER {event} ON {table} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
-
-
-@pytest.fixture
-def owned(database):
-    """A cache whose tables belong to a role that is no superuser."""
-    with temporary_roles(database.cluster, "cache_owner", "deputy"):
-        database.execute("""
-            GRANT CREATE ON SCHEMA public TO cache_owner;
-            DO $$ DECLARE t regclass; BEGIN
-                FOR t IN SELECT c.oid FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') LOOP
-                    EXECUTE format('ALTER TABLE %s OWNER TO cache_owner', t);
-                END LOOP;
-            END $$;
-            GRANT cache_owner TO deputy;
-            GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO cache_owner""")
-        yield database
 
 
 def spy(database, *triggers):

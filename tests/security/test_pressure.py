@@ -2,8 +2,10 @@
 
 import json
 
-from conftest import ALICE, BOB, is_waiting, sqlstate_of, temporary_roles, together, wait_until
-from test_lookups import lookup, upsert
+from harness.entries import ALICE, BOB, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.roles import temporary_roles
+from harness.waiting import is_waiting, together, wait_until
 
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
 

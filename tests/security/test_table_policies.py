@@ -2,13 +2,12 @@
 
 import pytest
 
-from conftest import ALICE, Database, temporary_roles
-from test_lookups import lookup, upsert
-from test_maintenance import columns_of
-from test_restore import dumped_as_script
-from test_tenants import acting, outcome
+from harness.database import Database
+from harness.dumps import dumped_as_script
+from harness.entries import ALICE, CACHE, lookup, upsert
+from harness.reports import columns_of
+from harness.roles import acting, outcome, temporary_roles
 
-CACHE = "infinite_pages_cache_partitioned"
 COMMON = ["cache_content_policies", "cache_maintenance_runs", "cache_statistics_hourly", "cache_entry_summary", "cache_user_summary"]
 # What a linter asks: an ordinary or partitioned table of an exposed schema without row security.
 OPEN = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relrowsecurity"

@@ -1,73 +1,21 @@
 """No tenant reads, changes, counts or deletes another tenant's row, through any relation or function (P5)."""
 
 import json
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, sqlstate_of, temporary_roles
-
-CACHE = "infinite_pages_cache_partitioned"
-SECRET = "the words of alice"
-
-
-def default_privileges(where=""):
-    """What Supabase sets up: whatever is created is open to everybody."""
-    return "; ".join(f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {kind} TO anon, authenticated, service_role"
-                     for kind in ("TABLES", "FUNCTIONS", "SEQUENCES"))
-
-
-@pytest.fixture
-def supabase(roles, empty_database):
-    """A database like Supabase's, with the extension and an entry of Bob's."""
-    empty_database.execute(default_privileges("IN SCHEMA public"))
-    empty_database.execute("CREATE EXTENSION infinite_pages_cache")
-    empty_database.execute("SELECT cache_upsert(%s, 't', 'k', '\"the words of bob\"')", (BOB,))
-    return empty_database
-
-
-@pytest.fixture
-def mallory(cluster):
-    """A role that can log in and has no rights."""
-    with temporary_roles(cluster, "mallory"), cluster.connect() as connection:
-        connection.execute("ALTER ROLE mallory LOGIN")
-        yield "mallory"
+from harness.entries import ALICE, BOB, CACHE
+from harness.errors import sqlstate_of
+from harness.months import this_month
+from harness.roles import acting, outcome, sqlstates, temporary_roles
+from harness.tenants import SECRET, fill_for_alice, function_statements
 
 
 @pytest.fixture
 def my_roles(cluster):
     with temporary_roles(cluster, '"My Tenant"', '"My Service"') as names:
         yield names
-
-
-@contextmanager
-def acting(connection, user, role="authenticated", claims=None, keep=True):
-    """A transaction as PostgREST makes one: a role, and the claims of a user."""
-    with connection.transaction(force_rollback=not keep):
-        claims = json.dumps({"role": role, "sub": user}) if claims is None else claims
-        connection.execute("SELECT pg_catalog.set_config('request.jwt.claims', %s, true)", (claims,))
-        connection.execute(f"SET LOCAL ROLE {role}")
-        yield connection
-
-
-def outcome(connection, statement, user, role="authenticated", keep=False):
-    """What a statement shows to a user: its rows, or how many it changed, or all of its error."""
-    try:
-        with acting(connection, user, role, keep=keep):
-            if statement.startswith("COPY"):
-                with connection.cursor().copy(statement) as copy:
-                    return [] if "FROM STDIN" in statement else list(copy)
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else cursor.rowcount
-    except psycopg.Error as error:
-        diag = error.diag
-        return (diag.sqlstate, diag.message_primary, diag.message_detail, diag.message_hint)
-
-
-def sqlstates(connection, statements, user, role="authenticated"):
-    outcomes = {statement: outcome(connection, statement, user, role) for statement in statements}
-    return {statement: found[0] if isinstance(found, tuple) else found for statement, found in outcomes.items()}
 
 
 def denied(statements):
@@ -94,51 +42,6 @@ def relation_statements(connection, partitions=False):
                            f"LOCK {name} IN ROW SHARE MODE", f"CREATE INDEX ON {name} ({column})",
                            f"ALTER TABLE {name} DISABLE ROW LEVEL SECURITY"]
     return statements
-
-
-# Arguments that aim at Alice's entry, by name; one that a new function brings is NULL.
-ARGUMENTS = {
-    "user_id": ALICE, "content_type": "t", "cache_key": "k", "cache_keys": "{k}", "content": '"stolen"', "ttl": "1 day",
-    "metadata": '{"tag": "a"}', "foundation_dependency": "f", "entries": json.dumps(
-        [{"user_id": ALICE, "content_type": "t", "cache_key": "k", "content": "stolen"}]),
-    "role": "authenticated", "target_date": "2031-05-01", "months_to_keep": "1", "include_live": "true",
-    "older_than": "1 second", "request": "{}", "value": "1 day", "max_results": "10", "per": "entry", "pending": "false",
-    "buckets": "{1,2}", "share": "0.5",
-}
-
-
-def function_statements(connection):
-    """A call of each function of the extension."""
-    functions = connection.execute(
-        """SELECT p.oid::regproc::text, coalesce(p.proargnames[:p.pronargs], '{}'),
-                  ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY a (t, n) ORDER BY n)
-           FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-           JOIN pg_extension e ON e.oid = d.refobjid WHERE e.extname = 'infinite_pages_cache' ORDER BY 1""").fetchall()
-    statements = []
-    for function, names, types in functions:
-        values = [ARGUMENTS.get(name) for name in names] or [None] * len(types)
-        literals = ["NULL" if value is None else f"'{value}'" for value in values]
-        statements.append(f"SELECT {function}({', '.join(f'{value}::{kind}' for value, kind in zip(literals, types))})")
-    return statements
-
-
-def fill_for_alice(database):
-    """Entries, an audit trail, an archive and partitions that were not there before."""
-    with database.connect() as connection:
-        with acting(connection, ALICE):
-            for key in ("k", "k2"):
-                connection.execute(
-                    "SELECT cache_upsert(%s, 't', %s, to_jsonb(%s::text), metadata => '{\"tag\": \"a\"}', foundation_dependency => 'f')",
-                    (ALICE, key, SECRET))
-        connection.execute("SELECT create_monthly_cache_partition('2031-05-01')")
-        connection.execute("INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, cache_key, content, created_at) "
-                           "VALUES (%s, 't', 'later', to_jsonb(%s::text), '2031-05-02')", (ALICE, SECRET))
-        connection.execute(
-            "CREATE TABLE cache_audit_log_2001_01 PARTITION OF cache_audit_log FOR VALUES FROM ('2001-01-01 00:00+00') TO ('2001-02-01 00:00+00')")
-        connection.execute("INSERT INTO cache_audit_log (user_id, action, timestamp) VALUES (%s, 'upsert', '2001-01-09')", (ALICE,))
-        connection.execute("SELECT cache_setup()")
-        connection.execute("SELECT archive_audit_logs('1000 days')")
-        connection.execute("ANALYZE")
 
 
 def rows_of_alice(database):
@@ -181,7 +84,7 @@ def test_no_partition_can_be_used_directly(supabase, role):
     fill_for_alice(supabase)
     with supabase.connect() as connection:
         statements = relation_statements(connection, partitions=True)
-        for partition in ("infinite_pages_cache_2031_05", "cache_audit_log_2001_01", f"infinite_pages_cache_{month(connection)}"):
+        for partition in ("infinite_pages_cache_2031_05", "cache_audit_log_2001_01", f"infinite_pages_cache_{this_month(connection)}"):
             assert f"SELECT * FROM {partition}" in statements
         assert sqlstates(connection, statements, ALICE, role) == denied(statements)
 
@@ -437,12 +340,12 @@ def test_grants_are_the_owners_to_give(mallory, database):
 
 def test_a_tenants_first_write_of_a_month_creates_its_partition_closed_to_tenants(supabase):
     with supabase.connect() as connection:
-        this_month = month(connection)
-        connection.execute(f"DROP TABLE infinite_pages_cache_{this_month}, cache_audit_log_{this_month}")
+        now = this_month(connection)
+        connection.execute(f"DROP TABLE infinite_pages_cache_{now}, cache_audit_log_{now}")
         with acting(connection, ALICE):
             connection.execute("SELECT cache_upsert(%s, 't', 'k', '1')", (ALICE,))
-        assert connection.execute(f"SELECT tableoid::regclass::text FROM {CACHE}").fetchall() == [(f"infinite_pages_cache_{this_month}",)]
-        for name, parent in ((f"infinite_pages_cache_{this_month}", CACHE), (f"cache_audit_log_{this_month}", "cache_audit_log")):
+        assert connection.execute(f"SELECT tableoid::regclass::text FROM {CACHE}").fetchall() == [(f"infinite_pages_cache_{now}",)]
+        for name, parent in ((f"infinite_pages_cache_{now}", CACHE), (f"cache_audit_log_{now}", "cache_audit_log")):
             assert connection.execute(
                 "SELECT c.relrowsecurity, c.relowner = p.relowner, "
                 "       (SELECT count(*) FROM aclexplode(c.relacl) a WHERE a.grantee <> c.relowner) "
@@ -588,10 +491,6 @@ def test_a_table_that_somebody_else_planted_is_not_adopted(mallory, empty_databa
     error = sqlstate_of(lambda: empty_database.execute("CREATE EXTENSION infinite_pages_cache"))
     assert error.sqlstate == "42501" and table in error.message_primary and "mallory" in error.message_detail and error.message_hint
     assert empty_database.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == [(table,)]
-
-
-def month(connection):
-    return connection.execute("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')").fetchone()[0]
 
 
 @pytest.mark.parametrize("by", ["cache_setup()", "cache_run_maintenance()"])

@@ -10,13 +10,12 @@ from fractions import Fraction
 
 import pytest
 
-from conftest import ALICE, BOB, temporary_roles
-from harness.tally import cluster, flush  # noqa: F401
-from test_lookups import lookup, upsert
-from test_partitions import month
-from test_tenants import acting
+from harness.cluster import ROOT
+from harness.entries import ALICE, BOB, CACHE, lookup, upsert
+from harness.months import month
+from harness.roles import acting, temporary_roles
+from harness.tally import flush
 
-CACHE = "infinite_pages_cache_partitioned"
 KEYS = {"totalTokensSaved", "cacheHitRateByType", "topGenres", "foundationReuseRate", "costSavingsThisMonth", "avgChaptersPerFoundation",
         "mostReusedFoundations", "dailyPerformance", "cacheEfficiencyScore"}
 
@@ -241,6 +240,5 @@ def test_of_two_versions_of_a_key_the_newest_has_the_hits_in_memory(database):
 
 
 def test_a_key_of_the_original_is_in_the_docs():
-    from conftest import ROOT
     page = (ROOT / "docs/monitoring.md").read_text()
     assert all(f"| `{key}` |" in page for key in KEYS)

@@ -5,10 +5,12 @@ from decimal import Decimal
 
 import pytest
 
-from conftest import ALICE, BOB, ROOT
-from harness.tally import CACHE, ONE, cluster, flush  # noqa: F401
-from test_maintenance import report, run
-from harness.upgrade import UPDATE, known, old  # noqa: F401
+from harness.cluster import ROOT
+from harness.entries import ALICE, BOB, CACHE
+from harness.maintenance import run
+from harness.reports import report
+from harness.tally import ONE, flush
+from harness.upgrade import UPDATE, old
 
 RULE = "entries evicted by max_entries in the last 24 hours"
 

@@ -12,10 +12,12 @@ from math import floor
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Database, is_waiting, sqlstate_of, together, wait_until
-from harness.tally import CACHE, GET, MANY, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
-from test_partitions import month
-from test_setup import LEGACY, legacy_month
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE
+from harness.errors import sqlstate_of
+from harness.months import LEGACY, legacy_month, month
+from harness.tally import GET, MANY, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from harness.waiting import is_waiting, together, wait_until
 
 TONE = (ALICE, "tone", "k")
 MOST = 2 ** 63 - 1

@@ -1,16 +1,13 @@
 """Hits belong to what was hit: not to the next entry of its key, and with the cost that it had then."""
 
 import threading
-from datetime import timedelta
-from math import floor
 
 import pytest
 
-from conftest import ALICE, BOB
-from harness.tally import CACHE, GET, MANY, ONE, Client, cluster, counters, flush, pending, rolled_up, rows_of  # noqa: F401
-from test_maintenance import report
-from test_partitions import month
-from test_setup import LEGACY, legacy_month
+from harness.entries import ALICE, CACHE
+from harness.months import LEGACY, legacy_month, month
+from harness.reports import report
+from harness.tally import GET, MANY, ONE, Client, counters, flush, pending, rolled_up, rows_of
 
 TONE = (ALICE, "tone", "k")
 NIL = "00000000-0000-0000-0000-000000000000"

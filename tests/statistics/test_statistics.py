@@ -8,9 +8,12 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from conftest import ALICE, BOB, Database, sqlstate_of, together, wait_until
-from harness.tally import CACHE, COUNTERS, GET, MANY, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
-from test_maintenance import report
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE
+from harness.errors import sqlstate_of
+from harness.reports import report
+from harness.tally import COUNTERS, GET, MANY, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from harness.waiting import together, wait_until
 
 STORY, TONE = (ALICE, "story_foundation", "k"), (ALICE, "tone", "k")
 EVERYTHING = [*COUNTERS, "lookup_us"]

@@ -4,9 +4,13 @@ from collections import Counter
 
 import pytest
 
-from conftest import ALICE, BOB, Database, sqlstate_of, temporary_roles, together, wait_until
+from harness.database import Database
+from harness.entries import ALICE, BOB
+from harness.errors import sqlstate_of
+from harness.reports import report
+from harness.roles import temporary_roles
 from harness.tally import GET, MANY, ONE, Client, counters, counting_cluster, flush, pending, rolled_up, rows_of
-from test_maintenance import report
+from harness.waiting import together, wait_until
 
 ENTRIES, TYPES = 64, 8
 

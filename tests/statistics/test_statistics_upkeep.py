@@ -3,16 +3,20 @@
 import random
 import time
 from collections import Counter
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from decimal import Decimal
 
 import pytest
 
-from conftest import ALICE, BOB, Database, together, wait_until
-from harness.tally import CACHE, GET, ONE, Client, Tally, cluster, counters, counting_cluster, flush, pending, rolled_up, rows_of  # noqa: F401
-from test_audit import acting
-from test_maintenance import add_month, grouped, mean, of, report, run, used
-from test_partitions import month, name_of
+from harness.database import Database
+from harness.entries import ALICE, BOB, CACHE
+from harness.maintenance import run
+from harness.months import month, name_of
+from harness.reports import report
+from harness.roles import acting
+from harness.sample import grouped, mean, of
+from harness.tally import GET, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
+from harness.waiting import together, wait_until
 
 CAROL = "c0c00000-0000-4000-8000-000000000003"
 

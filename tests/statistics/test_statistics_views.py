@@ -9,9 +9,9 @@ from math import ceil
 
 import pytest
 
-from conftest import ALICE, BOB
-from harness.tally import CACHE, Client, cluster, flush  # noqa: F401
-from test_maintenance import report
+from harness.entries import ALICE, BOB
+from harness.reports import report
+from harness.tally import Client, flush
 
 TONE = (ALICE, "tone", "k")
 

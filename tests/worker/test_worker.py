@@ -6,13 +6,15 @@ import time
 
 import pytest
 
-from conftest import ALICE, BINDIR, STEPS, Cluster, Database, as_server_user, sqlstate_of, temporary_roles
-from test_concurrency import slow_down_deletions
-from test_lookups import lookup, upsert
-from test_maintenance import add_audit_month, add_month, columns_of
-from test_partitions import bounds, name_of
-from harness.worker import (CACHE, LAUNCHER, LONG_AGO, WORKER, add_entries, count, expired, is_served, launcher, log_of, processes, settings,
-                    status, wait_for_step, wait_for_ticks, wait_until, without_worker)
+from harness.cluster import BINDIR, Cluster, as_server_user
+from harness.database import Database
+from harness.entries import ALICE, CACHE, LONG_AGO, add_entries, count, expired, lookup, upsert
+from harness.errors import sqlstate_of
+from harness.maintenance import STEPS, slow_down_deletions
+from harness.months import add_audit_month, add_month, bounds, name_of
+from harness.reports import columns_of
+from harness.roles import ESCAPES, temporary_roles
+from harness.worker import LAUNCHER, WORKER, is_served, launcher, log_of, processes, settings, status, wait_for_step, wait_for_ticks, wait_until, without_worker
 
 # ── which databases ──────────────────────────────────────────────────────────────────────────────
 
@@ -540,23 +542,6 @@ def test_a_role_without_rights_fails_and_says_what(owned):
         wait_for_ticks(owned)
         assert expired(owned) == 3
     wait_until(lambda: expired(owned) == 0, 30)
-
-
-# What an owner of malice has a trigger do, each on its own; none may work.
-ESCAPES = [
-    "SET ROLE postgres",
-    "SET SESSION AUTHORIZATION postgres",
-    "RESET ROLE",
-    "RESET SESSION AUTHORIZATION",
-    "SELECT set_config('role', 'postgres', false)",
-    "ALTER ROLE cache_owner SUPERUSER",
-    "CREATE ROLE made_by_a_trigger SUPERUSER",
-    "SET LOCAL session_replication_role = replica",
-    "COPY (SELECT 1) TO PROGRAM 'true'",
-    "SELECT pg_read_file('PG_VERSION')",
-    "UPDATE pg_authid SET rolsuper = true WHERE rolname = 'cache_owner'",
-    "SELECT count(*) FROM pg_authid",
-]
 
 
 @pytest.mark.parametrize("kind", ["AFTER DELETE ON {table} FOR EACH ROW", "BEFORE DELETE ON {table} FOR EACH ROW",

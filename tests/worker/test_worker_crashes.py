@@ -8,13 +8,13 @@ import time
 import psycopg
 import pytest
 
-from conftest import ALICE, Cluster, Database
-from test_concurrency import slow_down_deletions, timed
-from test_lookups import lookup, upsert
-from test_maintenance import add_audit_month, add_month
-from test_partitions import bounds, name_of
-from harness.worker import (NEVER, WORKER, add_entries, count, expired, is_served, launcher, status, wait_for_step, wait_for_ticks, wait_until,
-                    without_worker)
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.entries import ALICE, NEVER, add_entries, count, expired, lookup, upsert
+from harness.maintenance import slow_down_deletions
+from harness.months import add_audit_month, add_month, bounds, name_of
+from harness.waiting import timed
+from harness.worker import WORKER, is_served, launcher, status, wait_for_step, wait_for_ticks, wait_until, without_worker
 
 # Longest that a fast stop may take: the worker is in the middle of a long cleanup.
 STOP = 5

@@ -5,10 +5,12 @@ import time
 
 import pytest
 
-from conftest import Cluster, Database, as_server_user
-from test_concurrency import slow_down_deletions, timed
-from harness.worker import (NEVER, WORKER, add_entries, count, expired, is_served, processes, speed_up_deletions, status, wait_for_step,
-                    wait_for_ticks, wait_until)
+from harness.cluster import Cluster, as_server_user
+from harness.database import Database
+from harness.entries import NEVER, add_entries, count, expired
+from harness.maintenance import slow_down_deletions, speed_up_deletions
+from harness.waiting import timed
+from harness.worker import WORKER, is_served, processes, status, wait_for_step, wait_for_ticks, wait_until
 
 # How long such a statement may take while a cleanup is in progress.
 BOUND = 5

@@ -5,12 +5,11 @@ import time
 
 import pytest
 
-from conftest import Cluster, Database
-from test_lookups import lookup, upsert
-from test_maintenance import add_month
-from test_partitions import bounds, name_of
-from harness.worker import (CACHE, LAUNCHER, WORKER, add_entries, expired, is_served, launcher, log_of, processes, status, wait_for_ticks, wait_until,
-                    without_worker)
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.entries import CACHE, add_entries, expired, lookup, upsert
+from harness.months import add_month, bounds, name_of
+from harness.worker import LAUNCHER, WORKER, is_served, launcher, log_of, processes, status, wait_for_ticks, wait_until, without_worker
 
 # ── a step that fails ────────────────────────────────────────────────────────────────────────────
 

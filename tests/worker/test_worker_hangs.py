@@ -6,10 +6,14 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from conftest import Cluster, ClockCluster, Database, temporary_roles
-from test_maintenance import add_audit_month, columns_of, report
-from harness.worker import CACHE, add_entries, expired, is_served, launcher, log_of, processes, status, wait_for_step, wait_for_ticks, wait_until, without_worker
-from harness.worker import WORKER
+from harness.clock import ClockCluster
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.entries import CACHE, add_entries, expired
+from harness.months import add_audit_month
+from harness.reports import columns_of, report
+from harness.roles import temporary_roles
+from harness.worker import WORKER, is_served, launcher, log_of, processes, status, wait_for_step, wait_until, without_worker
 
 # Seconds that a transaction of small batches may take, and that the launcher waits on top of it.
 LIMIT, GRACE = 60, 10

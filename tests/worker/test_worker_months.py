@@ -4,12 +4,13 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-import test_concurrency
-from conftest import ALICE, ClockCluster, Database, temporary_roles
-from test_concurrency import KEYS, Run, duplicates, upsert_many
-from test_lookups import lookup, upsert
-from test_partitions import bounds
-from harness.worker import CACHE, count, is_served, settings, status, wait_for_ticks, wait_until
+from harness.clock import ClockCluster
+from harness.database import Database
+from harness.entries import ALICE, CACHE, count, duplicates, lookup, upsert, upsert_many
+from harness.months import bounds
+from harness.roles import temporary_roles
+from harness.worker import is_served, settings, status, wait_for_ticks, wait_until
+from harness.writers import KEYS, Run
 
 
 def moment(month, day=15, *time):
@@ -109,9 +110,8 @@ def test_retention_drops_months_whatever_lives_in_them(january):
 
 
 @pytest.mark.parametrize("premake", [3, 0], ids=["premade", "no_partition"])
-def test_clients_and_the_worker_cross_a_months_edge(calendar, premake, monkeypatch):
+def test_clients_and_the_worker_cross_a_months_edge(calendar, premake):
     """With nothing made ahead, clients and the worker race for the new month."""
-    monkeypatch.setattr(test_concurrency, "CLIENTS", 8)
     calendar.set_clock(moment(10, 31, 12))
     with settings(calendar, naptime="100ms", premake=premake):
         database = Database(calendar)
@@ -124,7 +124,7 @@ def test_clients_and_the_worker_cross_a_months_edge(calendar, premake, monkeypat
                 connection.execute("DROP TABLE IF EXISTS infinite_pages_cache_2026_11, infinite_pages_cache_2026_12, infinite_pages_cache_2027_01, "
                                    "cache_audit_log_2026_11, cache_audit_log_2026_12, cache_audit_log_2027_01")
         wait_for_ticks(database)
-        run = Run(database, edge).across()
+        run = Run(database, edge, clients=8).across()
         assert run.refused == []
         assert duplicates(database) == []
         assert count(database) == len(KEYS)

@@ -2,30 +2,16 @@
 
 import pytest
 
-from harness.catalog import state
-from conftest import Cluster, Database, temporary_roles
-from test_maintenance import add_month
-from test_partitions import bounds
-from test_restore import ROLES, fill, same, works
-from harness.worker import WORKER, add_entries, is_served, processes, settings, status, wait_until
+from harness.cluster import Cluster
+from harness.database import Database
+from harness.dumps import ROLES, fill_for_years, lasting_state, same, works
+from harness.entries import add_entries
+from harness.months import add_month, bounds
+from harness.roles import temporary_roles
+from harness.worker import WORKER, is_served, processes, settings, status, wait_until
 
 # Enough for a restore to last some seconds: the worker has looked in often.
 ENTRIES = 20_000
-
-
-def fill_for_years(database):
-    """A cache in use in which nothing expires while it is restored."""
-    fill(database, "public")
-    database.execute("""
-        DELETE FROM infinite_pages_cache_partitioned WHERE expires_at < 'infinity';
-        SELECT cache_upsert('b0b00000-0000-4000-8000-000000000002', 'tone', 'kept for a day', '2', ttl => '3 years')""")
-
-
-def lasting_state(database):
-    """All but the log that the worker writes."""
-    found = state(database)
-    del found["rows"]["cache_maintenance_runs"]
-    return found
 
 
 class Dumped:

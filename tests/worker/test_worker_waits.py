@@ -5,11 +5,9 @@ import random
 import threading
 import time
 
-from conftest import ALICE
-from test_lookups import lookup, upsert
-from test_maintenance import add_month
-from test_partitions import bounds, name_of
-from harness.worker import add_entries, expired, wait_for_ticks, wait_until
+from harness.entries import ALICE, add_entries, expired, lookup, upsert
+from harness.months import add_month, bounds, name_of
+from harness.worker import wait_for_ticks, wait_until
 
 # How long somebody sits idle in a transaction, in seconds: IPC_SITTER=600 for ten minutes.
 SITTING = float(os.environ.get("IPC_SITTER", "20"))

@@ -5,12 +5,12 @@ from datetime import datetime, timezone
 
 import pytest
 
-from conftest import Database
-from harness.interleaving import (HIGHER, READ_COMMITTED, REFUSED, Session, an_upsert_follows, at_each_level, cluster, content_of, database, either_way,  # noqa: F401
-                          invalidate, sessions, shared, store, writes)
-from harness.tally import CACHE
-from test_concurrency import LOCK_TIMEOUT, add_dead_months, partitions, timed
-from test_lookups import KEY, lookup, upsert
+from harness.database import Database
+from harness.entries import CACHE, KEY, lookup, upsert
+from harness.interleaving import HIGHER, READ_COMMITTED, REFUSED, Session, an_upsert_follows, at_each_level, content_of, either_way, invalidate, store, writes
+from harness.maintenance import LOCK_TIMEOUT
+from harness.months import add_dead_months, partitions
+from harness.waiting import timed
 
 # ── upsert and upsert ────────────────────────────────────────────────────────────────────────────
 

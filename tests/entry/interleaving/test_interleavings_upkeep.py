@@ -6,12 +6,13 @@ from datetime import datetime, timezone
 import psycopg
 import pytest
 
-from conftest import ALICE, Database, wait_until
-from harness.interleaving import (HIGHER, READ_COMMITTED, REFUSED, Session, an_upsert_follows, at_each_level, cleanup, cluster, content_of, database, either_way,  # noqa: F401
-                          forget, invalidate, sessions, shared, store, touch, writes)
-from harness.tally import CACHE, flush
-from test_lookups import lookup, upsert
-from test_partitions import bounds
+from harness.database import Database
+from harness.entries import ALICE, CACHE, lookup, upsert
+from harness.interleaving import (HIGHER, READ_COMMITTED, REFUSED, Session, an_upsert_follows, at_each_level, cleanup, content_of, either_way, forget,
+                                  invalidate, store, touch, writes)
+from harness.months import bounds
+from harness.tally import flush
+from harness.waiting import wait_until
 
 # ── flush, cleanup and touch ─────────────────────────────────────────────────────────────────────
 
