@@ -2,21 +2,18 @@
 
 import hashlib
 import os
-import pwd
 import shutil
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from conftest import BINDIR, Cluster  # noqa: E402
+from harness.cluster import BINDIR, ROOT, SERVER_USER, Cluster
 
-from . import data, measure  # noqa: E402
+from . import data, measure
 
 KEPT = ROOT / "target" / "bench"
 
@@ -28,34 +25,18 @@ SETTINGS = {
 
 
 class Copy(Cluster):
-    """A cluster that begins as a copy of a data directory."""
+    """A cluster that begins as a copy of a data directory, on a disk."""
+
+    parent = None
 
     def __init__(self, original, settings):
-        self.directory = Path(tempfile.mkdtemp(prefix="ipc-bench-"))
-        self.directory.chmod(0o755)
-        self.data = self.directory / "data"
-        self.environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-        try:
-            subprocess.run(["cp", "-a", "--reflink=auto", original, self.data], check=True)
-            if os.geteuid() == 0:
-                subprocess.run(["chown", "-R", str(pwd.getpwnam("postgres").pw_uid), self.directory], check=True)
-            self.configure({**SETTINGS, "unix_socket_directories": str(self.directory), **settings})
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
+        self.original = original
+        super().__init__({**SETTINGS, **settings})
 
-    def remove(self):
-        """Also what was never finished."""
-        if (self.data / "postmaster.pid").exists():
-            self.stop("immediate")
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def execute(self, sql, parameters=None):
-        """Runs statements on a connection of their own; returns the rows of the last one, if it has any."""
-        with self.connect() as connection:
-            cursor = connection.execute(sql, parameters)
-            return cursor.fetchall() if cursor.description else None
+    def create(self):
+        subprocess.run(["cp", "-a", "--reflink=auto", self.original, self.data], check=True)
+        if SERVER_USER:
+            subprocess.run(["chown", "-R", SERVER_USER, self.data], check=True)
 
 
 class Entries:
@@ -99,9 +80,7 @@ def start(kind, settings=None):
 def kept(kind):
     """A data directory of a kind, made once for each version of what is in it."""
     major = subprocess.check_output([str(BINDIR / "postgres"), "--version"], text=True).split()[2].split(".")[0]
-    sources = [file for folder in ("sql", "src/partition") for file in sorted((ROOT / folder).rglob("*"))
-               if file.is_file() and "reports" not in file.parts]
-    texts = [*kind.version(), *(source.read_text() for source in sources)]
+    texts = [*kind.version(), *(source.read_text() for source in sources())]
     version = hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
     directory = KEPT / f"pg{major}-{kind.name}-{version}"
     if not directory.exists():
@@ -115,12 +94,22 @@ def kept(kind):
     return directory
 
 
+def sources():
+    """The files that decide over what is in a data directory: those that make tables and partitions."""
+    for path in (ROOT / "sql", ROOT / "src/partition", ROOT / "src/calendar.rs"):
+        files = [file for file in (path, *sorted(path.rglob("*"))) if file.is_file() and "reports" not in file.parts]
+        if not files:
+            # Without this error, data that an older version made would be measured.
+            raise FileNotFoundError(f"there is no file in {path}: name the place that they have moved to in {__file__}")
+        yield from files
+
+
 def load(kind, directory):
     measure.progress(f"loading {kind.name}: {kind.entries:,} entries, to be kept in {directory.parent} …")
     empty = Cluster()
     empty.stop()
     server = Copy(empty.data, {"synchronous_commit": "off", "max_wal_size": "1GB", "wal_recycle": "off"})
-    shutil.rmtree(empty.directory)
+    empty.remove()
     try:
         kind.fill(server)
         server.execute("VACUUM ANALYZE")

@@ -1,7 +1,7 @@
-"""A private cluster: a server of its own, and the client programs of its version."""
+"""A private cluster: a server of its own, and the client programs of its version. tests/tools/cluster.sh creates, starts and stops it,
+as it does for the demo; here it gets the settings of a test, and what looks at it from outside."""
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -29,18 +29,22 @@ BINDIR = bindir_of(PG_CONFIG)
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 << 30 else None
 
 
+# PostgreSQL refuses to run as root.
+SERVER_USER = os.environ.get("CLUSTER_USER", "postgres") if os.geteuid() == 0 else None
+
+
 def as_server_user(command):
-    """PostgreSQL refuses to run as root."""
-    return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else list(command)
+    """A command, run by the user that owns the cluster's files."""
+    return ["runuser", "-u", SERVER_USER, "--", *command] if SERVER_USER else list(command)
 
 
 class Cluster:
-    """A cluster of its own: initdb, start, stop, and the client programs of its version."""
+    """A cluster of its own, for as long as a test or a benchmark lasts."""
 
     # What clients of its databases connect to instead, if anything.
     bouncer = None
-    # Where its programs are.
-    bindir = BINDIR
+    # The parent of its directory; None stands for the one of temporary files.
+    parent = MEMORY
 
     def __init__(self, settings=None, environment=None, bindir=BINDIR):
         settings = dict(settings or {})
@@ -48,36 +52,43 @@ class Cluster:
         if "infinite_pages_cache.naptime" not in settings:
             # The worker runs, and leaves the tables alone: no tick comes between what a test does and sees.
             settings.setdefault("infinite_pages_cache.skip_steps", ", ".join(STEPS))
-        self.directory = Path(tempfile.mkdtemp(prefix="ipc-test-", dir=MEMORY))
+        self.directory = Path(tempfile.mkdtemp(prefix="ipc-test-", dir=self.parent))
         self.directory.chmod(0o755)
-        if os.geteuid() == 0:
-            os.chown(self.directory, pwd.getpwnam("postgres").pw_uid, -1)
+        if SERVER_USER:
+            shutil.chown(self.directory, SERVER_USER)
         self.data = self.directory / "data"
         self.environment = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
-        self.create()
-        self.configure({"unix_socket_directories": str(self.directory), **settings})
-        self.start()
+        try:
+            self.create()
+            self.configure({"unix_socket_directories": str(self.directory), **settings})
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def script(self, action, *arguments, environment=None):
+        """Has tests/tools/cluster.sh do something with the cluster."""
+        subprocess.run([ROOT / "tests/tools/cluster.sh", action, self.directory, *arguments], check=True, stdout=subprocess.DEVNULL,
+                       env={**(environment or self.environment), "PG_CONFIG": str(self.bindir / "pg_config")})
 
     def create(self):
-        self.run_server("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                        "--locale=C.UTF-8", "--no-sync", environment=os.environ)
-        self.configure({"listen_addresses": "", "fsync": "off", "max_connections": 120,
-                        "shared_preload_libraries": "infinite_pages_cache"})
+        self.script("create", "--locale=C.UTF-8", environment=os.environ)
+        self.configure({"listen_addresses": "", "fsync": "off", "max_connections": 120})
 
     def configure(self, settings):
-        lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
-        subprocess.run(as_server_user(["tee", "-a", str(self.data / "postgresql.conf")]), input=lines, text=True,
-                       check=True, stdout=subprocess.DEVNULL)
+        with open(self.data / "postgresql.conf", "a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
-    def run_server(self, program, *arguments, environment=None):
+    def run_server(self, program, *arguments):
+        """Runs a program of the server's as the user that runs it."""
         subprocess.run(as_server_user([str(self.bindir / program), *map(str, arguments)]), check=True, cwd="/",
-                       env=environment or self.environment, stdout=subprocess.DEVNULL)
+                       env=self.environment, stdout=subprocess.DEVNULL)
 
     def start(self):
-        self.run_server("pg_ctl", "-D", self.data, "-l", self.directory / "log", "-w", "start")
+        self.script("start", "-")
 
     def stop(self, mode="fast"):
-        self.run_server("pg_ctl", "-D", self.data, "-m", mode, "-w", "stop")
+        self.script("stop", mode)
 
     def restart(self, mode="fast"):
         self.stop(mode)
@@ -91,7 +102,7 @@ class Cluster:
         wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10)
 
     def remove(self):
-        """Fails when the server's log tells of a defect."""
+        """Deletes the cluster, also one that was never finished; fails when the server's log tells of a defect."""
         if (self.data / "postmaster.pid").exists():
             self.stop("immediate")
         found = defects(self.log())
@@ -99,7 +110,8 @@ class Cluster:
         assert not found, "the server's log tells of defects:\n" + "\n".join(found[:20])
 
     def log(self):
-        return (self.directory / "log").read_text(errors="replace")
+        log = self.directory / "log"
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def connect(self, dbname="postgres", user="postgres", **options):
         options.setdefault("autocommit", True)

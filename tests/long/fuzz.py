@@ -72,7 +72,7 @@ VISIBLE = """
     CREATE SCHEMA fuzz;
     CREATE VIEW fuzz.pg_proc AS
         SELECT p.oid, p.proname, p.pronamespace, p.prorettype, p.proargtypes, p.proretset, p.prokind FROM pg_catalog.pg_proc p
-        WHERE provariadic = 0 AND proname NOT LIKE 'pg\_advisory\_unlock%%' AND (proname LIKE 'rows\_of\_%%' OR (p.oid::bigint + {seed}) %% 20 = 0
+        WHERE provariadic = 0 AND proname NOT LIKE 'pg\\_advisory\\_unlock%%' AND (proname LIKE 'rows\\_of\\_%%' OR (p.oid::bigint + {seed}) %% 20 = 0
            OR EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'infinite_pages_cache'
                       WHERE d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'));
     CREATE TYPE public.mood AS ENUM ('noir', 'western');

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # A private PostgreSQL cluster with the extension preloaded, on a Unix socket and a loopback port:
-#   tests/tools/cluster.sh start DIR [PORT]    create it if need be, and start it (a free port if none is given)
-#   tests/tools/cluster.sh stop DIR            stop it
-#   tests/tools/cluster.sh psql DIR [ARGS]     psql as its superuser, postgres
-#   tests/tools/cluster.sh remove DIR          stop it and delete it
+#   tests/tools/cluster.sh create DIR [OPTIONS]    create it, with these options of initdb
+#   tests/tools/cluster.sh start DIR [PORT]        create it if need be, and start it (default: a free port;
+#                                                  "-": where its postgresql.conf says)
+#   tests/tools/cluster.sh stop DIR [MODE]         stop it (default: fast)
+#   tests/tools/cluster.sh psql DIR [ARGS]         psql as its superuser, postgres
+#   tests/tools/cluster.sh remove DIR              stop it and delete it
 # PG_CONFIG names the server (default: the newest one installed), CLUSTER_USER the user that runs it
 # when root calls (default: postgres; PostgreSQL refuses to run as root). Whoever can log in to the
-# machine can log in to the cluster: it is for development.
+# machine can log in to the cluster: it is for development. The demo uses this script, and the tests and
+# benchmarks by tests/harness/cluster.py.
 set -euo pipefail
 
 fail() { echo "cluster.sh: $*" >&2; exit 1; }
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 [ $# -ge 2 ] || usage
 action=$1
@@ -25,11 +28,11 @@ newest_pg_config() {
 pg_config=${PG_CONFIG:-$(newest_pg_config)} || fail 'no PostgreSQL server found; set PG_CONFIG'
 bin=$("$pg_config" --bindir)
 server_user=$(id -un)
-if [ "$(id -u)" = 0 ]; then server_user=${CLUSTER_USER:-postgres}; fi
+if [ "$EUID" = 0 ]; then server_user=${CLUSTER_USER:-postgres}; fi
 
 # Server programs run from /, since their user may not be allowed into the caller's directory.
 as_server() {
-    if [ "$(id -u)" = 0 ]; then
+    if [ "$EUID" = 0 ]; then
         (cd / && exec runuser -u "$server_user" -- "$@")
     else
         (cd / && exec "$@")
@@ -40,7 +43,7 @@ as_server() {
 # to 107 bytes, of which "/.s.PGSQL.65535" takes 15.
 habitable() {
     [ ${#1} -le 92 ] && as_server test -d "$1" || return 1
-    if [ "$(id -u)" = 0 ]; then chown "$server_user" "$1"; fi
+    if [ "$EUID" = 0 ]; then chown "$server_user" "$1"; fi
     as_server test -w "$1"
 }
 
@@ -76,7 +79,7 @@ settle() {
     fail "user $server_user can keep a cluster neither in $dir nor in /tmp"
 }
 
-running() { [ -s "$data/postmaster.pid" ] && as_server "$bin/pg_ctl" -D "$data" status >/dev/null 2>&1; }
+running() { [ -s "$data/postmaster.pid" ] && kill -0 "$(head -n 1 "$data/postmaster.pid")" 2>/dev/null; }
 running_port() { sed -n 4p "$data/postmaster.pid"; }
 port_in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 free_port() {
@@ -96,36 +99,47 @@ show_log() {
 initialise() {
     echo "Creating a PostgreSQL cluster in $home (about 2 seconds)"
     as_server "$bin/initdb" -D "$data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync \
-        >/dev/null || fail "initdb failed"
+        "$@" >/dev/null || fail "initdb failed"
     as_server tee -a "$data/postgresql.conf" >/dev/null <<CONF
 listen_addresses = '127.0.0.1'
+unix_socket_directories = '$home'
 shared_preload_libraries = 'infinite_pages_cache'
 CONF
 }
 
 case $action in
-start)
+create)
     settle
+    [ ! -e "$data" ] || fail "there is a cluster in $home already"
+    initialise "$@"
+    ;;
+start)
+    locate
     if running; then
         echo "Already running on port $(running_port): $home"
         exit
     fi
-    [ -s "$data/PG_VERSION" ] || initialise
+    [ -s "$data/PG_VERSION" ] || { settle; initialise; }
     major=$("$pg_config" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
     [ "$(cat "$data/PG_VERSION")" = "$major" ] ||
         fail "$home holds a cluster of PostgreSQL $(cat "$data/PG_VERSION"), PG_CONFIG is of $major; remove the one or change the other"
     port=${1:-$(free_port)}
-    if port_in_use "$port"; then fail "port $port is in use; give another one or none"; fi
-    if ! as_server "$bin/pg_ctl" -D "$data" -l "$log" -w -t 60 -o "-p $port -k '$home'" start >/dev/null; then
+    options=()
+    if [ "$port" != - ]; then
+        if port_in_use "$port"; then fail "port $port is in use; give another one or none"; fi
+        options=(-o "-p $port -k '$home'")
+    fi
+    if ! as_server "$bin/pg_ctl" -D "$data" -l "$log" -w -t 60 "${options[@]}" start >/dev/null; then
         show_log 'did not start'
         exit 1
     fi
-    echo "PostgreSQL $major is running on port $port: $home"
+    echo "PostgreSQL $major is running on port $(running_port): $home"
     ;;
 stop | remove)
     locate
+    mode=${1:-fast}
     if running; then
-        if ! as_server "$bin/pg_ctl" -D "$data" -m fast -w -t 60 stop >/dev/null; then
+        if ! as_server "$bin/pg_ctl" -D "$data" -m "$mode" -w -t 60 stop >/dev/null; then
             show_log 'did not stop'
             exit 1
         fi
