@@ -24,7 +24,7 @@ BLOCKS = [statements_of(block) for block in re.findall(r"```sql\n(.*?)```", GUID
 COMMANDS = re.findall(r'^psql -c "(.*)"$', GUIDE, re.MULTILINE)
 STATEMENTS = [statement for block in BLOCKS for statement in block]
 
-# Columns that DESIGN.md §8 promises to clients.
+# Columns of the views that clients read by name, in their order.
 VIEW_COLUMNS = {
     "cache_performance_metrics": "content_type, total_entries, cache_hits, avg_hit_count, avg_tokens_saved, expired_entries, "
                                  "high_priority_entries, last_activity, hit_rate_percentage",

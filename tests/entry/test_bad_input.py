@@ -1,4 +1,4 @@
-"""Bad input gets its own SQLSTATE, the rule, the value and the way out, and changes nothing (P9)."""
+"""Bad input gets its own SQLSTATE, the rule, the value and the way out, and changes nothing."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""One live entry per key whoever writes at the same time (P3), and nobody waits long for maintenance (P7)."""
+"""There is one live entry of a key whoever writes at the same time, and nobody waits longer than lock_timeout for maintenance."""
 
 import contextlib
 import random

@@ -1,4 +1,4 @@
-"""A lookup writes nothing (P4) and returns what the caller's snapshot shows."""
+"""A lookup writes nothing - no row, no WAL, no transaction id - and returns what the caller's snapshot shows."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A PgBouncer in front of a cluster, in transaction mode, built by tests/tools/pgbouncer.sh."""
+"""A PgBouncer in transaction mode before a cluster. tests/tools/pgbouncer.sh builds it."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from harness.cluster import ROOT, as_server_user
 from harness.waiting import wait_until
 
 PROGRAM = ROOT / "target/tools/bin/pgbouncer"
-# One server connection for all clients of a database.
+# All clients of a database share one connection to the server.
 ONE_FOR_ALL = {"pool_mode": "transaction", "default_pool_size": 1}
 
 

@@ -1,4 +1,4 @@
-"""Texts of calls, of which a test changes some arguments."""
+"""The texts of valid calls; a test replaces some of their arguments."""
 
 import json
 

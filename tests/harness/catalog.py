@@ -1,4 +1,4 @@
-"""What a dump must carry and a second set-up must leave alone, as one dictionary to compare."""
+"""The state of a cache in the catalogs and tables, as a dictionary to compare: dumps must carry it, and a second set-up must not change it."""
 
 import re
 
@@ -52,7 +52,7 @@ QUERIES = {
 }
 
 
-# The function that a restore makes for the grants of older dumps, until maintenance or cache_setup() drops it.
+# The former cache_upsert(), which a restore creates because older dumps grant it, and which maintenance and cache_setup() drop.
 FORMER = re.compile(r"cache_upsert\(uuid, ?text, ?text, ?jsonb, ?(\S+\.)?cache_ttl, ?jsonb, ?numeric,")
 
 
@@ -63,7 +63,7 @@ def former_functions(database, schema="public"):
 
 
 def state(database, schema="public"):
-    """Everything in the extension's schema that a user could miss, in an order that does not depend on OIDs."""
+    """All of the extension's schema that a user could miss, in an order that does not depend on OIDs."""
     with database.connect() as connection:
         connection.execute("SET search_path = pg_catalog; SET TimeZone = 'UTC'")
 

@@ -1,4 +1,4 @@
-"""Generated claims: notations of a user's id, good and bad."""
+"""Generated claims: texts, and ways to write a user's id, well and badly."""
 
 import uuid
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from harness.entries import ALICE, BOB
 
 CASES = settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-# What a setting can hold: text without NUL, which is no lone surrogate either.
+# The texts that a setting can hold: those without NUL and lone surrogates.
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 users = st.sampled_from([ALICE, BOB])
 

@@ -1,8 +1,8 @@
 /*
- * The clock of a server, set by the tests: preloaded into it, this moves the time of day by the microseconds in a
- * file, which the processes of the server share. Safe in signal handlers, in which PostgreSQL looks at the clock,
- * and up to version 15 starts processes. time() tells the true time: by it the server spaces its checkpoints, and one
- * with assertions fails when the last of them lies in the future.
+ * A clock that tests set. Preloaded into a server, this library adds the microseconds in a file, which the server's
+ * processes share, to the time of day. It is safe in signal handlers: there PostgreSQL reads the clock, and up to
+ * version 15 starts processes. time() still tells the true time, because the server spaces its checkpoints by it, and
+ * a server with assertions fails if the last checkpoint lies in the future.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -11,8 +11,8 @@ from harness.cluster import BINDIR, ROOT, Cluster
 
 
 class ClockCluster(Cluster):
-    """A cluster whose clock the test sets, by tests/harness/clock.c. (libfaketime hangs now and then in signal handlers, and
-    shows the true time to background workers of PostgreSQL 15 and older.)"""
+    """A cluster whose server preloads clock.c. Not libfaketime, because that hangs now and then in signal handlers, and shows the
+    true time to background workers of PostgreSQL 15 and older."""
 
     def __init__(self, settings=None, bindir=BINDIR):
         self.clock = Path(tempfile.mkdtemp(prefix="ipc-clock-"))
@@ -22,7 +22,7 @@ class ClockCluster(Cluster):
         super().__init__(settings, {"LD_PRELOAD": str(self.clock / "clock.so"), "CLOCK_FILE": str(self.clock / "offset")}, bindir)
 
     def set_clock(self, moment):
-        """From now on the server's clock runs from this moment."""
+        """Set the server's clock to a moment, from which it runs on."""
         microseconds = (moment - datetime.now(timezone.utc)) // timedelta(microseconds=1)
         with open(self.clock / "offset", "r+b", buffering=0) as file:
             file.write(microseconds.to_bytes(8, sys.byteorder, signed=True))

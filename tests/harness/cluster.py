@@ -1,5 +1,5 @@
 """A private cluster: a server of its own, and the client programs of its version. tests/tools/cluster.sh creates, starts and stops it,
-as it does for the demo; here it gets the settings of a test, and what looks at it from outside."""
+as it does for the demo. This class adds the settings of a test, connections, and a look at the server's log."""
 
 import os
 import shutil
@@ -34,23 +34,23 @@ SERVER_USER = os.environ.get("CLUSTER_USER", "postgres") if os.geteuid() == 0 el
 
 
 def as_server_user(command):
-    """A command, run by the user that owns the cluster's files."""
+    """The command that runs a command as the user that owns the cluster's files."""
     return ["runuser", "-u", SERVER_USER, "--", *command] if SERVER_USER else list(command)
 
 
 class Cluster:
     """A cluster of its own, for as long as a test or a benchmark lasts."""
 
-    # What clients of its databases connect to instead, if anything.
+    # A PgBouncer that clients of its databases connect to instead.
     bouncer = None
-    # The parent of its directory; None stands for the one of temporary files.
+    # Where its directory is created; None stands for the directory of temporary files.
     parent = MEMORY
 
     def __init__(self, settings=None, environment=None, bindir=BINDIR):
         settings = dict(settings or {})
         self.bindir = bindir
         if "infinite_pages_cache.naptime" not in settings:
-            # The worker runs, and leaves the tables alone: no tick comes between what a test does and sees.
+            # The worker runs, but its ticks do nothing, so that no tick comes between what a test does and what it sees.
             settings.setdefault("infinite_pages_cache.skip_steps", ", ".join(STEPS))
         self.directory = Path(tempfile.mkdtemp(prefix="ipc-test-", dir=self.parent))
         self.directory.chmod(0o755)
@@ -67,7 +67,7 @@ class Cluster:
             raise
 
     def script(self, action, *arguments, environment=None):
-        """Has tests/tools/cluster.sh do something with the cluster."""
+        """Run tests/tools/cluster.sh for this cluster."""
         subprocess.run([ROOT / "tests/tools/cluster.sh", action, self.directory, *arguments], check=True, stdout=subprocess.DEVNULL,
                        env={**(environment or self.environment), "PG_CONFIG": str(self.bindir / "pg_config")})
 
@@ -76,11 +76,12 @@ class Cluster:
         self.configure({"listen_addresses": "", "fsync": "off", "max_connections": 120})
 
     def configure(self, settings):
+        """Append settings to postgresql.conf, where the last one of a name counts."""
         with open(self.data / "postgresql.conf", "a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
 
     def run_server(self, program, *arguments):
-        """Runs a program of the server's as the user that runs it."""
+        """Run a program of the server's version as the server's user."""
         subprocess.run(as_server_user([str(self.bindir / program), *map(str, arguments)]), check=True, cwd="/",
                        env=self.environment, stdout=subprocess.DEVNULL)
 
@@ -95,14 +96,14 @@ class Cluster:
         self.start()
 
     def kill(self):
-        """Kills the postmaster; every other process has to notice, or the server cannot be started again."""
+        """Kill the postmaster, and wait until its children are gone, because the server cannot be started before."""
         postmaster = (self.data / "postmaster.pid").read_text().split()[0]
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         os.kill(int(postmaster), signal.SIGKILL)
         wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10)
 
     def remove(self):
-        """Deletes the cluster, also one that was never finished; fails when the server's log tells of a defect."""
+        """Delete the cluster, even an unfinished one. Fails if the server's log tells of a defect."""
         if (self.data / "postmaster.pid").exists():
             self.stop("immediate")
         found = defects(self.log())
@@ -123,7 +124,7 @@ class Cluster:
             return cursor.fetchall() if cursor.description else None
 
     def set(self, **settings):
-        """Sets settings of the extension for the whole server, None to take one back."""
+        """Set settings of the extension for the whole server; None resets one."""
         with self.connect() as connection:
             for name, value in settings.items():
                 name = f"infinite_pages_cache.{name}"
@@ -131,7 +132,7 @@ class Cluster:
             connection.execute("SELECT pg_reload_conf()")
 
     def wait_until_up(self, timeout=30):
-        """Waits until a server that recovers from a crash takes connections again."""
+        """Wait until a server that recovers from a crash takes connections again."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -141,7 +142,7 @@ class Cluster:
                 time.sleep(0.05)
 
     def client(self, program, *arguments, **options):
-        """Runs psql, pg_dump … against the cluster; raises when it fails, unless check=False."""
+        """Run psql, pg_dump … against the cluster. Raises if it fails, unless check=False."""
         options.setdefault("check", True)
         environment = {**os.environ, "PGHOST": str(self.directory), "PGUSER": "postgres",
                        **options.pop("environment", {})}

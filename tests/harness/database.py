@@ -18,7 +18,7 @@ class Database:
 
     @classmethod
     def existing(cls, cluster, name):
-        """One that the test has not made by this class."""
+        """A database that something else has created."""
         database = cls.__new__(cls)
         database.cluster, database.name = cluster, name
         return database
@@ -27,16 +27,17 @@ class Database:
         return (self.cluster.bouncer or self.cluster).connect(self.name, user, **options)
 
     def execute(self, sql, parameters=None):
-        """Runs statements on a connection of their own; returns the rows of the last one, if it has any."""
+        """Run statements on a new connection. Returns the rows of the last statement, if it returns any."""
         with self.connect() as connection:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else None
 
     def value(self, sql, parameters=None):
+        """The first column of the first row."""
         return self.execute(sql, parameters)[0][0]
 
     def contents(self):
-        """Every row of every table of the extension's schema, digested: equal when nothing has changed."""
+        """A digest of each table of the extension's schema, to compare with a later one."""
         with self.connect() as connection:
             tables = connection.execute(
                 "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_extension e ON e.extnamespace = c.relnamespace "

@@ -1,4 +1,4 @@
-"""A cache in use, the ways to dump and restore it, and what must be the same afterwards."""
+"""A cache in use, the ways to dump and restore it, and checks of the restored one."""
 
 from harness.catalog import state
 from harness.entries import ALICE, BOB
@@ -10,7 +10,7 @@ ENTRY = "INSERT INTO infinite_pages_cache_partitioned (user_id, content_type, ca
 
 
 def fill(database, schema):
-    """A cache that has been in use for months, and has been changed by its operator."""
+    """Fill a cache as months of use do, and change it as an operator does."""
     with database.connect() as connection:
         connection.execute(f"SET search_path = {schema}; SET TimeZone = 'UTC'")
         [(this,)] = connection.execute("SELECT to_char(now(), 'YYYY-MM')").fetchall()
@@ -22,7 +22,7 @@ def fill(database, schema):
         connection.execute(ENTRY, (BOB, "expired", '"\u00e9\U0001f600"', f"{this}-01", f"{this}-01 01:00"))
         connection.execute("SELECT cache_upsert(%s, 'tone', 'kept for ever', '1', ttl => 'infinity', metadata => '{\"a\": [1]}')", (BOB,))
         connection.execute("SELECT cache_upsert(%s, 'tone', 'kept for a day', '2', ttl => '1 day')", (BOB,))
-        # What an operator adds.
+        # The operator's changes.
         connection.execute(f"""
             CREATE INDEX by_story ON infinite_pages_cache_partitioned (story_id);
             CREATE INDEX in_one_month ON infinite_pages_cache_2026_02 USING gin (metadata);
@@ -47,7 +47,7 @@ def fill(database, schema):
 
 
 def fill_for_years(database):
-    """A cache in use in which nothing expires while it is restored."""
+    """Fill a cache in which nothing expires for years."""
     fill(database, "public")
     database.execute("""
         DELETE FROM infinite_pages_cache_partitioned WHERE expires_at < 'infinity';
@@ -55,7 +55,7 @@ def fill_for_years(database):
 
 
 def lasting_state(database):
-    """All but the log that the worker writes."""
+    """The state without the log of maintenance, to which the worker adds rows."""
     found = state(database)
     del found["rows"]["cache_maintenance_runs"]
     return found
@@ -67,13 +67,13 @@ def with_lz4(cluster):
 
 
 def compress_with_lz4(database):
-    """What verify_production_cache() advises where the server has lz4."""
+    """Compress as verify_production_cache() advises where the server has lz4."""
     database.execute("ALTER TABLE infinite_pages_cache_partitioned ALTER COLUMN content SET COMPRESSION lz4")
 
 
 def dump(source, target, path, *options):
-    """Dumps a database with the older pg_dump of the two clusters: pg_restore reads no archive of a newer one, and an early minor
-    release of a newer one does not know what a late one of an older has in its catalogs."""
+    """Dump a database by the older pg_dump of the two clusters. pg_restore reads no archive of a newer pg_dump, and an early minor release
+    of a newer major does not know all that a late one of an older major has in its catalogs."""
     def version(cluster):
         return int(cluster.client("pg_dump", "--version").stdout.split()[2].split(".")[0])
 
@@ -107,12 +107,13 @@ WAYS = {
 
 
 def same(found, expected):
+    """Compare two states part by part, so that a failure names the part."""
     for part in expected:
         assert found[part] == expected[part], part
 
 
 def works(database, schema):
-    """The cache serves, is maintained, and finds nothing wrong with itself."""
+    """Check that a restored cache serves, can be maintained, and that its own checks find nothing wrong."""
     with database.connect() as connection:
         connection.execute(f"SET search_path = {schema}")
         one = lambda sql, *arguments: connection.execute(sql, arguments).fetchone()[0]

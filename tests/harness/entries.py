@@ -1,4 +1,4 @@
-"""Users, their entries, and how clients write and read them."""
+"""Users, their entries, and the calls by which clients write and read entries."""
 
 import json
 
@@ -6,7 +6,7 @@ CACHE = "infinite_pages_cache_partitioned"
 ALICE = "a11ce000-0000-4000-8000-000000000001"
 BOB = "b0b00000-0000-4000-8000-000000000002"
 KEY = (ALICE, "story_foundation", "k")
-# Expiry is far from now in either direction, so that no test depends on when it runs.
+# When entries expire: far from now in either direction, so that no test depends on the time of day.
 LONG_AGO = "2020-01-01"
 NEVER = "infinity"
 
@@ -28,25 +28,29 @@ def upsert_many(connection, keys, content, content_type="story_foundation"):
 
 
 def insert(database, created_at, key="k", user=ALICE, expires_at="infinity"):
-    """What a client that knows nothing of the extension does; returns the partition that took the row."""
+    """INSERT a row as a client does that does not know the extension. Returns the partition that took it."""
     return database.value(
         f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at) "
         "VALUES (%s, 't', %s, '1', %s, %s) RETURNING tableoid::regclass::text", (user, key, created_at, expires_at))
 
 
 def add_entries(database, count, expires_at=LONG_AGO, prefix="e", user=ALICE):
+    """INSERT so many entries of one user; they have expired unless told otherwise."""
     database.execute(
         f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, expires_at) "
         "SELECT %s, 't', %s || n, to_jsonb(n), %s FROM generate_series(1, %s) n", (user, prefix, expires_at, count))
 
 
 def count(database, condition="true"):
+    """The number of rows of the cache that meet a condition."""
     return database.value(f"SELECT count(*) FROM {CACHE} WHERE {condition}")
 
 
 def expired(database):
+    """The number of rows that have expired."""
     return count(database, "expires_at < now()")
 
 
 def duplicates(database):
+    """Keys with more than one row."""
     return database.execute(f"SELECT cache_key, count(*) FROM {CACHE} GROUP BY user_id, content_type, cache_key HAVING count(*) > 1")

@@ -1,21 +1,21 @@
-"""What a statement is told: errors and warnings, with all their fields."""
+"""Errors and warnings of statements, with all their fields."""
 
 import psycopg
 import pytest
 
 
 def sqlstate_of(action):
-    """The SQLSTATE, message, DETAIL and HINT of the error that an action raises."""
+    """The diagnostics of the error that an action must raise: SQLSTATE, message, DETAIL, HINT and the rest."""
     with pytest.raises(psycopg.Error) as caught:
         action()
     return caught.value.diag
 
 
 def warnings_of(database, sql):
-    """What a statement warns of: message, DETAIL and HINT of each."""
+    """The message, DETAIL and HINT of each warning of a statement."""
     found = []
     with database.connect() as connection:
-        # A notice is gone when its handler returns.
+        # Copied, because a notice is freed once its handler returns.
         connection.add_notice_handler(lambda notice: found.append((notice.message_primary, notice.message_detail, notice.message_hint))
                                       if notice.severity == "WARNING" else None)
         connection.execute(sql)
@@ -23,7 +23,7 @@ def warnings_of(database, sql):
 
 
 def refused(cache, sql, sqlstate, *settings):
-    """Runs a statement that must fail, say why and what to do, and change nothing; returns the error."""
+    """Run a statement that must fail with a SQLSTATE, DETAIL and HINT, and change nothing. Returns the error."""
     before = cache.contents()
     with cache.connect() as connection:
         for setting in settings:

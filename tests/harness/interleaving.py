@@ -1,4 +1,4 @@
-"""What the tests of interleaved sessions share: transactions whose statements are seen to wait, and what these do."""
+"""Interleaved transactions, whose statements are seen to wait, and what these statements do."""
 
 import threading
 
@@ -16,7 +16,7 @@ REFUSED = "40001"
 
 
 class Watched(Database):
-    """One that is looked at over and over, by a connection that is kept."""
+    """A database that is looked at through one connection, because new ones would take most of the time."""
 
     kept = None
 
@@ -35,14 +35,14 @@ class Session:
         self.connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
 
     def sees(self):
-        """What it finds, by its snapshot, which it has from here on."""
+        """Look the entry up. This takes the snapshot that the higher isolation levels keep."""
         return lookup(self.connection)
 
     def run(self, action):
         return action(self.connection)
 
     def start(self, action):
-        """Starts a statement and waits until it waits for a lock."""
+        """Start a statement, and wait until it waits for a lock."""
         self.result = self.error = None
 
         def run():
@@ -57,7 +57,7 @@ class Session:
         assert self.thread.is_alive(), f"it did not wait, and ended with {self.error or self.result!r}"
 
     def outcome(self):
-        """What the statement returned that has waited, or the SQLSTATE of its error, when its transaction has ended."""
+        """End the transaction of a statement that has waited. Returns the statement's result, or the SQLSTATE of the error."""
         self.thread.join(20)
         assert not self.thread.is_alive(), "it still waits"
         if self.error is None:
@@ -106,7 +106,8 @@ def writes(content):
 
 
 def an_upsert_follows(removal, seen, database, sessions, level, kept):
-    """An upsert waits for the removal of the entry, which its snapshot shows so; at the higher levels it cannot follow one that is kept."""
+    """Check that an upsert waits for a removal of the entry, and follows it. At the higher levels it cannot follow a removal that commits.
+    Before, its snapshot shows what is given as seen."""
     one, two = sessions(level)
     assert two.sees() == seen
     assert one.run(removal) == 1

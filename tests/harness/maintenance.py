@@ -1,19 +1,20 @@
-"""Maintenance by hand, and what slows it down."""
+"""Maintenance by hand, its steps, and triggers that slow it down."""
 
 import time
 
 from harness.entries import CACHE
 
-# The steps of maintenance, in the order of a run by hand.
+# The steps of maintenance, in the order of a run by hand. The tests compare the server with this list: it must do these steps, in this order, and
+# take their names in skip_steps. So the list is written down here, not asked for.
 STEPS = ["premake partitions", "premake audit partitions", "summarize", "analyze", "trim statistics", "trim maintenance log",
          "flush statistics", "enforce limits", "delete expired entries", "secure partitions", "drop dead months", "retention",
          "trim audit log"]
-# What infinite_pages_cache.lock_timeout is here, and what a client may wait: one such wait, and a busy machine.
+# Seconds: what tests of waits set infinite_pages_cache.lock_timeout to.
 LOCK_TIMEOUT = 0.3
 
 
 def run(database, **settings):
-    """One run of maintenance: (status, affected, detail) of each step."""
+    """Run maintenance, under settings of the extension. Returns status, affected and detail of each step."""
     with database.connect() as connection:
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (f"infinite_pages_cache.{name}", str(value)))
@@ -21,7 +22,7 @@ def run(database, **settings):
 
 
 def maintained(connection, seconds=30):
-    """The steps of a run of the maintenance, after the one of the worker if that has just begun."""
+    """Run maintenance, after the worker's run if there is one. Returns step, status and detail of each step."""
     deadline = time.monotonic() + seconds
     while True:
         steps = connection.execute("SELECT step, status, detail FROM cache_run_maintenance()").fetchall()
@@ -31,6 +32,7 @@ def maintained(connection, seconds=30):
 
 
 def slow_down_deletions(database, condition, seconds):
+    """Let each deletion of a row that meets a condition take so many seconds."""
     database.execute(f"""
         CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END';
         CREATE TRIGGER slow_down AFTER DELETE ON {CACHE} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION slow_down()""")

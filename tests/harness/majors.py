@@ -13,8 +13,8 @@ def bindir(major):
 
 
 def of_both_versions(found, old, new):
-    """A state without what PostgreSQL 17 brought: a privilege, which an owner has, in partitions the parent's identity columns,
-    and the row types of views among the members of an extension."""
+    """A state without what PostgreSQL 17 added: the privilege MAINTAIN, identity columns in partitions, and the row types of views among an
+    extension's members."""
     if not old < 17 <= new:
         return found
     return {**found, "columns": [(*row[:4], *row[5:]) for row in found["columns"]],

@@ -1,4 +1,4 @@
-"""Months and their partitions, of the cache and of the audit log."""
+"""Months, and the partitions of the cache and of the audit log."""
 
 import os
 import time
@@ -8,17 +8,19 @@ from harness.entries import ALICE, CACHE
 
 
 def month(offset, today=None):
-    """The first of a month, so many from the current one, in UTC."""
+    """The start of the month that is so many months from the current one, in UTC."""
     today = today or datetime.now(timezone.utc)
     number = today.year * 12 + today.month - 1 + offset
     return datetime(number // 12, number % 12 + 1, 1, tzinfo=timezone.utc)
 
 
 def name_of(offset):
+    """The name of the cache's partition of that month."""
     return f"infinite_pages_cache_{month(offset):%Y_%m}"
 
 
 def this_month(connection):
+    """The current month as names of partitions have it, by the server's clock."""
     return connection.execute("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')").fetchone()[0]
 
 
@@ -28,30 +30,33 @@ BOUNDS = f"""
 
 
 def bounds(database):
+    """The bounds of each partition of the cache, by its name."""
     with database.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'")
         return dict(connection.execute(BOUNDS).fetchall())
 
 
 def partitions(database):
+    """The names of the cache's partitions."""
     return {name for (name,) in database.execute(f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{CACHE}'::regclass")}
 
 
 def age(database, partition, days=2):
-    """Has a partition be as old as that, by its files."""
+    """Make the files of a partition so many days old."""
     moment = time.time() - days * 86_400
     for (path,) in database.execute("SELECT pg_relation_filepath(relid) FROM pg_partition_tree(%s) WHERE isleaf", (partition,)):
         os.utime(database.cluster.data / path, (moment, moment))
 
 
 def add_month(database, offset):
-    """A month that has been there for some time: a new one without a row is left to whoever has made it."""
+    """Create a month's partition, and age it, because maintenance does not drop an empty partition that is new. Returns its name."""
     name = database.value("SELECT create_monthly_cache_partition(%s::timestamp)", (month(offset).replace(tzinfo=None),))
     age(database, name)
     return name
 
 
 def add_audit_month(database, offset, rows=1):
+    """Create a month's partition of the audit log, with so many rows. Returns its name."""
     first, after = month(offset), month(offset + 1)
     name = f"cache_audit_log_{first:%Y_%m}"
     database.execute(f"CREATE TABLE {name} PARTITION OF cache_audit_log FOR VALUES FROM ('{first}') TO ('{after}')")
@@ -60,7 +65,7 @@ def add_audit_month(database, offset, rows=1):
 
 
 def add_dead_months(database, *ago):
-    """Partitions of months gone by, each with an expired entry; returns their names, oldest first."""
+    """Create partitions of months so long ago, each with an expired entry. Returns their names."""
     names = []
     with database.connect() as connection:
         for months in ago:
@@ -71,7 +76,7 @@ def add_dead_months(database, *ago):
     return names
 
 
-# The table that existing clients have, column by column (DESIGN.md §8).
+# The table that clients had before there was the extension; cache_setup() adopts it.
 LEGACY = """
     CREATE TABLE infinite_pages_cache_partitioned (
         id uuid DEFAULT gen_random_uuid(), cache_key text NOT NULL, content jsonb NOT NULL, content_type text NOT NULL,
@@ -87,6 +92,7 @@ LEGACY = """
 
 
 def legacy_month(offset):
+    """Statements that give the table above a month's partition with an entry."""
     first, after = month(offset), month(offset + 1)
     return (f"CREATE TABLE {name_of(offset)} PARTITION OF {CACHE} FOR VALUES FROM ('{first}') TO ('{after}'); "
             f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, created_at, expires_at, hit_count) "

@@ -1,4 +1,4 @@
-"""Plans, and the rows that scans have read."""
+"""Nodes of plans, and the numbers of rows that scans read."""
 
 
 def nodes(plan):
@@ -8,6 +8,6 @@ def nodes(plan):
 
 
 def rows_read(connection):
-    """By the transaction: in scans of whole partitions, and by index. As the server counts them."""
+    """The rows that the transaction has read, by sequential scans and by index scans of partitions, as the server counts them."""
     return connection.execute("SELECT sum(seq_tup_read)::integer, sum(idx_tup_fetch)::integer FROM pg_stat_xact_user_tables "
                               "WHERE relname ~ '^infinite_pages_cache_\\d'").fetchone()

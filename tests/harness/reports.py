@@ -1,4 +1,4 @@
-"""Reports by the names of their columns."""
+"""Reports, with their rows as dictionaries."""
 
 from harness.roles import temporary_roles
 
@@ -15,7 +15,7 @@ def report(database, name):
 
 
 def rows_for_each_role(database):
-    """What alerts and checks there are, and what they say, for those who may see nothing of the server's settings, too."""
+    """The alerts and checks as three roles see them, of which two may not see all settings of the server."""
     found = {}
     with temporary_roles(database.cluster, "watcher", "backend"), database.connect() as connection:
         connection.execute("GRANT pg_read_all_data TO watcher")
@@ -29,8 +29,10 @@ def rows_for_each_role(database):
 
 
 def failed_checks(database, report="verify_production_cache"):
+    """The names of the checks that fail."""
     return [row[0] for row in database.execute(f"SELECT * FROM {report}() WHERE NOT ok")]
 
 
 def checks(database, schema="public"):
+    """The hint of each check that fails, by its name."""
     return {name: hint for name, hint in database.execute(f"SELECT name, hint FROM {schema}.verify_production_cache() WHERE NOT ok")}

@@ -1,4 +1,4 @@
-"""Roles that come and go with a test, and sessions that act as they do."""
+"""Roles that last as long as a test, and sessions that act as roles and users."""
 
 import json
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import psycopg
 
 @contextmanager
 def temporary_roles(cluster, *names):
+    """Create roles, and drop them at the end with all that they own and may do in any database."""
     with cluster.connect() as connection:
         for name in names:
             connection.execute(f"CREATE ROLE {name} NOLOGIN")
@@ -37,7 +38,7 @@ def acting(connection, user, role="authenticated", claims=None, headers=None, ke
 
 
 def outcome(connection, statement, user, role="authenticated", keep=False):
-    """What a statement shows to a user: its rows, or how many it changed, or all of its error."""
+    """What a statement tells a user: its rows, the number of rows that it changed, or the fields of its error."""
     try:
         with acting(connection, user, role, keep=keep):
             if statement.startswith("COPY"):
@@ -51,17 +52,18 @@ def outcome(connection, statement, user, role="authenticated", keep=False):
 
 
 def sqlstates(connection, statements, user, role="authenticated"):
+    """The SQLSTATE of each statement that fails, the outcome of each other one."""
     outcomes = {statement: outcome(connection, statement, user, role) for statement in statements}
     return {statement: found[0] if isinstance(found, tuple) else found for statement, found in outcomes.items()}
 
 
 def default_privileges(where=""):
-    """What Supabase sets up: whatever is created is open to everybody."""
+    """The default privileges of Supabase, by which all that is created is open to everybody."""
     return "; ".join(f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {kind} TO anon, authenticated, service_role"
                      for kind in ("TABLES", "FUNCTIONS", "SEQUENCES"))
 
 
-# What an owner of malice has a trigger do, each on its own; none may work.
+# Statements by which a malicious owner's trigger would get more than the owner's rights. Each must fail.
 ESCAPES = [
     "SET ROLE postgres",
     "SET SESSION AUTHORIZATION postgres",

@@ -1,4 +1,4 @@
-"""Entries with random numbers, and the figures that reports must give of them."""
+"""Entries with random numbers, and the arithmetic of reports in Python."""
 
 import random
 from collections import defaultdict
@@ -31,7 +31,7 @@ def of(group, name):
 
 
 def fill(database):
-    """Entries of three users in three months with random numbers; the same ones in Python."""
+    """Add entries of three users in three months. Returns the same entries in Python, and the time of their making."""
     dice = random.Random(20261123)
     now = datetime.now(timezone.utc)
     for offset in (-2, -1):

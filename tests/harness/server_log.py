@@ -1,9 +1,9 @@
-"""What no server's log may hold, whatever a test has done to it: failed assertions, crashes that no test has asked for, and
-what a transaction left behind: pins, locks, snapshots, files, memory that was overwritten."""
+"""Messages that no server's log may hold, whatever a test does: failed assertions, crashes that no test asked for, resources that a
+transaction did not release, such as pins, locks, snapshots and files, and memory that was overwritten."""
 
 import re
 
-# What the server says when it finds such a thing.
+# How the server reports a resource that was not released, or memory that was overwritten.
 FOUND = "|".join([
     "resource was not closed",  # since PostgreSQL 17, for most of the next line
     r"(refcount|reference|reference list|temporary file|shared memory|segment|JIT context) leak", "leaking ", "has nonzero refcount",
@@ -15,7 +15,7 @@ FOUND = "|".join([
 DEFECT = re.compile("|".join([
     "^TRAP: ",
     r"\bPANIC:",
-    # A test may kill a process (9). One that crashes does so by a signal of its own.
+    # Not 9, because tests kill processes by it.
     r"was terminated by signal (?!9\b)\d",
     "panicked at ",
     rf"\b(WARNING|ERROR|FATAL):  .*({FOUND})",
@@ -23,5 +23,5 @@ DEFECT = re.compile("|".join([
 
 
 def defects(log):
-    """The lines of a log that tell of defects."""
+    """The lines of a log that report defects."""
     return [line for line in log.splitlines() if DEFECT.search(line)]

@@ -1,4 +1,4 @@
-"""An independent count: what clients did, and what the statistics must therefore say."""
+"""An independent count of what clients do, to compare statistics with."""
 
 from collections import Counter, defaultdict
 from decimal import Decimal
@@ -16,13 +16,13 @@ MANY = "SELECT content FROM cache_lookup_many(%s, %s, ARRAY[%s])"
 
 
 def counting_cluster(**settings):
-    """A cluster with places for the content types of all its tests, in which nothing happens by itself."""
+    """A cluster with room for the content types of all its tests, in which nothing is counted or stored by itself."""
     return Cluster({"infinite_pages_cache.max_tracked_content_types": 2000, "infinite_pages_cache.naptime": 0,
                     "autovacuum": "off", **settings})
 
 
 class Tally:
-    """What was done in one database. An entry is named by user, content type and key."""
+    """Counters of what was done in one database. An entry is a tuple of user, content type and key."""
 
     def __init__(self):
         self.types = defaultdict(Counter)
@@ -36,7 +36,7 @@ class Tally:
         self.costs[entry] = Decimal(str(cost))
 
     def found(self, entry):
-        """Whether a lookup of it is a hit."""
+        """Whether a lookup of the entry is a hit."""
         return entry in self.costs
 
     def looked_up(self, entry, times=1, calls=None):
@@ -78,7 +78,7 @@ class Tally:
 
 
 class Client:
-    """A connection, and the tally of what is done through it."""
+    """A connection that counts in a tally what is done through it."""
 
     def __init__(self, connection, tally=None):
         self.connection, self.tally = connection, tally if tally is not None else Tally()
@@ -88,7 +88,7 @@ class Client:
         self.tally.stored(entry, cost)
 
     def expire(self, entry):
-        """An entry that has expired, from a client that writes into the table itself."""
+        """INSERT an entry that has expired, as a client does that writes to the table itself."""
         self.connection.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, expires_at) "
                                 "VALUES (%s, %s, %s, '1', '2020-01-01')", entry)
         self.tally.expired.add(entry)
@@ -110,30 +110,30 @@ def without_zeros(rows, names):
 
 
 def counters(database, *names, pending=False):
-    """What cache_statistics() says, as Tally.counters() does."""
+    """The counters of cache_statistics(), in the form of Tally.counters()."""
     names = names or COUNTERS
     columns = ", ".join(f"(SELECT sum(n)::bigint FROM unnest({name}) n)" if name in CALLS else name for name in names)
     return without_zeros(database.execute(f"SELECT content_type, {columns} FROM cache_statistics(%s)", (pending,)), names)
 
 
 def rolled_up(database, *names):
-    """The sums over all hours of the roll-up."""
+    """The sums over all hours of cache_statistics_hourly, in the same form."""
     names = names or COUNTERS
     columns = ", ".join(f"sum((SELECT sum(n) FROM unnest({name}) n))" if name in CALLS else f"sum({name})" for name in names)
     return without_zeros(database.execute(f"SELECT content_type, {columns} FROM cache_statistics_hourly GROUP BY 1"), names)
 
 
 def rows_of(database, column="hit_count"):
-    """A column of each entry that has not expired, by entry."""
+    """The value of a column of each live entry, by entry."""
     return {(user, content_type, key): value for user, content_type, key, value in database.execute(
         f"SELECT user_id::text, content_type, cache_key, {column} FROM {CACHE} WHERE expires_at > now()")}
 
 
 def pending(database):
-    """Hits that no row has yet, and the tokens that they saved."""
+    """The hits that are not stored in rows yet, and the tokens that they saved."""
     return database.execute("SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(tokens_saved), 0) FROM cache_pending_hits()")[0]
 
 
 def flush(connection):
-    """Entries updated, entries locked, content types, audit rows."""
+    """Store what was counted. Returns the numbers of entries updated, entries that were locked, content types and audit rows."""
     return connection.execute("SELECT * FROM cache_flush_statistics()").fetchone()

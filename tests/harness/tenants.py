@@ -1,4 +1,4 @@
-"""What belongs to Alice, and a call of each function that aims at it."""
+"""Alice's data in every table, and calls of every function that aim at them."""
 
 import json
 
@@ -9,7 +9,7 @@ SECRET = "the words of alice"
 
 
 def fill_for_alice(database):
-    """Entries, an audit trail, an archive and partitions that were not there before."""
+    """Give Alice entries, audit rows and archived ones, in partitions of their own."""
     with database.connect() as connection:
         with acting(connection, ALICE):
             for key in ("k", "k2"):
@@ -27,7 +27,7 @@ def fill_for_alice(database):
         connection.execute("ANALYZE")
 
 
-# Arguments that aim at Alice's entry, by name; one that a new function brings is NULL.
+# Arguments that aim at Alice's entry, by name. An argument that is not listed is NULL.
 ARGUMENTS = {
     "user_id": ALICE, "content_type": "t", "cache_key": "k", "cache_keys": "{k}", "content": '"stolen"', "ttl": "1 day",
     "metadata": '{"tag": "a"}', "foundation_dependency": "f", "entries": json.dumps(

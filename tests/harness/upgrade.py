@@ -1,5 +1,5 @@
-"""What the tests of updates share: databases of a released version, and of this one, to compare. tests/lifecycle/released has, of each released
-version, dumps of a database that fill.sql has filled: as a script, as an archive, and as a script from after its roles were dropped."""
+"""Databases of a released version, and databases of this version to compare them with. Of each released version, tests/lifecycle/released has
+dumps of a database that fill.sql filled: a script, an archive, and a script of the database after its roles were dropped."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ ROLES = ("anon", "authenticated", "service_role", "app_tenant", "app_service", "
 LOG = "cache_audit_log"
 UPDATE = "ALTER EXTENSION infinite_pages_cache UPDATE"
 CREATED = "CREATE EXTENSION IF NOT EXISTS infinite_pages_cache WITH SCHEMA public"
-# What a client of 0.1.0 can see of the rows.
+# The columns that a client of 0.1.0 knows.
 ROWS = {
     CACHE: "id, cache_key, content, content_type, user_id, story_id, metadata, reuse_score, created_at, expires_at, hit_count, adaptation_count, "
            "token_cost_saved, last_accessed, access_frequency, priority_tier, compression_applied, trim_scale(token_cost)",
@@ -36,12 +36,12 @@ def rows(database, schema="public"):
 
 
 def without_lz4(text):
-    """A server without it refuses a column that has it."""
+    """A script without the columns' compression, which a server without lz4 refuses."""
     return re.sub(r"^.* SET COMPRESSION lz4;\n", "", text, flags=re.M)
 
 
 def script(database, name, version=None, schema="public"):
-    """The text of a dump, for this server, an extension of some version, and a schema."""
+    """The text of a dump, changed to suit this server, a version of the extension and a schema."""
     text = (RELEASED / name).read_text()
     if version:
         assert text.count(CREATED) == 1
@@ -54,18 +54,19 @@ def script(database, name, version=None, schema="public"):
 
 
 def play(database, text):
+    """Run a script by psql."""
     database.cluster.client("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.name, "-f", "-", input=text)
 
 
 def old(cluster, version, **options):
-    """A database of a released version, with the library of this one."""
+    """A database of a released version, under this version's library."""
     database = Database(cluster, extension=False)
     play(database, script(database, f"{version}.sql", version, **options))
     return database
 
 
 def fresh(cluster, like, schema="public"):
-    """A database of this version that has come to the same by other means, with the months of another one."""
+    """A database of this version that was never another version's, filled in the same way, with the same months."""
     database = Database(cluster, extension=False)
     database.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; CREATE EXTENSION infinite_pages_cache SCHEMA {schema}")
     play(database, f"SET search_path = {schema};" + (RELEASED / "fill.sql").read_text())
@@ -86,6 +87,7 @@ def fresh(cluster, like, schema="public"):
 
 
 def catalog(database, schema="public"):
+    """The state of the catalogs alone, with what an update can change."""
     found = state(database, schema)
     del found["rows"]
     found["first privileges"] = sorted(database.execute(
@@ -96,6 +98,7 @@ def catalog(database, schema="public"):
 
 
 def works(database):
+    """Check that a database filled by fill.sql serves and can be maintained."""
     with database.connect() as connection:
         one = lambda sql, *arguments: connection.execute(sql, arguments).fetchone()[0]
         assert [one("SELECT cache_lookup(%s, 'setting', %s) -> 'n'", ALICE, f"k{n}") for n in range(20)] == list(range(20))

@@ -1,11 +1,11 @@
-"""Sessions side by side: run together, waited for, timed."""
+"""Run sessions side by side, wait for them, and time them."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 
 def wait_until(condition, timeout=20, pause=0.01):
-    """Waits until a condition holds."""
+    """Wait until a condition holds. Fails after so many seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -19,12 +19,13 @@ def is_waiting(database, connection):
 
 
 def together(*actions):
-    """Runs actions at the same time, each in a thread; returns their results, raises their first error."""
+    """Run actions at the same time, each in a thread. Returns their results, or raises their first error."""
     with ThreadPoolExecutor(len(actions)) as pool:
         return [future.result() for future in [pool.submit(action) for action in actions]]
 
 
 def timed(action):
+    """The seconds that an action takes."""
     started = time.monotonic()
     action()
     return time.monotonic() - started

@@ -1,4 +1,4 @@
-"""What the tests of the background worker share: how it is watched, and work for it."""
+"""Watch the background worker, give it work, and set it up."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ WORKER = "infinite_pages_cache worker"
 
 
 def wait_until(condition, timeout=20):
-    """Waits without taking the machine from the server."""
+    """Wait with longer pauses, to leave the machine to the server."""
     waiting.wait_until(condition, timeout, pause=0.05)
 
 
@@ -22,7 +22,7 @@ def processes(cluster, kind, database=None):
 
 
 def launcher(cluster):
-    """The process id of the launcher, once there is one."""
+    """Wait for the launcher. Returns its process id."""
     wait_until(lambda: processes(cluster, LAUNCHER))
     [pid] = processes(cluster, LAUNCHER)
     return pid
@@ -37,7 +37,7 @@ def status(database):
 
 
 def wait_for_ticks(database, ticks=2, timeout=20):
-    """Waits for that many ends of ticks: of two, the second tick began after the call."""
+    """Wait until so many ticks have ended. The second of them began after the call."""
     seen = status(database)["last_run"]
     for _ in range(ticks):
         wait_until(lambda: status(database)["last_run"] not in (None, seen), timeout)
@@ -45,14 +45,14 @@ def wait_for_ticks(database, ticks=2, timeout=20):
 
 
 def is_served(database, timeout=20):
-    """A tick deletes what has expired; called anew it waits for a new tick."""
+    """Wait until the worker deletes an expired entry that is added here; so each call waits for a tick of its own."""
     key = f"served {time.monotonic_ns()}"
     add_entries(database, 1, prefix=key)
     wait_until(lambda: count(database, f"cache_key LIKE '{key}%'") == 0, timeout)
 
 
 def wait_for_step(cluster, database, step="delete expired entries", timeout=20):
-    """Waits until a worker is at a step in a database, by its name; returns the process id."""
+    """Wait until a worker is at a step in a database. Returns its process id."""
     found = []
     with cluster.connect() as connection:
         def look():
@@ -65,7 +65,7 @@ def wait_for_step(cluster, database, step="delete expired entries", timeout=20):
 
 
 def log_of(database, step):
-    """What the maintenance log says of a step, oldest first."""
+    """The rows of the maintenance log for a step, oldest first."""
     with database.connect() as connection:
         cursor = connection.execute("SELECT run_at, status, affected, detail, role FROM cache_maintenance_log WHERE step = %s ORDER BY run_at", (step,))
         names = [column.name for column in cursor.description]
@@ -74,7 +74,7 @@ def log_of(database, step):
 
 @contextlib.contextmanager
 def settings(cluster, **values):
-    """Settings of the server for a while."""
+    """Settings of the server, reset at the end."""
     cluster.set(**values)
     try:
         yield
@@ -84,7 +84,7 @@ def settings(cluster, **values):
 
 @contextlib.contextmanager
 def without_worker(cluster):
-    """Nothing ticks meanwhile; at the end there is one tick for all that was prepared."""
+    """Stop the worker meanwhile, so that one tick finds all that was prepared."""
     with settings(cluster, naptime=0):
         time.sleep(0.3)
         wait_until(lambda: not processes(cluster, WORKER))

@@ -14,7 +14,7 @@ KEYS = [f"k{number}" for number in range(2000)]
 
 
 class Run:
-    """Clients that write the same keys, in orders of their own, until the clock is well past the edge."""
+    """Clients that write the same keys, each in its own order, until the clock is well past the edge."""
 
     def __init__(self, database, edge, isolation="read committed", direct=False, clients=CLIENTS):
         self.database, self.edge, self.isolation, self.direct, self.clients = database, edge, isolation, direct, clients
@@ -52,10 +52,10 @@ class Run:
                     self.refused.append((error.sqlstate, "INSERT" if self.direct and number % 4 == 0 else "upsert"))
 
     def across(self):
-        """Sets the clock to just before the edge and lets all clients write across it."""
+        """Set the clock to a second before the edge, and let all clients write across it."""
         self.database.cluster.set_clock(self.edge - timedelta(seconds=1))
         together(*[lambda number=number: self.client(number) for number in range(self.clients)])
         assert self.database.value("SELECT now()") > self.edge
-        # The edge was crossed while they wrote.
+        # All clients wrote on both sides of the edge.
         assert self.before > self.clients and self.after > self.clients
         return self

@@ -1,4 +1,4 @@
-"""A dump that runs beside a drop of months: the month stays, and the dump succeeds (P6)."""
+"""A dump that runs beside a drop of months: the month stays, and the dump succeeds."""
 
 import os
 import subprocess

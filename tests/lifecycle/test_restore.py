@@ -1,4 +1,4 @@
-"""Dumps lose nothing (P6), and dropping the extension deletes nothing (P10)."""
+"""Dumps lose nothing, and dropping the extension deletes nothing."""
 
 
 import pytest

@@ -1,4 +1,4 @@
-"""Dumps from each PostgreSQL go into the same version and the next one, a month later, while the worker ticks (P6).
+"""Dumps lose nothing: from each PostgreSQL into the same version and the next one, a month later, while the worker ticks.
 `make test-restore` runs it; MAJORS names the versions."""
 
 from contextlib import ExitStack

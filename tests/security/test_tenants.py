@@ -1,4 +1,4 @@
-"""No tenant reads, changes, counts or deletes another tenant's row, through any relation or function (P5)."""
+"""No tenant reads, changes, counts or deletes another tenant's row, through any relation or function."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A dump is restored without a loss while the worker ticks in the very database (P6)."""
+"""A dump is restored without a loss while the worker ticks in the database that it is restored into."""
 
 import pytest
 

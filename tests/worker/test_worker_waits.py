@@ -1,4 +1,4 @@
-"""Whoever sits on a lock for long holds up the worker, but not the clients, and not the worker's other work (P7)."""
+"""Whoever sits on a lock for long holds up the worker, but not the clients, and not the worker's other work: nobody waits longer than lock_timeout for maintenance."""
 
 import os
 import random
