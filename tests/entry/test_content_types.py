@@ -4,11 +4,11 @@ import pytest
 
 from harness.calls import entry, upsert, upsert_many
 from harness.database import Database
-from harness.entries import ALICE
+from harness.entries import ALICE, CACHE
 from harness.errors import refused, sqlstate_of, warnings_of
 from harness.reports import checks
 
-CACHE, POLICIES = "infinite_pages_cache_partitioned", "cache_content_policies"
+POLICIES = "cache_content_policies"
 CHECK = f"{POLICIES}_content_type_check"
 
 

@@ -3,8 +3,8 @@
 from harness.roles import temporary_roles
 
 
-def columns_of(connection, query):
-    cursor = connection.execute(query)
+def columns_of(connection, query, parameters=None):
+    cursor = connection.execute(query, parameters)
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row)) for row in cursor]
 

@@ -5,6 +5,7 @@ import time
 
 from harness import waiting
 from harness.entries import add_entries, count
+from harness.reports import columns_of, report
 
 LAUNCHER = "infinite_pages_cache launcher"
 WORKER = "infinite_pages_cache worker"
@@ -30,10 +31,8 @@ def launcher(cluster):
 
 def status(database):
     """The row of cache_maintenance_status."""
-    with database.connect() as connection:
-        cursor = connection.execute("SELECT * FROM cache_maintenance_status")
-        [row] = cursor.fetchall()
-        return dict(zip([column.name for column in cursor.description], row))
+    [row] = report(database, "cache_maintenance_status")
+    return row
 
 
 def wait_for_ticks(database, ticks=2, timeout=20):
@@ -67,9 +66,7 @@ def wait_for_step(cluster, database, step="delete expired entries", timeout=20):
 def log_of(database, step):
     """The rows of the maintenance log for a step, oldest first."""
     with database.connect() as connection:
-        cursor = connection.execute("SELECT run_at, status, affected, detail, role FROM cache_maintenance_log WHERE step = %s ORDER BY run_at", (step,))
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row)) for row in cursor]
+        return columns_of(connection, "SELECT run_at, status, affected, detail, role FROM cache_maintenance_log WHERE step = %s ORDER BY run_at", (step,))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from harness.database import Database
 from harness.entries import ALICE, BOB, CACHE
 from harness.maintenance import run
 from harness.months import month, name_of
-from harness.reports import report
+from harness.reports import columns_of, report
 from harness.roles import acting
 from harness.sample import grouped, mean, of
 from harness.tally import GET, ONE, Client, Tally, counters, counting_cluster, flush, pending, rolled_up, rows_of
@@ -36,9 +36,7 @@ def exactly(database, name):
     """A report that counts the entries."""
     with database.connect() as connection:
         connection.execute("SET infinite_pages_cache.exact_report_size = '1TB'")
-        cursor = connection.execute(f"SELECT * FROM {name}")
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row)) for row in cursor]
+        return columns_of(connection, f"SELECT * FROM {name}")
 
 
 def without(rows, *names):
