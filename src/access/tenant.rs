@@ -1,12 +1,10 @@
 //! Who is calling: the user whose entries a tenant role may see.
 
-#![allow(unsafe_code)]
-
+use crate::pg::guc;
 use crate::settings;
+use pgrx::Uuid;
 use pgrx::prelude::*;
-use pgrx::{Uuid, pg_sys};
 use std::cell::RefCell;
-use std::ffi::CStr;
 
 /// The user of the session's claims. Anything malformed is nobody, never an error: row security asks
 /// for every table scan, and nobody sees no rows.
@@ -14,34 +12,38 @@ use std::ffi::CStr;
 pub fn cache_current_user_id() -> Option<Uuid> {
     // Claims alone decide where there are any: a user id that an earlier client of a pooled connection
     // left behind must not stand in for a claim that is missing.
-    match setting(c"request.jwt.claims") {
-        Some(claims) if !claims.is_empty() => remembered(claims),
-        _ => settings::USER_ID.get().and_then(|id| parse_uuid(id.to_str().ok()?)),
+    match CLAIMS.with_borrow_mut(Claims::read) {
+        Some(user) => user,
+        None => settings::USER_ID.get().and_then(|id| parse_uuid(id.to_str().ok()?)),
     }
 }
 
-/// A setting by its name, also one that no library has defined; `None` when it was never set.
-pub fn setting(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: the name is NUL-terminated; the value is too and stays in place until the setting
-    // changes, which cannot happen while the caller looks at it: this backend has one thread.
-    unsafe {
-        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes())
-    }
+thread_local! {
+    static CLAIMS: RefCell<Claims> = const { RefCell::new(Claims { known: Vec::new(), user: None, now: Vec::new() }) };
 }
 
-/// Row security may ask once for each row, so the last answer is kept with the claims it came from.
-fn remembered(claims: &[u8]) -> Option<Uuid> {
-    thread_local! {
-        static LAST: RefCell<(Vec<u8>, Option<Uuid>)> = const { RefCell::new((Vec::new(), None)) };
-    }
-    LAST.with_borrow_mut(|(known, user)| {
-        if known != claims {
-            *user = subject_of(claims);
-            claims.clone_into(known);
+/// The session's claims and their user. Row security may ask once for each row, so the last answer is kept with the claims
+/// that it came from.
+struct Claims {
+    known: Vec<u8>,
+    user: Option<Uuid>,
+    /// Memory to read the claims into.
+    now: Vec<u8>,
+}
+
+impl Claims {
+    /// The user that the claims name now; `None` where there are no claims.
+    fn read(&mut self) -> Option<Option<Uuid>> {
+        guc::read_into(c"request.jwt.claims", &mut self.now);
+        if self.now.is_empty() {
+            return None;
         }
-        *user
-    })
+        if self.known != self.now {
+            self.user = subject_of(&self.now);
+            std::mem::swap(&mut self.known, &mut self.now);
+        }
+        Some(self.user)
+    }
 }
 
 /// The `sub` of a JSON object of claims, if it is a UUID.

@@ -14,7 +14,7 @@ use crate::extension::{AUDIT_LOG, Extension};
 use crate::partition::create;
 use crate::pg::spi::{self, Access};
 use crate::pg::transaction_end::{AtCommit, Queue};
-use crate::pg::{backend, clock, privileges};
+use crate::pg::{backend, clock, guc, privileges};
 use crate::settings::{self, Audit};
 use crate::statistics::at_commit::refusal_to_prepare;
 use crate::statistics::counters;
@@ -33,7 +33,7 @@ pub fn record(address: &Address, success: bool) {
         return;
     }
     let Some(place) = counters::place_of_others() else { return };
-    let agent = tenant::setting(c"request.headers").and_then(user_agent_of).unwrap_or_default();
+    let agent = guc::value_of(c"request.headers").and_then(|headers| user_agent_of(&headers)).unwrap_or_default();
     let client = client_address();
     let record = Record {
         moment: clock::now(),

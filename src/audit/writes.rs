@@ -5,9 +5,8 @@ use crate::access::tenant;
 use crate::address::Address;
 use crate::extension::{AUDIT_LOG, Extension, saved_plan};
 use crate::partition::create;
-use crate::pg::backend;
-use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
+use crate::pg::{backend, guc, privileges};
 use crate::settings::{self, Audit};
 use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys};
@@ -50,7 +49,7 @@ pub fn record(action: &str, events: &[Event]) {
     let log = extension.table(AUDIT_LOG);
     // The role that acts, not the owner that writes the row.
     let (role, acting) = (backend::current_user(), tenant::cache_current_user_id());
-    let user_agent = tenant::setting(c"request.headers").and_then(user_agent_of);
+    let user_agent = guc::value_of(c"request.headers").and_then(|headers| user_agent_of(&headers));
     let (plan, acting_column, acting_value) =
         if knows_who_acted(log) { ("audit", ", acting_user_id", ", $7") } else { ("audit of 0.1.0", "", "") };
     privileges::as_owner_of(log, || {

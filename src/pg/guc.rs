@@ -1,9 +1,29 @@
-//! Settings changed for a while.
+//! Settings read by name, and changed for a while.
 
 #![allow(unsafe_code)]
 
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
+
+/// The value of a setting, also of one that no library has defined; `None` when it was never set.
+pub fn value_of(name: &CStr) -> Option<Vec<u8>> {
+    let mut value = Vec::new();
+    read_into(name, &mut value).then_some(value)
+}
+
+/// The same in place of what is in `value`, whose memory is used again. Returns whether the setting was ever set; if not,
+/// `value` is empty.
+pub fn read_into(name: &CStr, value: &mut Vec<u8>) -> bool {
+    value.clear();
+    // SAFETY: the name is NUL-terminated, and so is the value, which is copied, because the server frees it at the next SET.
+    unsafe {
+        let found = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        if !found.is_null() {
+            value.extend_from_slice(CStr::from_ptr(found).to_bytes());
+        }
+        !found.is_null()
+    }
+}
 
 /// Runs `f` with a setting changed, and sets it back. The value is the extension's own choice, so settings
 /// that only a superuser may change can be changed, too.
