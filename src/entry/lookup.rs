@@ -1,7 +1,5 @@
 //! Lookups. They write nothing: no row, no WAL, no transaction id.
 
-#![allow(unsafe_code)]
-
 use super::newest_version::{self, Version};
 use crate::address::{Address, matching};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
@@ -10,17 +8,16 @@ use crate::error::Refusal;
 use crate::extension::saved_plan;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access, Rows};
-use crate::pg::srf::{materialize_values, materialize_with, nothing};
-use crate::settings;
+use crate::pg::srf::{Call, Stored, set_returning};
 use crate::statistics::at_commit::pending_hits_of;
 use crate::statistics::counters::Latency;
 use crate::statistics::hits::Entry;
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
-use crate::statistics::{Call, Found, Hit};
+use crate::statistics::{Found, Hit};
+use crate::{settings, statistics};
+use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
-use pgrx::{Uuid, pg_sys};
 
 /// The column of the hits in the result of cache_get().
 const HIT_COUNT: i32 = 7;
@@ -31,7 +28,7 @@ const MAX_KEYS: usize = 10_000;
 /// one that has not is outdated all the same.
 #[pg_extern(sql = false)]
 fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: Option<&[u8]>) -> Option<RawJsonb> {
-    let call = Call::begins(Latency::Lookup);
+    let lookup = statistics::Call::begins(Latency::Lookup);
     let address = or_raise(Address::new(user_id, content_type, cache_key));
     if !settings::ENABLED.get() {
         return None;
@@ -40,16 +37,16 @@ fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: O
     if !newest_version::newest(&[&address], |_, found| version = Some(found)) {
         version = newest_by_statement(&address);
     }
-    let counted_at = call.place(address.content_type, version.is_some());
-    looked_up(&call, counted_at, &address, Found::of(version.as_ref()));
-    call.ends(counted_at);
+    let counted_at = lookup.place(address.content_type, version.is_some());
+    looked_up(&lookup, counted_at, &address, Found::of(version.as_ref()));
+    lookup.ends(counted_at);
     content_of(version)
 }
 
 /// Audits one lookup, and counts it.
-fn looked_up(call: &Call, counted_at: Option<u32>, address: &Address, found: Found) {
+fn looked_up(lookup: &statistics::Call, counted_at: Option<u32>, address: &Address, found: Found) {
     reads::record(address, matches!(found, Found::Live(_)));
-    call.looked_up(counted_at, address, found);
+    lookup.looked_up(counted_at, address, found);
 }
 
 fn content_of(version: Option<Version>) -> Option<RawJsonb> {
@@ -97,21 +94,18 @@ fn newest_by_statement(address: &Address) -> Option<Version> {
 
 /// The hits of an entry in a row of a statement that has its id and its stored hits in these columns, with those that are in
 /// memory.
-pub(super) fn hits_of(rows: &Rows, row: u64, (id, stored): (i32, i32), user_id: &Uuid, digest: &Uuid) -> Option<Datum> {
+pub(super) fn hits_of(rows: &Rows, row: u64, (id, stored): (i32, i32), user_id: &Uuid, digest: &Uuid) -> i64 {
     let entry = Entry { user_id: *user_id, digest: *digest, id: rows.uuid(row, id) };
-    rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(pending_hits_of(&entry)).into_datum()
+    rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(pending_hits_of(&entry))
 }
 
-crate::pg::srf::set_returning!(infinite_pages_cache_get, pg_finfo_infinite_pages_cache_get, get);
+set_returning!(infinite_pages_cache_get => get(user_id, content_type, cache_key));
 
-fn get(fcinfo: pg_sys::FunctionCallInfo) {
-    let call = Call::begins(Latency::Lookup);
-    // SAFETY: the function is declared with these three arguments.
-    let address = unsafe {
-        or_raise(Address::new(pgrx::pg_getarg(fcinfo, 0), pgrx::pg_getarg(fcinfo, 1), pgrx::pg_getarg(fcinfo, 2)))
-    };
+fn get(call: Call, user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: Option<&[u8]>) -> Stored {
+    let lookup = statistics::Call::begins(Latency::Lookup);
+    let address = or_raise(Address::new(user_id, content_type, cache_key));
     if !settings::ENABLED.get() {
-        return nothing(fcinfo);
+        return call.nothing();
     }
     let sql = |schema: &str| {
         format!(
@@ -125,8 +119,8 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
         )
     };
     let mut found = Found::Nothing;
-    let hit_count = |rows: &Rows, row| hits_of(rows, row, (1, HIT_COUNT), &address.user_id, &address.digest);
-    materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {
+    let hit_count = |rows: &Rows, row| hits_of(rows, row, (1, HIT_COUNT), &address.user_id, &address.digest).into();
+    let stored = call.rows_with(HIT_COUNT, hit_count, |deliver| {
         saved_plan::run(Access::Read, "get", sql, &address.args(), |rows| {
             let live = rows.count() > 0 && rows.get(0, 12).unwrap_or(false);
             if live {
@@ -139,28 +133,24 @@ fn get(fcinfo: pg_sys::FunctionCallInfo) {
             };
         });
     });
-    let counted_at = call.place(address.content_type, found != Found::Nothing);
-    looked_up(&call, counted_at, &address, found);
-    call.ends(counted_at);
+    let counted_at = lookup.place(address.content_type, found != Found::Nothing);
+    looked_up(&lookup, counted_at, &address, found);
+    lookup.ends(counted_at);
+    stored
 }
 
-crate::pg::srf::set_returning!(
-    infinite_pages_cache_lookup_many,
-    pg_finfo_infinite_pages_cache_lookup_many,
-    lookup_many
-);
+set_returning!(infinite_pages_cache_lookup_many => lookup_many(user_id, content_type, cache_keys));
 
-fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
-    let call = Call::begins(Latency::Lookup);
-    // SAFETY: the function is declared with these three arguments.
-    let (user_id, content_type, keys) = unsafe {
-        (
-            or_raise(checked_user(pgrx::pg_getarg(fcinfo, 0))),
-            or_raise(checked_content_type(pgrx::pg_getarg(fcinfo, 1))),
-            pgrx::pg_getarg::<Array<&[u8]>>(fcinfo, 2),
-        )
-    };
-    let keys = keys.unwrap_or_else(|| missing("cache_keys").hint("Pass an array of keys.").raise());
+fn lookup_many(
+    call: Call,
+    user_id: Option<Uuid>,
+    content_type: Option<&[u8]>,
+    cache_keys: Option<Array<&[u8]>>,
+) -> Stored {
+    let lookup = statistics::Call::begins(Latency::Lookup);
+    let user_id = or_raise(checked_user(user_id));
+    let content_type = or_raise(checked_content_type(content_type));
+    let keys = cache_keys.unwrap_or_else(|| missing("cache_keys").hint("Pass an array of keys.").raise());
     if keys.len() > MAX_KEYS {
         Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "too many keys in one call")
             .detail(format!("The limit is {MAX_KEYS} keys, the array has {}.", keys.len()))
@@ -179,25 +169,20 @@ fn lookup_many(fcinfo: pg_sys::FunctionCallInfo) {
         order.sort_unstable_by_key(|&number| addresses[number].digest.as_bytes());
         let ordered: Vec<&Address> = order.iter().map(|&number| &addresses[number]).collect();
         if !newest_version::newest(&ordered, |number, version| versions[order[number]] = Some(version)) {
-            // SAFETY: the third argument is a text[] that is not NULL, and lives until the call ends.
-            let keys = unsafe {
-                let keys: pg_sys::Datum = pgrx::pg_getarg(fcinfo, 2).expect("checked above");
-                DatumWithOid::new(keys, pg_sys::TEXTARRAYOID)
-            };
+            let keys = spi::texts(addresses.iter().map(|address| address.cache_key));
             versions = newest_of_each_by_statement(user_id, content_type, keys);
         }
-        let counted_at = call.place(content_type, versions.iter().any(Option::is_some));
+        let counted_at = lookup.place(content_type, versions.iter().any(Option::is_some));
         for (address, version) in addresses.iter().zip(&versions) {
-            looked_up(&call, counted_at, address, Found::of(version.as_ref()));
+            looked_up(&lookup, counted_at, address, Found::of(version.as_ref()));
         }
-        call.ends(counted_at);
+        lookup.ends(counted_at);
     }
-    materialize_values(fcinfo, |deliver| {
+    call.values(|deliver| {
         for (address, version) in addresses.iter().zip(versions) {
-            let key = address.cache_key.into_datum();
-            deliver([key, content_of(version).and_then(RawJsonb::into_datum)]);
+            deliver([spi::text(address.cache_key), content_of(version).into()]);
         }
-    });
+    })
 }
 
 /// The newest version of each key, in their order.

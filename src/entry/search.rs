@@ -2,8 +2,6 @@
 //! the best first. Like a lookup it writes nothing. It counts as no lookup either: whether what it found was
 //! of use, the lookup of the chosen entry tells.
 
-#![allow(unsafe_code)]
-
 use super::lookup::hits_of;
 use crate::address::{Address, digest_of};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
@@ -12,11 +10,11 @@ use crate::error::{Refusal, shown};
 use crate::extension::saved_plan;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access, Rows};
-use crate::pg::srf::{materialize_with, nothing};
+use crate::pg::srf::{Call, Stored, set_returning};
 use crate::settings;
+use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::{Uuid, pg_sys};
 
 /// Entries that one search returns at most.
 const MAX_RESULTS: i32 = 1_000;
@@ -51,33 +49,34 @@ fn statement(schema: &str) -> String {
     )
 }
 
-crate::pg::srf::set_returning!(infinite_pages_cache_search, pg_finfo_infinite_pages_cache_search, search);
+set_returning!(infinite_pages_cache_search => search(user_id, content_type, metadata, max_results));
 
-fn search(fcinfo: pg_sys::FunctionCallInfo) {
-    // SAFETY: the function is declared with these four arguments.
-    let (user_id, content_type, metadata, max_results) = unsafe {
-        (
-            or_raise(checked_user(pgrx::pg_getarg(fcinfo, 0))),
-            or_raise(checked_content_type(pgrx::pg_getarg(fcinfo, 1))),
-            or_raise(checked_metadata(pgrx::pg_getarg(fcinfo, 2))),
-            or_raise(checked_max_results(pgrx::pg_getarg(fcinfo, 3))),
-        )
-    };
+fn search(
+    call: Call,
+    user_id: Option<Uuid>,
+    content_type: Option<&[u8]>,
+    metadata: Option<RawJsonb>,
+    max_results: Option<i32>,
+) -> Stored {
+    let user_id = or_raise(checked_user(user_id));
+    let content_type = or_raise(checked_content_type(content_type));
+    let metadata = or_raise(checked_metadata(metadata));
+    let max_results = or_raise(checked_max_results(max_results));
     if !settings::ENABLED.get() {
-        return nothing(fcinfo);
+        return call.nothing();
     }
     let args: [DatumWithOid; 4] =
         [user_id.into(), spi::text(content_type), metadata.into(), i64::from(max_results).into()];
     let hit_count = |rows: &Rows, row| {
-        let digest = rows.text(row, CACHE_KEY).map(|key| digest_of(content_type, &key))?;
-        hits_of(rows, row, (ID, HIT_COUNT), &user_id, &digest)
+        let digest = rows.text(row, CACHE_KEY).map(|key| digest_of(content_type, &key));
+        digest.map(|digest| hits_of(rows, row, (ID, HIT_COUNT), &user_id, &digest)).into()
     };
-    materialize_with(fcinfo, HIT_COUNT, hit_count, |deliver| {
+    call.rows_with(HIT_COUNT, hit_count, |deliver| {
         saved_plan::run(Access::Read, "search", statement, &args, |rows| {
             deliver(rows);
             audit(user_id, content_type, rows);
         });
-    });
+    })
 }
 
 /// What a search hands out has been read.

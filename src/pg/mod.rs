@@ -10,6 +10,7 @@ pub mod guc;
 pub mod invalidation;
 pub mod jsonb;
 pub mod nodes;
+pub mod numeric;
 pub mod privileges;
 pub mod relation;
 pub mod shared_memory;

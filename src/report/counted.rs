@@ -1,45 +1,39 @@
 //! What shared memory holds, for queries.
 
-#![allow(unsafe_code)]
-
 use crate::access::{monitor, tenant};
 use crate::extension::{CACHE, Extension};
-use crate::pg::privileges;
-use crate::pg::srf::materialize_values;
+use crate::pg::srf::{Call, Stored, set_returning};
+use crate::pg::{numeric, privileges, spi};
 use crate::statistics::at_commit;
 use crate::statistics::counters::{self, Count, PLAIN};
 use crate::statistics::hits::Hits;
 use crate::statistics::tokens::Tokens;
+use pgrx::Uuid;
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::{Uuid, pg_sys};
 use std::collections::HashMap;
 
 // As 0.2.0 declares it, and as this version does, with a column more.
-crate::pg::srf::set_returning!(cache_statistics_wrapper, pg_finfo_cache_statistics_wrapper, statistics);
-crate::pg::srf::set_returning!(
-    cache_statistics_with_evictions_wrapper,
-    pg_finfo_cache_statistics_with_evictions_wrapper,
-    statistics
-);
+set_returning!(cache_statistics_wrapper => statistics(pending));
+set_returning!(cache_statistics_with_evictions_wrapper => statistics(pending));
 
-/// The counters of each type since the server started or, when its argument `pending` is true, those not stored yet.
-fn statistics(fcinfo: pg_sys::FunctionCallInfo) {
-    // SAFETY: the call's data are PostgreSQL's; the argument is a boolean.
-    let pending = unsafe { pgrx::pg_getarg(fcinfo, 0) }.unwrap_or(false);
+/// The counters of each type since the server started or, when `pending` is true, those not stored yet.
+fn statistics(call: Call, pending: Option<bool>) -> Stored {
+    let pending = pending.unwrap_or(false);
     let mut all: Vec<_> = at_commit::counted()
         .into_iter()
         .map(|counted| (counted.content_type, if pending { counted.pending } else { counted.now }))
         .filter(|(_, values)| values[..PLAIN].iter().any(|value| *value > 0))
         .collect();
     all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    materialize_values(fcinfo, |deliver| {
+    call.values(|deliver| {
         for (content_type, values) in all {
-            let number = |count: Count| (values[count as usize].min(counters::MOST) as i64).into_datum();
-            let tokens = |units: Count, millionths: Count| {
-                Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric().into_datum()
+            let number = |count: Count| DatumWithOid::from(values[count as usize].min(counters::MOST) as i64);
+            let tokens = |units: Count, millionths: Count| -> DatumWithOid {
+                Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric().into()
             };
             deliver([
-                String::from_utf8_lossy(&content_type).into_owned().into_datum(),
+                String::from_utf8_lossy(&content_type).into_owned().into(),
                 number(Count::Hits),
                 number(Count::Misses),
                 number(Count::Stale),
@@ -50,19 +44,15 @@ fn statistics(fcinfo: pg_sys::FunctionCallInfo) {
                 tokens(Count::TokensSaved, Count::MillionthsSaved),
                 number(Count::UntrackedHits),
                 number(Count::AuditLost),
-                counters::histogram(&values, 0).into_datum(),
-                counters::histogram(&values, 1).into_datum(),
+                counters::histogram(&values, 0).into(),
+                counters::histogram(&values, 1).into(),
                 number(Count::Evictions),
             ]);
         }
-    });
+    })
 }
 
-crate::pg::srf::set_returning!(
-    infinite_pages_cache_pending_hits,
-    pg_finfo_infinite_pages_cache_pending_hits,
-    pending_hits
-);
+set_returning!(infinite_pages_cache_pending_hits => pending_hits(per));
 
 /// What pending hits are summed up for. Reports need no more than that, and may come while there are very many.
 #[derive(Clone, Copy, PartialEq)]
@@ -112,10 +102,9 @@ impl Per {
 
 /// The hits that no entry's row has yet. A caller that may not see every user's statistics, or of single entries
 /// and is a monitor, gets those of its own user; one that may not read the table, where claims are nobody's proof, gets none.
-fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
+fn pending_hits(call: Call, per: Option<&str>) -> Stored {
     // Two SQL functions stand for this one: without an argument it is for each entry.
-    // SAFETY: the call's data are PostgreSQL's; an argument that there is, is a text.
-    let per = unsafe { if (*fcinfo).nargs == 0 { Per::Entry } else { Per::read(pgrx::pg_getarg(fcinfo, 0)) } };
+    let per = if call.has_arguments() { Per::read(per) } else { Per::Entry };
     let extension = Extension::current();
     // A digest would tell a monitor whether there is an entry of a key that it guesses.
     let all = monitor::may_see_all_users(&extension) && !(per == Per::Entry && monitor::only_watches(&extension));
@@ -123,28 +112,26 @@ fn pending_hits(fcinfo: pg_sys::FunctionCallInfo) {
     let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.entry.user_id));
     let sums = per.sum(at_commit::pending_hits().into_iter().filter(mine));
     // A datum for each content type, not for each entry.
-    let mut names: HashMap<u32, pg_sys::Datum> = HashMap::new();
-    materialize_values(fcinfo, |deliver| {
+    let mut names: HashMap<u32, DatumWithOid> = HashMap::new();
+    call.values(|deliver| {
         for hits in sums {
-            let name = *names.entry(hits.place).or_insert_with(|| {
-                let name = String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned();
-                name.into_datum().expect("a text")
-            });
+            let name = names
+                .entry(hits.place)
+                .or_insert_with(|| String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned().into());
             let tokens = match i64::try_from(hits.tokens.total()) {
-                // SAFETY: makes a numeric in the memory of the call.
-                Ok(millionths) => Some(unsafe { pg_sys::int64_div_fast_to_numeric(millionths, 6) }.into()),
-                Err(_) => hits.tokens.numeric().into_datum(),
+                Ok(millionths) => numeric::of_millionths(millionths),
+                Err(_) => hits.tokens.numeric().into(),
             };
             deliver([
-                (per != Per::ContentType).then(|| hits.entry.user_id.as_bytes().as_ptr().into()),
-                (per != Per::User).then_some(name),
-                (per == Per::Entry).then(|| hits.entry.digest.as_bytes().as_ptr().into()),
-                Some((hits.hits.min(counters::MOST) as i64).into()),
+                if per == Per::ContentType { DatumWithOid::null::<Uuid>() } else { spi::uuid(&hits.entry.user_id) },
+                if per == Per::User { DatumWithOid::null::<String>() } else { spi::again(name) },
+                if per == Per::Entry { spi::uuid(&hits.entry.digest) } else { DatumWithOid::null::<Uuid>() },
+                (hits.hits.min(counters::MOST) as i64).into(),
                 tokens,
-                Some(hits.last.into()),
+                spi::timestamptz(hits.last),
             ]);
         }
-    });
+    })
 }
 
 fn may_read_entries() -> bool {

@@ -1,7 +1,5 @@
 //! What the views cache_maintenance_status and cache_maintenance_progress show.
 
-#![allow(unsafe_code)]
-
 use super::run::{run_on_log, run_with};
 use super::sources::with_sources;
 use crate::extension::grant_hint::{Grant, with_way_out};
@@ -10,15 +8,16 @@ use crate::maintenance::steps::STEPS;
 use crate::pg::backend;
 use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
+use crate::pg::srf::{Call, Stored, set_returning};
 use crate::worker::databases::{self, Found, Running, Slot};
 use crate::worker::{naptime, readiness};
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys;
 
-crate::pg::srf::set_returning!(infinite_pages_cache_status, pg_finfo_infinite_pages_cache_status, status);
-crate::pg::srf::set_returning!(infinite_pages_cache_progress, pg_finfo_infinite_pages_cache_progress, progress);
+set_returning!(infinite_pages_cache_status => status());
+set_returning!(infinite_pages_cache_progress => progress());
 
-fn status(fcinfo: pg_sys::FunctionCallInfo) {
+fn status(call: Call) -> Stored {
     let extension = Extension::current();
     let slot = databases::slot_of(backend::database());
     let worker = worker(&extension, slot.as_ref());
@@ -39,7 +38,7 @@ fn status(fcinfo: pg_sys::FunctionCallInfo) {
         // It answers without the tables, too.
         "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, @last_error@, 0, $7::timestamptz"
     };
-    run_on_log(fcinfo, &extension, query, "@last_error@", ("$6::text", "false"), &args);
+    run_on_log(call, &extension, query, "@last_error@", ("$6::text", "false"), &args)
 }
 
 /// When the entry expired that has been longest over, and is still there. A statement of its own, since a distributed
@@ -79,7 +78,7 @@ fn moment(timestamp: i64) -> Option<TimestampWithTimeZone> {
     (timestamp > 0).then(|| TimestampWithTimeZone::try_from(timestamp).ok()).flatten()
 }
 
-fn progress(fcinfo: pg_sys::FunctionCallInfo) {
+fn progress(call: Call) -> Stored {
     /// More than there can be at a time, but for a moment after the launcher was started anew.
     const MOST: usize = 16;
     let mut running: [Option<(pg_sys::Oid, Running)>; MOST] = [None; MOST];
@@ -101,5 +100,5 @@ fn progress(fcinfo: pg_sys::FunctionCallInfo) {
         running.iter().map(|(_, running)| running.steps_done as i32).collect::<Vec<i32>>().into(),
         (STEPS.len() as i32).into(),
     ];
-    run_with(fcinfo, include_str!("../../sql/reports/cache_maintenance_progress.sql"), &args);
+    run_with(call, include_str!("../../sql/reports/cache_maintenance_progress.sql"), &args)
 }

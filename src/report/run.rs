@@ -1,7 +1,5 @@
 //! Reports: functions whose rows are those of a query in sql/reports, under the views and the checks.
 
-#![allow(unsafe_code)]
-
 use super::sources::{READ_BY_OWNER, with_sources};
 use crate::access::all_rows::{owner_sees_all, sees_all};
 use crate::access::monitor;
@@ -10,10 +8,9 @@ use crate::extension::{CACHE, Extension, RUNS, TABLES};
 use crate::pg::function;
 use crate::pg::guc::with_settings;
 use crate::pg::spi::{self, Access};
-use crate::pg::srf::materialize;
+use crate::pg::srf::{Call, Stored, set_returning};
 use crate::pg::{privileges, shared_memory};
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys;
 
 /// The query of each report, by the name of its function.
 const REPORTS: [(&str, &str); 7] = [
@@ -26,44 +23,43 @@ const REPORTS: [(&str, &str); 7] = [
     ("check_partition_health", include_str!("../../sql/reports/check_partition_health.sql")),
 ];
 
-crate::pg::srf::set_returning!(infinite_pages_cache_report, pg_finfo_infinite_pages_cache_report, report);
+set_returning!(infinite_pages_cache_report => report());
 
 /// One C function under all reports; it finds its query by the name it was called by.
-fn report(fcinfo: pg_sys::FunctionCallInfo) {
-    // SAFETY: a function called by PostgreSQL has its lookup record.
-    let name = function::name_of(unsafe { (*(*fcinfo).flinfo).fn_oid });
+fn report(call: Call) -> Stored {
+    let name = function::name_of(call.function());
     let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
     let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
     let extension = Extension::current();
     match name.as_str() {
         // It has a row for each user, which may be very many.
         "user_cache_analytics" if monitor::only_watches(&extension) => {
-            privileges::confined_to_owner_of(extension.table(CACHE), || run(fcinfo, query));
+            privileges::confined_to_owner_of(extension.table(CACHE), || run(call, query))
         }
-        "user_cache_analytics" => answer(fcinfo, query, &[], Grant::Tenant),
+        "user_cache_analytics" => answer(call, query, &[], Grant::Tenant),
         "cache_maintenance_log" => {
-            run_on_log(fcinfo, &extension, query, "@detail@", ("detail", "status = 'failed'"), &[]);
+            run_on_log(call, &extension, query, "@detail@", ("detail", "status = 'failed'"), &[])
         }
-        _ => run(fcinfo, query),
+        _ => run(call, query),
     }
 }
 
 /// Runs a query on the log of maintenance, for a monitor with the rights of its owner. `place` gets what the caller may see of
 /// a text, which may hold what an error said, and does if the condition beside it is true.
 pub fn run_on_log(
-    fcinfo: pg_sys::FunctionCallInfo,
+    call: Call,
     extension: &Extension,
     query: &str,
     place: &str,
     (text, failed): (&str, &str),
     args: &[DatumWithOid],
-) {
+) -> Stored {
     let query = query.replace(place, &monitor::shown_of(text, failed, monitor::may_read_errors(extension)));
     match extension.find_table(RUNS) {
         Some(runs) if monitor::only_watches(extension) => {
-            privileges::confined_to_owner_of(runs, || run_with(fcinfo, &query, args));
+            privileges::confined_to_owner_of(runs, || run_with(call, &query, args))
         }
-        _ => run_with(fcinfo, &query, args),
+        _ => run_with(call, &query, args),
     }
 }
 
@@ -88,17 +84,17 @@ fn with_sights(extension: &Extension, query: &str) -> String {
 }
 
 /// Makes the rows of a query the result of the function.
-pub fn run(fcinfo: pg_sys::FunctionCallInfo, query: &str) {
-    run_with(fcinfo, query, &[]);
+pub fn run(call: Call, query: &str) -> Stored {
+    run_with(call, query, &[])
 }
 
 /// The same for a query with arguments.
-pub fn run_with(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid]) {
-    answer(fcinfo, query, args, Grant::Monitor);
+pub fn run_with(call: Call, query: &str, args: &[DatumWithOid]) -> Stored {
+    answer(call, query, args, Grant::Monitor)
 }
 
 /// The same; `grant` is what a role needs that may not read the tables.
-fn answer(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid], grant: Grant) {
+fn answer(call: Call, query: &str, args: &[DatumWithOid], grant: Grant) -> Stored {
     let extension = Extension::current();
     let preloaded = shared_memory::is_there().to_string();
     let query = with_sights(&extension, query);
@@ -114,6 +110,6 @@ fn answer(fcinfo: pg_sys::FunctionCallInfo, query: &str, args: &[DatumWithOid], 
         (c"jit", c"off"),
     ];
     with_way_out(&extension, grant, || {
-        with_settings(&settings, || materialize(fcinfo, |deliver| spi::run(Access::Read, &query, args, deliver)));
-    });
+        with_settings(&settings, || call.rows(|deliver| spi::run(Access::Read, &query, args, deliver)))
+    })
 }

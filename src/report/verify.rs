@@ -1,16 +1,14 @@
 //! The check of an installation. It must answer also when tables are missing: that is one of its findings.
 
-#![allow(unsafe_code)]
-
 use super::run::run;
 use crate::access::all_rows::hidden_from_owners;
 use crate::extension::{Extension, POLICIES, RUNS};
+use crate::pg::srf::{Call, Stored, set_returning};
 use crate::worker::NO_PLACE;
-use pgrx::pg_sys;
 
-crate::pg::srf::set_returning!(infinite_pages_cache_verify, pg_finfo_infinite_pages_cache_verify, verify);
+set_returning!(infinite_pages_cache_verify => verify());
 
-fn verify(fcinfo: pg_sys::FunctionCallInfo) {
+fn verify(call: Call) -> Stored {
     let mut query = include_str!("../../sql/reports/verify_production_cache.sql").to_string();
     let extension = Extension::current();
     if [POLICIES, RUNS].iter().all(|table| extension.find_table(table).is_some()) {
@@ -20,5 +18,5 @@ fn verify(fcinfo: pg_sys::FunctionCallInfo) {
     let query = query.replace("@version@", env!("CARGO_PKG_VERSION")).replace("@no_place@", NO_PLACE);
     let query = query.replace("@hidden@", &hidden_from_owners(&extension).join(","));
     // What is in order needs no hint.
-    run(fcinfo, &format!("SELECT name, ok, detail, CASE WHEN ok THEN NULL ELSE hint END FROM ({query}) checks"));
+    run(call, &format!("SELECT name, ok, detail, CASE WHEN ok THEN NULL ELSE hint END FROM ({query}) checks"))
 }

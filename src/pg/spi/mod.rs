@@ -133,6 +133,24 @@ pub fn timestamptz(microseconds: i64) -> DatumWithOid<'static> {
     unsafe { DatumWithOid::new(microseconds, pg_sys::TIMESTAMPTZOID) }
 }
 
+/// A uuid that stays where it is.
+pub fn uuid(value: &Uuid) -> DatumWithOid<'_> {
+    let datum = pg_sys::Datum::from(value.as_bytes().as_ptr());
+    // SAFETY: a uuid datum points to its 16 bytes, which live as long as the value.
+    unsafe { DatumWithOid::new(datum, pg_sys::UUIDOID) }
+}
+
+/// The same value again.
+pub fn again<'a>(value: &DatumWithOid<'a>) -> DatumWithOid<'a> {
+    // SAFETY: datum, type and lifetime stay together.
+    unsafe { DatumWithOid::new_from_datum(value.datum(), value.oid()) }
+}
+
+/// A text[] of texts in the database's encoding.
+pub fn texts<'a>(values: impl Iterator<Item = &'a [u8]>) -> DatumWithOid<'static> {
+    values.map(|value| Text(value.to_vec())).collect::<Vec<_>>().into()
+}
+
 /// Runs `f` with SPI connected; it gets the memory context of the caller.
 fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) -> T {
     // SAFETY: connection and snapshot are taken and given back in order. When a statement raises, the
