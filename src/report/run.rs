@@ -3,6 +3,7 @@
 use super::sources::{READ_BY_OWNER, with_sources};
 use crate::access::all_rows::{owner_sees_all, sees_all};
 use crate::access::monitor;
+use crate::error::Refusal;
 use crate::extension::grant_hint::{Grant, with_way_out};
 use crate::extension::{CACHE, Extension, RUNS, TABLES};
 use crate::pg::function;
@@ -10,6 +11,7 @@ use crate::pg::guc::with_settings;
 use crate::pg::spi::{self, Access};
 use crate::pg::srf::{Call, Stored, set_returning};
 use crate::pg::{privileges, shared_memory};
+use pgrx::PgSqlErrorCode;
 use pgrx::datum::DatumWithOid;
 
 /// The query of each report, by the name of its function.
@@ -26,10 +28,13 @@ const REPORTS: [(&str, &str); 7] = [
 set_returning!(infinite_pages_cache_report => report());
 
 /// One C function under all reports; it finds its query by the name it was called by.
+///
+/// # Errors
+/// 55000 when the function has been renamed.
 fn report(call: Call) -> Stored {
     let name = function::name_of(call.function());
     let query = REPORTS.iter().find(|(report, _)| *report == name).map(|(_, query)| query);
-    let query = query.unwrap_or_else(|| panic!("there is no report {name}"));
+    let query = query.unwrap_or_else(|| unknown(&name));
     let extension = Extension::current();
     match name.as_str() {
         // It has a row for each user, which may be very many.
@@ -42,6 +47,14 @@ fn report(call: Call) -> Stored {
         }
         _ => run(call, query),
     }
+}
+
+fn unknown(name: &str) -> ! {
+    let names: Vec<&str> = REPORTS.iter().map(|(name, _)| *name).collect();
+    Refusal::new(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, format!("there is no report {name}()"))
+        .detail("A report is found by the name of its function, and this one has been renamed.")
+        .hint(format!("Rename it back with ALTER FUNCTION {name}() RENAME TO …; the reports are {}.", names.join(", ")))
+        .raise()
 }
 
 /// Runs a query on the log of maintenance, for a monitor with the rights of its owner. `place` gets what the caller may see of

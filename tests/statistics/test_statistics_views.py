@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from math import ceil
 
+import psycopg
 import pytest
 
 from harness.entries import ALICE, BOB
@@ -333,3 +334,12 @@ def test_alert_on_response_time(client, quick, firing):
 def test_slow_lookups_of_an_earlier_hour_raise_no_alert(client):
     roll_up(client, 2, hits=1000, lookup_us=buckets_of([900_000] * 1000))
     assert rule(client.database, "response time") == ("critical", None, 200, False)
+
+
+def test_a_renamed_report_says_what_it_was_found_by(client):
+    with client.connection.transaction(force_rollback=True):
+        client.connection.execute("ALTER FUNCTION cache_alerts() RENAME TO alerts")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+            client.connection.execute("TABLE cache_alerts")
+    assert "there is no report alerts()" in str(refused.value)
+    assert "RENAME TO" in refused.value.diag.message_hint and "cache_alerts" in refused.value.diag.message_hint
