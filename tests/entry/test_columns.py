@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from psycopg.types.json import Jsonb
 
-from conftest import ALICE
-from test_bad_input import refused
+from harness.entries import ALICE, CACHE
+from harness.errors import refused
+from harness.reports import columns_of
 
-CACHE = "infinite_pages_cache_partitioned"
 GIVEN = {
     "user_id": UUID(ALICE), "content_type": "t", "cache_key": "k", "content": {"answer": 42}, "metadata": {"genre": "noir"},
     "token_cost": Decimal("1.25"), "prompt_template": "Tell me", "prompt_variables": {"of": "Lisbon"},
@@ -35,8 +35,8 @@ def store_many(connection, given):
 
 
 def row(connection):
-    cursor = connection.execute(f"SELECT * FROM {CACHE}")
-    return dict(zip([column.name for column in cursor.description], cursor.fetchone()))
+    [found] = columns_of(connection, f"SELECT * FROM {CACHE}")
+    return found
 
 
 def test_the_fields_of_a_batch_are_the_arguments_of_an_upsert_and_become_the_columns_of_the_table(database):
