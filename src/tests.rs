@@ -163,9 +163,9 @@ mod tests {
     /// What no client can count up to.
     #[pg_test]
     fn counters_at_their_maximum_stay_there_and_are_shown() {
-        use crate::statistics::content_types::place_of;
-        use crate::statistics::counters::{Count, MOST, place};
-        let place = place(place_of(b"most", true).expect("the library is preloaded"));
+        use crate::statistics::content_types::slot_of;
+        use crate::statistics::counters::{Count, MOST, slot};
+        let slot = slot(slot_of(b"most", true).expect("the library is preloaded"));
         for count in [
             Count::Hits,
             Count::Misses,
@@ -175,7 +175,7 @@ mod tests {
             Count::MillionthsSaved,
         ] {
             for _ in 0..5 {
-                place.add(count, MOST);
+                slot.add(count, MOST);
             }
         }
         is_null("SELECT cache_lookup($A, 'most', 'none')");

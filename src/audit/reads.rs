@@ -12,6 +12,7 @@ use crate::calendar::month_of;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, Extension};
 use crate::partition::create;
+use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::{self, Access};
 use crate::pg::transaction_end::{AtCommit, Queue};
 use crate::pg::{backend, clock, guc, privileges};
@@ -24,7 +25,7 @@ use std::collections::BTreeSet;
 
 /// Whether reads are audited, and can be.
 pub fn is_on() -> bool {
-    settings::AUDIT.get() == Audit::All && ring::is_on()
+    settings::AUDIT.get() == Audit::All && is_preloaded()
 }
 
 /// Records one read of an entry, and whether there was one.
@@ -32,7 +33,7 @@ pub fn record(address: &Address, success: bool) {
     if !is_on() {
         return;
     }
-    let Some(place) = counters::place_of_others() else { return };
+    let Some(counted_at) = counters::overflow_slot() else { return };
     let agent = guc::value_of(c"request.headers").and_then(|headers| user_agent_of(&headers)).unwrap_or_default();
     let client = client_address();
     let record = Record {
@@ -43,7 +44,7 @@ pub fn record(address: &Address, success: bool) {
         success,
         texts: [address.content_type, address.cache_key, agent.as_bytes(), client.as_bytes()],
     };
-    ring::write(place, &record.encode());
+    ring::write(counted_at, &record.encode());
 }
 
 /// A read as it stands in the ring.

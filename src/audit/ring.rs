@@ -2,146 +2,82 @@
 //! memory. When it is full the oldest records give way and are counted, so no read ever waits or fails for
 //! its audit.
 
-#![allow(unsafe_code)]
-
 use crate::pg::backend::database;
-use crate::pg::shared_memory::{Area, Lock};
+use crate::pg::plain::plain;
+use crate::pg::shared_memory::{Area, Guarded};
 use crate::settings;
 use crate::statistics::counters::{self, Count};
 use pgrx::pg_sys;
-use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+plain! {
+    /// The records in the ring lie between two positions. Positions rise for ever; a byte's offset is its position modulo
+    /// the size.
+    struct Ends {
+        first: u64,
+        end: u64,
+    }
+}
+
+static RING: Guarded<u8, Ends> = Guarded::new(|| settings::AUDIT_BUFFER_SIZE.get() as usize * 1024);
+
+pub static AREA: Area = Area { name: c"infinite_pages_cache audit", parts: &[&RING] };
 
 /// The beginning of a record; what follows is the record's own affair.
-#[repr(C)]
 #[derive(Clone, Copy)]
 struct Head {
     /// Bytes to the next record, a multiple of 8.
     length: u32,
     /// InvalidOid when there is nothing to store: stored already, or the unused end of the buffer.
     database: pg_sys::Oid,
-    /// The place that counts this record if it is lost.
-    place: u32,
+    /// The counters' slot that counts this record if it is lost.
+    counted_at: u32,
     /// Bytes of the body.
     body: u32,
 }
 
-const HEAD: usize = size_of::<Head>();
+const HEAD: usize = 16;
+/// The first two fields, which an unused end has, too: it may be no longer.
+const MARK: usize = 8;
 
-/// The ring: positions rise for ever, and a byte's offset is its position modulo the size.
-#[repr(C)]
-struct Ring {
-    first: u64,
-    end: u64,
+impl Head {
+    fn mark(self) -> [u8; MARK] {
+        (u64::from(self.length) | u64::from(self.database.to_u32()) << 32).to_le_bytes()
+    }
+
+    fn rest(self) -> [u8; HEAD - MARK] {
+        (u64::from(self.counted_at) | u64::from(self.body) << 32).to_le_bytes()
+    }
 }
 
-static RING: AtomicPtr<Ring> = AtomicPtr::new(std::ptr::null_mut());
-static LOCK: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
-
-pub const AREA: Area = Area {
-    name: c"infinite_pages_cache audit",
-    bytes: || size_of::<Ring>() + size(),
-    locks: || 1,
-    start: |memory, locks| {
-        RING.store(memory.cast(), Relaxed);
-        LOCK.store(locks, Relaxed);
-    },
-};
-
-fn size() -> usize {
-    settings::AUDIT_BUFFER_SIZE.get() as usize * 1024
+/// The ring as it may be read.
+#[derive(Clone, Copy)]
+struct Ring<'a> {
+    ends: &'a Ends,
+    bytes: &'a [u8],
 }
 
-/// Whether there is a ring.
-pub fn is_on() -> bool {
-    !RING.load(Relaxed).is_null()
-}
-
-fn lock() -> Lock {
-    // SAFETY: the area has one lock.
-    unsafe { Lock::of(LOCK.load(Relaxed), 0) }
-}
-
-/// The ring, under its lock.
-struct Locked {
-    ring: *mut Ring,
-    size: u64,
-}
-
-impl Locked {
-    fn get() -> Self {
-        Self { ring: RING.load(Relaxed), size: size() as u64 }
+impl<'a> Ring<'a> {
+    fn head(self, position: u64) -> Head {
+        let at = offset(position, self.bytes.len());
+        let two_fields = |at: usize| {
+            let fields = u64::from_le_bytes(self.bytes[at..at + MARK].try_into().expect("eight bytes"));
+            (fields as u32, (fields >> 32) as u32)
+        };
+        let (length, database) = two_fields(at);
+        let database = pg_sys::Oid::from(database);
+        let (counted_at, body) = if database == pg_sys::InvalidOid { (0, 0) } else { two_fields(at + MARK) };
+        Head { length, database, counted_at, body }
     }
 
-    fn first(&self) -> u64 {
-        // SAFETY: the ring lives in shared memory, and its lock is held.
-        unsafe { (*self.ring).first }
+    fn body(self, position: u64, head: Head) -> &'a [u8] {
+        let at = offset(position, self.bytes.len()) + HEAD;
+        &self.bytes[at..at + head.body as usize]
     }
 
-    fn end(&self) -> u64 {
-        // SAFETY: as in first().
-        unsafe { (*self.ring).end }
-    }
-
-    fn at(&self, position: u64) -> *mut u8 {
-        // SAFETY: the bytes follow the ring in the area; the offset is less than their number.
-        unsafe { self.ring.add(1).cast::<u8>().add((position % self.size) as usize) }
-    }
-
-    fn head(&self, position: u64) -> Head {
-        // SAFETY: a record begins here, at a multiple of 8. The last 8 bytes of the buffer may be all that is
-        // there of an unused end, so only those are read of it.
-        unsafe {
-            let at = self.at(position).cast::<u32>();
-            let (length, database) = (*at, pg_sys::Oid::from(*at.add(1)));
-            if database == pg_sys::InvalidOid {
-                return Head { length, database, place: 0, body: 0 };
-            }
-            *at.cast::<Head>()
-        }
-    }
-
-    fn body(&self, position: u64, head: Head) -> &[u8] {
-        // SAFETY: the body follows the head; nobody writes it while the lock is held.
-        unsafe { std::slice::from_raw_parts(self.at(position).add(HEAD), head.body as usize) }
-    }
-
-    /// Writes the two fields that every record has.
-    fn mark(&self, position: u64, length: u32, database: pg_sys::Oid) {
-        // SAFETY: as in head(); the lock is exclusive.
-        unsafe {
-            let at = self.at(position).cast::<u32>();
-            *at = length;
-            *at.add(1) = database.to_u32();
-        }
-    }
-
-    /// Makes room: the oldest records give way.
-    fn give_way(&self, bytes: u64) {
-        while self.end() + bytes - self.first() > self.size {
-            let head = self.head(self.first());
-            if head.database != pg_sys::InvalidOid {
-                counters::place(head.place).add(Count::AuditLost, 1);
-            }
-            self.advance(head.length);
-        }
-    }
-
-    fn advance(&self, bytes: u32) {
-        // SAFETY: the lock is exclusive.
-        unsafe { (*self.ring).first += u64::from(bytes) };
-    }
-
-    fn append(&self, bytes: u64) -> u64 {
-        let position = self.end();
-        // SAFETY: the lock is exclusive.
-        unsafe { (*self.ring).end += bytes };
-        position
-    }
-
-    /// The positions of this database's records from `from` on, with their heads.
-    fn each(&self, from: u64, mut visit: impl FnMut(u64, Head) -> bool) -> u64 {
-        let mut position = from.max(self.first());
-        while position < self.end() {
+    /// Visits the records from `from` on until one is not wanted; returns the position of that, or the end.
+    fn each(self, from: u64, mut visit: impl FnMut(u64, Head) -> bool) -> u64 {
+        let mut position = from.max(self.ends.first);
+        while position < self.ends.end {
             let head = self.head(position);
             if head.database != pg_sys::InvalidOid && !visit(position, head) {
                 break;
@@ -152,29 +88,78 @@ impl Locked {
     }
 }
 
-/// Puts a record of this database into the ring. `place` counts it if it is lost.
-pub fn write(place: u32, body: &[u8]) {
+fn offset(position: u64, size: usize) -> usize {
+    (position % size as u64) as usize
+}
+
+/// The ring as it may be changed.
+struct RingMut<'a> {
+    ends: &'a mut Ends,
+    bytes: &'a mut [u8],
+}
+
+impl RingMut<'_> {
+    fn read(&self) -> Ring<'_> {
+        Ring { ends: self.ends, bytes: self.bytes }
+    }
+
+    fn put(&mut self, position: u64, bytes: &[u8]) {
+        let at = offset(position, self.bytes.len());
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Notes that there is nothing to store of a record.
+    fn mark_empty(&mut self, position: u64, length: u32) {
+        let head = Head { length, database: pg_sys::InvalidOid, counted_at: 0, body: 0 };
+        self.put(position, &head.mark());
+    }
+
+    /// Makes room at the end, where the oldest records give way; returns its position.
+    fn append(&mut self, bytes: u64) -> u64 {
+        while self.ends.end + bytes - self.ends.first > self.bytes.len() as u64 {
+            let head = self.read().head(self.ends.first);
+            if head.database != pg_sys::InvalidOid {
+                counters::slot(head.counted_at).add(Count::AuditLost, 1);
+            }
+            self.ends.first += u64::from(head.length);
+        }
+        let position = self.ends.end;
+        self.ends.end += bytes;
+        position
+    }
+
+    /// Gives up the room of the oldest records as far as there is nothing to store.
+    fn drop_first(&mut self) {
+        while self.ends.first < self.ends.end {
+            let head = self.read().head(self.ends.first);
+            if head.database != pg_sys::InvalidOid {
+                break;
+            }
+            self.ends.first += u64::from(head.length);
+        }
+    }
+}
+
+/// Puts a record of this database into the ring. `counted_at`: the counters' slot that counts it if it is lost.
+pub fn write(counted_at: u32, body: &[u8]) {
     let length = (HEAD + body.len()).next_multiple_of(8) as u64;
-    if length > size() as u64 / 2 {
-        counters::place(place).add(Count::AuditLost, 1);
+    if length > RING.length() as u64 / 2 {
+        counters::slot(counted_at).add(Count::AuditLost, 1);
         return;
     }
-    let head = Head { length: length as u32, database: database(), place, body: body.len() as u32 };
-    lock().exclusive(|| {
-        let ring = Locked::get();
-        let left = ring.size - ring.end() % ring.size;
+    let head = Head { length: length as u32, database: database(), counted_at, body: body.len() as u32 };
+    RING.exclusive(|ends, bytes| {
+        let mut ring = RingMut { ends, bytes };
+        let size = ring.bytes.len() as u64;
+        let left = size - ring.ends.end % size;
         if left < length {
-            ring.give_way(left);
             let unused = ring.append(left);
-            ring.mark(unused, left as u32, pg_sys::InvalidOid);
+            ring.mark_empty(unused, left as u32);
         }
-        ring.give_way(length);
-        let at = ring.at(ring.append(length));
-        // SAFETY: room for head and body was made; the lock is exclusive.
-        unsafe {
-            at.cast::<Head>().write(head);
-            std::ptr::copy_nonoverlapping(body.as_ptr(), at.add(HEAD), body.len());
-        }
+        let position = ring.append(length);
+        ring.put(position, &head.mark());
+        ring.put(position + MARK as u64, &head.rest());
+        ring.put(position + HEAD as u64, body);
     });
 }
 
@@ -209,12 +194,9 @@ pub fn read(from: u64) -> Records {
         bytes: Vec::with_capacity(BYTES),
         lengths: Vec::with_capacity(RECORDS),
     };
-    if !is_on() {
-        return records;
-    }
     let database = database();
-    lock().shared(|| {
-        let ring = Locked::get();
+    RING.shared(|ends, bytes| {
+        let ring = Ring { ends, bytes };
         records.next = ring.each(from, |position, head| {
             if head.database != database {
                 return true;
@@ -235,17 +217,17 @@ pub fn read(from: u64) -> Records {
 /// Removes records that have been stored. Those that have given way meanwhile were counted as lost, and are
 /// not.
 pub fn drained(positions: &[u64]) {
-    let given_way = lock().exclusive(|| {
-        let ring = Locked::get();
-        let given_way = positions.iter().filter(|position| **position < ring.first()).count();
-        for position in positions.iter().filter(|position| **position >= ring.first()) {
-            ring.mark(*position, ring.head(*position).length, pg_sys::InvalidOid);
+    let given_way = RING.exclusive(|ends, bytes| {
+        let mut ring = RingMut { ends, bytes };
+        let first = ring.ends.first;
+        for position in positions.iter().filter(|position| **position >= first) {
+            ring.mark_empty(*position, ring.read().head(*position).length);
         }
-        drop_first(&ring);
-        given_way
+        ring.drop_first();
+        positions.iter().filter(|position| **position < first).count()
     });
-    if let Some(place) = counters::place_of_others() {
-        counters::place(place).take_back(Count::AuditLost, given_way as u64);
+    if let (Some(given_way), Some(counted_at)) = (given_way, counters::overflow_slot()) {
+        counters::slot(counted_at).take_back(Count::AuditLost, given_way as u64);
     }
 }
 
@@ -261,28 +243,21 @@ pub fn forget(is_forgotten: impl Fn(&[u8]) -> bool) {
 }
 
 fn remove(is_wanted: impl Fn(Head, &[u8]) -> bool) {
-    if !is_on() {
-        return;
-    }
-    lock().exclusive(|| {
-        let ring = Locked::get();
-        ring.each(0, |position, head| {
-            if is_wanted(head, ring.body(position, head)) {
-                ring.mark(position, head.length, pg_sys::InvalidOid);
-            }
-            true
-        });
-        drop_first(&ring);
-    });
-}
-
-/// Gives up the room of the oldest records as far as there is nothing to store.
-fn drop_first(ring: &Locked) {
-    while ring.first() < ring.end() {
-        let head = ring.head(ring.first());
-        if head.database != pg_sys::InvalidOid {
-            break;
+    RING.exclusive(|ends, bytes| {
+        let mut ring = RingMut { ends, bytes };
+        let mut position = 0;
+        loop {
+            // The next that is wanted, and where.
+            let mut wanted = None;
+            position = ring.read().each(position, |position, head| {
+                if is_wanted(head, ring.read().body(position, head)) {
+                    wanted = Some(head);
+                }
+                wanted.is_none()
+            });
+            let Some(head) = wanted else { break };
+            ring.mark_empty(position, head.length);
         }
-        ring.advance(head.length);
-    }
+        ring.drop_first();
+    });
 }

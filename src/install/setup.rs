@@ -10,9 +10,9 @@ use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extens
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
 use crate::pg::advisory_lock::{self, Class};
+use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::{self, Access};
 use crate::pg::{backend, privileges};
-use crate::statistics::counters;
 use crate::worker;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -51,7 +51,7 @@ fn cache_setup() {
     // EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is granted by a script stays in
     // pg_init_privs: a dump would revoke it, by number, from a role that is no more.
     backend::outside_extension_script(|| set_up(&extension));
-    if creating && !counters::are_on() {
+    if creating && !is_preloaded() {
         say_what_is_missing();
     }
 }

@@ -1,24 +1,209 @@
 //! Shared memory: areas of a fixed size, reserved when the server starts with the library preloaded.
 //! Without that there are none, and whoever wants one goes without.
+//!
+//! An [`Array`] is read at any time, and changes through atomics. What is [`Guarded`] is handed to a closure under its
+//! lock. The closure must neither allocate nor call the server, so that it is short and cannot raise. Should it panic all the
+//! same, the end of the transaction or of the process releases the lock, as it does any lightweight lock. A closure that asks
+//! for the lock it runs under waits for itself: it never sees its memory twice.
 
 #![allow(unsafe_code)]
 
+use super::plain::Plain;
 use super::version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// A part of shared memory with the locks that guard it.
+/// Memory under one name, and the locks of its parts.
 pub struct Area {
     pub name: &'static CStr,
-    /// Bytes of memory; asked once the settings are known.
-    pub bytes: fn() -> usize,
-    /// Locks that guard it.
-    pub locks: fn() -> usize,
-    /// Takes the memory over, all zeros, in the postmaster, before any backend runs; again after a crash.
-    pub start: fn(memory: *mut u8, locks: *mut pg_sys::LWLockPadded),
+    pub parts: &'static [&'static dyn Part],
+}
+
+impl Area {
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes().next_multiple_of(ALIGNMENT)).sum()
+    }
+
+    fn locks(&self) -> usize {
+        self.parts.iter().map(|part| part.locks()).sum()
+    }
+}
+
+/// What each part begins at a multiple of: that of an area, and of a processor's cache line.
+const ALIGNMENT: usize = 64;
+
+/// A part of an area.
+pub trait Part: Sync {
+    /// Bytes of memory; asked once the settings are known, which set them until the server is restarted.
+    fn bytes(&self) -> usize;
+
+    /// Locks that guard them.
+    fn locks(&self) -> usize;
+
+    /// Takes the memory over, in the postmaster, before any process uses it; again after a crash.
+    ///
+    /// # Safety
+    /// There are as many bytes and locks as asked for. The bytes are zeros, and aligned. Both stay as long as the server does.
+    unsafe fn start(&self, memory: *mut u8, locks: *mut pg_sys::LWLockPadded);
+}
+
+/// An array whose elements change through atomics only.
+pub struct Array<T> {
+    wanted: fn() -> usize,
+    first: AtomicPtr<T>,
+    length: AtomicUsize,
+}
+
+impl<T: Plain + Sync> Array<T> {
+    /// `wanted`: the number of its elements.
+    pub const fn new(wanted: fn() -> usize) -> Self {
+        Self { wanted, first: AtomicPtr::new(std::ptr::null_mut()), length: AtomicUsize::new(0) }
+    }
+
+    /// The elements; none without shared memory.
+    pub fn elements(&self) -> &'static [T] {
+        let first = self.first.load(Ordering::Relaxed);
+        if first.is_null() {
+            return &[];
+        }
+        // SAFETY: so many elements, all zeros at first, which a plain type may be. Nobody has a `&mut` to any.
+        unsafe { std::slice::from_raw_parts(first, self.length.load(Ordering::Relaxed)) }
+    }
+}
+
+impl<T: Plain + Sync> Part for Array<T> {
+    fn bytes(&self) -> usize {
+        (self.wanted)() * size_of::<T>()
+    }
+
+    fn locks(&self) -> usize {
+        0
+    }
+
+    unsafe fn start(&self, memory: *mut u8, _locks: *mut pg_sys::LWLockPadded) {
+        const { assert!(align_of::<T>() <= ALIGNMENT) };
+        self.length.store((self.wanted)(), Ordering::Relaxed);
+        self.first.store(memory.cast(), Ordering::Relaxed);
+    }
+}
+
+/// Regions of equal size, each with a lock of its own: a header, and an array of elements.
+pub struct Guarded<T, H = ()> {
+    regions: usize,
+    wanted: fn() -> usize,
+    first: AtomicPtr<u8>,
+    length: AtomicUsize,
+    locks: AtomicPtr<pg_sys::LWLockPadded>,
+    contents: PhantomData<fn() -> (H, T)>,
+}
+
+impl<T: Plain, H: Plain> Guarded<T, H> {
+    const HEADER: usize = size_of::<H>().next_multiple_of(align_of::<T>());
+
+    /// A single region of so many elements.
+    pub const fn new(wanted: fn() -> usize) -> Self {
+        Self::regions(1, wanted)
+    }
+
+    /// So many regions; `wanted`: the number of elements of each.
+    pub const fn regions(regions: usize, wanted: fn() -> usize) -> Self {
+        let (first, length, locks) =
+            (AtomicPtr::new(std::ptr::null_mut()), AtomicUsize::new(0), AtomicPtr::new(std::ptr::null_mut()));
+        Self { regions, wanted, first, length, locks, contents: PhantomData }
+    }
+
+    fn stride(length: usize) -> usize {
+        (Self::HEADER + length * size_of::<T>()).next_multiple_of(ALIGNMENT)
+    }
+
+    /// Elements of a region; 0 without shared memory.
+    pub fn length(&self) -> usize {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// The region of this number; `None` without shared memory.
+    pub fn region(&self, number: usize) -> Option<Region<T, H>> {
+        assert!(number < self.regions);
+        let first = self.first.load(Ordering::Relaxed);
+        if first.is_null() {
+            return None;
+        }
+        let length = self.length();
+        // SAFETY: there are so many regions and locks, and the number is one of them.
+        unsafe {
+            let header = first.add(number * Self::stride(length));
+            let lock = &raw mut (*self.locks.load(Ordering::Relaxed).add(number)).lock;
+            Some(Region { header: header.cast(), elements: header.add(Self::HEADER).cast(), length, lock })
+        }
+    }
+
+    /// Runs `f` on the first region, together with others that only read it; `None` without shared memory.
+    pub fn shared<R>(&self, f: impl FnOnce(&H, &[T]) -> R) -> Option<R> {
+        self.region(0).map(|region| region.shared(f))
+    }
+
+    /// Runs `f` on the first region, alone; `None` without shared memory.
+    pub fn exclusive<R>(&self, f: impl FnOnce(&mut H, &mut [T]) -> R) -> Option<R> {
+        self.region(0).map(|region| region.exclusive(f))
+    }
+}
+
+impl<T: Plain, H: Plain> Part for Guarded<T, H> {
+    fn bytes(&self) -> usize {
+        self.regions * Self::stride((self.wanted)())
+    }
+
+    fn locks(&self) -> usize {
+        self.regions
+    }
+
+    unsafe fn start(&self, memory: *mut u8, locks: *mut pg_sys::LWLockPadded) {
+        const { assert!(align_of::<T>() <= ALIGNMENT && align_of::<H>() <= ALIGNMENT) };
+        self.length.store((self.wanted)(), Ordering::Relaxed);
+        self.locks.store(locks, Ordering::Relaxed);
+        self.first.store(memory, Ordering::Relaxed);
+    }
+}
+
+/// A region, and its lock.
+pub struct Region<T, H = ()> {
+    header: *mut H,
+    elements: *mut T,
+    length: usize,
+    lock: *mut pg_sys::LWLock,
+}
+
+impl<T: Plain, H: Plain> Region<T, H> {
+    /// Runs `f` together with others that share the lock.
+    pub fn shared<R>(&self, f: impl FnOnce(&H, &[T]) -> R) -> R {
+        // SAFETY: plain values, at first zeros. Nobody has a `&mut` to them while this process shares the lock.
+        self.held(pg_sys::LWLockMode::LW_SHARED, || unsafe {
+            f(&*self.header, std::slice::from_raw_parts(self.elements, self.length))
+        })
+    }
+
+    /// Runs `f` alone.
+    pub fn exclusive<R>(&self, f: impl FnOnce(&mut H, &mut [T]) -> R) -> R {
+        // SAFETY: as above; nobody has any reference to them while this process has the lock. Header and elements lie one
+        // behind the other.
+        self.held(pg_sys::LWLockMode::LW_EXCLUSIVE, || unsafe {
+            f(&mut *self.header, std::slice::from_raw_parts_mut(self.elements, self.length))
+        })
+    }
+
+    fn held<R>(&self, mode: pg_sys::LWLockMode::Type, f: impl FnOnce() -> R) -> R {
+        // SAFETY: a lock of the area, which the server has made.
+        unsafe {
+            pg_sys::LWLockAcquire(self.lock, mode);
+            let result = f();
+            pg_sys::LWLockRelease(self.lock);
+            result
+        }
+    }
 }
 
 static AREAS: OnceLock<&[&Area]> = OnceLock::new();
@@ -45,8 +230,8 @@ fn request() {
     for area in areas() {
         // SAFETY: called when memory and locks may be requested, with NUL-terminated names.
         unsafe {
-            pg_sys::RequestAddinShmemSpace((area.bytes)());
-            pg_sys::RequestNamedLWLockTranche(area.name.as_ptr(), (area.locks)() as i32);
+            pg_sys::RequestAddinShmemSpace(area.bytes());
+            pg_sys::RequestNamedLWLockTranche(area.name.as_ptr(), area.locks() as i32);
         }
     }
 }
@@ -54,61 +239,31 @@ fn request() {
 #[pg_guard]
 unsafe extern "C-unwind" fn startup() {
     // SAFETY: the postmaster calls the hook once for each shared memory that it makes, before it starts
-    // any process; what was requested above is there.
+    // any process; what was requested above is there. The server aligns memory to its own, larger, cache line.
     unsafe {
         if let Some(earlier) = EARLIER_STARTUP {
             earlier();
         }
         for area in areas() {
-            let bytes = (area.bytes)();
+            let bytes = area.bytes();
             let mut found = false;
-            let memory = pg_sys::ShmemInitStruct(area.name.as_ptr(), bytes, &mut found).cast::<u8>();
+            let mut memory = pg_sys::ShmemInitStruct(area.name.as_ptr(), bytes, &mut found).cast::<u8>();
+            let mut locks = pg_sys::GetNamedLWLockTranche(area.name.as_ptr());
+            assert!(memory.addr().is_multiple_of(ALIGNMENT));
             std::ptr::write_bytes(memory, 0, bytes);
-            (area.start)(memory, pg_sys::GetNamedLWLockTranche(area.name.as_ptr()));
+            for part in area.parts {
+                part.start(memory, locks);
+                memory = memory.add(part.bytes().next_multiple_of(ALIGNMENT));
+                locks = locks.add(part.locks());
+            }
         }
     }
-    THERE.store(true, Ordering::Relaxed);
+    PRELOADED.store(true, Ordering::Relaxed);
 }
 
-static THERE: AtomicBool = AtomicBool::new(false);
+static PRELOADED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the library is preloaded. Asked here, not of the setting that says so, which most roles may not see.
-pub fn is_there() -> bool {
-    THERE.load(Ordering::Relaxed)
-}
-
-/// A lock of an area.
-#[derive(Clone, Copy)]
-pub struct Lock(*mut pg_sys::LWLock);
-
-impl Lock {
-    /// The lock of this number, of an area's.
-    ///
-    /// # Safety
-    /// `locks` must be what [`Area::start`] was given, and the number less than [`Area::locks`].
-    pub unsafe fn of(locks: *mut pg_sys::LWLockPadded, number: usize) -> Self {
-        // SAFETY: the caller's duty.
-        unsafe { Self(&raw mut (*locks.add(number)).lock) }
-    }
-
-    /// Runs `f` together with others that share the lock. `f` must neither allocate nor raise.
-    pub fn shared<T>(self, f: impl FnOnce() -> T) -> T {
-        self.held(pg_sys::LWLockMode::LW_SHARED, f)
-    }
-
-    /// Runs `f` alone. `f` must neither allocate nor raise.
-    pub fn exclusive<T>(self, f: impl FnOnce() -> T) -> T {
-        self.held(pg_sys::LWLockMode::LW_EXCLUSIVE, f)
-    }
-
-    fn held<T>(self, mode: pg_sys::LWLockMode::Type, f: impl FnOnce() -> T) -> T {
-        // SAFETY: a lock in shared memory. Should `f` panic all the same, the end of the transaction
-        // releases the lock, as it does every other.
-        unsafe {
-            pg_sys::LWLockAcquire(self.0, mode);
-            let result = f();
-            pg_sys::LWLockRelease(self.0);
-            result
-        }
-    }
+pub fn is_preloaded() -> bool {
+    PRELOADED.load(Ordering::Relaxed)
 }

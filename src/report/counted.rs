@@ -91,7 +91,7 @@ impl Per {
         let mut sums: HashMap<(Option<Uuid>, Option<u32>), Hits> = HashMap::new();
         for hits in pending {
             let key = match self {
-                Self::ContentType => (None, Some(hits.place)),
+                Self::ContentType => (None, Some(hits.counted_at)),
                 _ => (Some(hits.entry.user_id), None),
             };
             sums.entry(key).and_modify(|sum| sum.add(&hits)).or_insert(hits);
@@ -116,8 +116,8 @@ fn pending_hits(call: Call, per: Option<&str>) -> Stored {
     call.values(|deliver| {
         for hits in sums {
             let name = names
-                .entry(hits.place)
-                .or_insert_with(|| String::from_utf8_lossy(&counters::name_of(hits.place)).into_owned().into());
+                .entry(hits.counted_at)
+                .or_insert_with(|| String::from_utf8_lossy(&counters::name_of(hits.counted_at)).into_owned().into());
             let tokens = match i64::try_from(hits.tokens.total()) {
                 Ok(millionths) => numeric::of_millionths(millionths),
                 Err(_) => hits.tokens.numeric().into(),

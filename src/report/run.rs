@@ -109,7 +109,7 @@ pub fn run_with(call: Call, query: &str, args: &[DatumWithOid]) -> Stored {
 /// The same; `grant` is what a role needs that may not read the tables.
 fn answer(call: Call, query: &str, args: &[DatumWithOid], grant: Grant) -> Stored {
     let extension = Extension::current();
-    let preloaded = shared_memory::is_there().to_string();
+    let preloaded = shared_memory::is_preloaded().to_string();
     let query = with_sights(&extension, query);
     let query =
         with_sources(&extension, &query).replace("@extschema@", &extension.schema).replace("@preloaded@", &preloaded);

@@ -122,7 +122,7 @@ impl AtCommit for Change {
 
     fn committed(self) {
         match self {
-            Self::Count(slot, count, number) => counters::place(slot).add(count, number),
+            Self::Count(slot, count, number) => counters::slot(slot).add(count, number),
             Self::CountersStored(slot, values) => counters::drained(slot, &values),
             Self::HitsStored(hits) => hits::drained(&hits),
             Self::Removed(entries) => entries.iter().for_each(hits::forget),

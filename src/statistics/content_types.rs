@@ -1,36 +1,37 @@
 //! Which types of content have counters of their own: those that have a content policy, and those that an
 //! entry was stored of. Anybody can look up a name that he has made up; such names are counted together, and
-//! whoever stores entries of many types can take half of the places. And what an entry costs of which only its type
+//! whoever stores entries of many types can take half of the slots. And what an entry costs of which only its type
 //! is known.
 
 #![allow(unsafe_code)]
 
-use super::counters::{self, Room};
+use super::counters::{self, Quota};
 use super::tokens::{MILLIONTHS, Tokens};
 use crate::address::EVERY_OTHER_TYPE;
 use crate::extension::{Extension, POLICIES, saved_plan};
 use crate::pg::privileges;
+use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::Access;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Names without a place of their own that a backend remembers.
+/// Names without a slot of their own that a backend remembers.
 const REMEMBERED: usize = 16_384;
-/// Content policies that it remembers: as many as there can be places.
+/// Content policies that it remembers: as many as there can be slots.
 const LISTED: usize = 10_000;
 /// How long it takes content policies at their word: a type that gets one is noticed then.
 const NEWS_AFTER: Duration = Duration::from_secs(60);
 
-/// What a backend knows of places.
+/// What a backend knows of slots.
 #[derive(Default)]
 struct Known {
-    /// Types with a place of their own. None is given up while somebody is connected to its database.
+    /// Types with a slot of their own. None is given up while somebody is connected to its database.
     own: HashMap<Vec<u8>, u32>,
-    /// Others, each with the place that counts it, and whether it was known then that there are entries of it.
+    /// Others, each with the slot that counts it, and whether it was known then that there are entries of it.
     others: HashMap<Vec<u8>, (u32, bool)>,
-    /// That of the places when the others were found to have none.
+    /// That of the counters when the others were found to have none.
     generation: u32,
     /// Types with a content policy, and `*` for all others: what an answer costs.
     listed: HashMap<Vec<u8>, Tokens>,
@@ -46,7 +47,7 @@ impl Known {
         self.listed_at.is_none_or(|at| at.elapsed() >= NEWS_AFTER)
     }
 
-    fn place_of(&mut self, content_type: &[u8], has_entries: bool) -> Option<u32> {
+    fn slot_of(&mut self, content_type: &[u8], has_entries: bool) -> Option<u32> {
         if let Some(number) = self.own.get(content_type) {
             return Some(*number);
         }
@@ -60,25 +61,25 @@ impl Known {
     }
 }
 
-/// The number of the place that counts a type of content, if counting is on and there is one. `has_entries`:
+/// The number of the slot that counts a type of content, if counting is on and there is one. `has_entries`:
 /// whether it is known that there are entries of the type, or were.
-pub fn place_of(content_type: &[u8], has_entries: bool) -> Option<u32> {
-    if !counters::are_on() {
+pub fn slot_of(content_type: &[u8], has_entries: bool) -> Option<u32> {
+    if !is_preloaded() {
         return None;
     }
-    if let Some(number) = KNOWN.with_borrow_mut(|known| known.place_of(content_type, has_entries)) {
+    if let Some(number) = KNOWN.with_borrow_mut(|known| known.slot_of(content_type, has_entries)) {
         return Some(number);
     }
     let own = counters::find(content_type);
     let listed = if own.is_some() { None } else { is_listed(content_type) };
-    let room = match listed {
-        Some(true) => Room::Listed,
-        _ if has_entries => Room::Unlisted,
-        _ => Room::None,
+    let quota = match listed {
+        Some(true) => Quota::Listed,
+        _ if has_entries => Quota::Unlisted,
+        _ => Quota::None,
     };
-    let number = own.or_else(|| counters::find_or_make(content_type, room))?;
+    let number = own.or_else(|| counters::find_or_make(content_type, quota))?;
     KNOWN.with_borrow_mut(|known| {
-        if !counters::place(number).is_for_others() {
+        if counters::overflow_slot() != Some(number) {
             known.own.insert(content_type.to_vec(), number);
         } else if listed.is_some() {
             if known.others.len() >= REMEMBERED {

@@ -1,37 +1,42 @@
-//! Counters of each type of content, since the server started, in a fixed number of places. A type that has
-//! got one keeps it; those that have none are counted together, in one place for each database.
-
-#![allow(unsafe_code)]
+//! Counters of each type of content, since the server started, in a fixed number of slots. A type that has
+//! got one keeps it; those that have none are counted together, in one overflow slot for each database.
+//!
+//! Whoever knows the number of a slot counts in it without a lock. The lock guards what each slot is for: to take or give up
+//! one, hold it exclusively; to find one, share it. The slots of a database are given up only once it is gone, so that
+//! nobody who knows their numbers is connected to it.
 
 use super::histogram::{BUCKETS, bucket_of};
 use crate::pg::backend::database;
-use crate::pg::shared_memory::{Area, Lock};
+use crate::pg::plain::{Plain, plain};
+use crate::pg::shared_memory::{Area, Array, Guarded};
 use crate::settings;
 use pgrx::pg_sys;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// What is counted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Count {
-    Hits,
-    Misses,
-    /// Misses for which there was an entry that has expired.
-    Stale,
-    Upserts,
-    Invalidations,
-    Expirations,
-    /// Whole units of each cost; what a cost has beyond them is counted in millionths.
-    TokensSpent,
-    MillionthsSpent,
-    TokensSaved,
-    MillionthsSaved,
-    /// Hits that found no place among those counted by entry.
-    UntrackedHits,
-    /// Reads whose audit was overwritten before it was stored.
-    AuditLost,
-    /// Live entries that went because their user had more than max_entries.
-    Evictions,
+plain! {
+    /// What is counted.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub enum Count {
+        Hits,
+        Misses,
+        /// Misses for which there was an entry that has expired.
+        Stale,
+        Upserts,
+        Invalidations,
+        Expirations,
+        /// Whole units of each cost; what a cost has beyond them is counted in millionths.
+        TokensSpent,
+        MillionthsSpent,
+        TokensSaved,
+        MillionthsSaved,
+        /// Hits that found no slot among those counted by entry.
+        UntrackedHits,
+        /// Reads whose audit was overwritten before it was stored.
+        AuditLost,
+        /// Live entries that went because their user had more than max_entries.
+        Evictions,
+    }
 }
 
 /// How long something took.
@@ -53,69 +58,42 @@ pub type Values = [u64; COUNTERS];
 /// Longest name of a content type, in bytes.
 const NAME: usize = 255;
 
-/// The counters of one type of content in one database. One with an empty name, which no type can have, counts
-/// all that have no place of their own.
-#[repr(C)]
-pub struct Place {
-    database: pg_sys::Oid,
-    name: [u8; NAME],
-    length: u8,
-    now: [AtomicU64; COUNTERS],
-    /// What of it has been stored in the roll-up.
-    drained: [AtomicU64; COUNTERS],
+plain! {
+    /// The counters of one type of content in one database.
+    pub struct Slot {
+        now: [AtomicU64; COUNTERS],
+        /// What of it has been stored in the roll-up.
+        drained: [AtomicU64; COUNTERS],
+    }
 }
 
-static PLACES: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());
-/// A tag for each place, close together so that all are soon looked through; 0 is a free place's.
-static TAGS: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
-/// Rises whenever a place is taken or given up.
-static GENERATION: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
-static LOCK: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+plain! {
+    /// What a slot is for. One with an empty name, which no type can have, is for all that have no slot of their own.
+    struct Key {
+        /// `InvalidOid` when the slot is free.
+        database: pg_sys::Oid,
+        name: [u8; NAME],
+        length: u8,
+    }
+}
 
-pub const AREA: Area = Area {
-    name: c"infinite_pages_cache counters",
-    bytes: || number_of_places() * (size_of::<Place>() + size_of::<AtomicU32>()) + size_of::<AtomicU32>(),
-    locks: || 1,
-    start: |memory, locks| {
-        PLACES.store(memory.cast(), Relaxed);
-        let tags = memory.wrapping_add(number_of_places() * size_of::<Place>()).cast::<AtomicU32>();
-        TAGS.store(tags, Relaxed);
-        GENERATION.store(tags.wrapping_add(number_of_places()), Relaxed);
-        LOCK.store(locks, Relaxed);
-    },
-};
+static SLOTS: Array<Slot> = Array::new(number_of_slots);
+/// A tag for each slot, close together so that all are soon looked through; 0 is a free slot's.
+static TAGS: Array<AtomicU32> = Array::new(number_of_slots);
+/// Rises whenever a slot is taken or given up.
+static GENERATION: Array<AtomicU32> = Array::new(|| 1);
+static KEYS: Guarded<Key> = Guarded::new(number_of_slots);
 
-/// Places for content types; those behind them are for all others of a database.
+pub static AREA: Area = Area { name: c"infinite_pages_cache counters", parts: &[&SLOTS, &TAGS, &GENERATION, &KEYS] };
+
+/// Slots for content types; those behind them are for all others of a database.
 fn capacity() -> usize {
     settings::MAX_TRACKED_CONTENT_TYPES.get() as usize
 }
 
-fn number_of_places() -> usize {
+fn number_of_slots() -> usize {
     const DATABASES: usize = 64;
     capacity() + DATABASES
-}
-
-/// Whether there is shared memory to count in.
-pub fn are_on() -> bool {
-    !PLACES.load(Relaxed).is_null()
-}
-
-fn places() -> &'static [Place] {
-    let places = PLACES.load(Relaxed);
-    if places.is_null() {
-        return &[];
-    }
-    // SAFETY: the area holds as many places as the setting says, which cannot change while the server runs,
-    // all zeros or valid. Name and database of a place change under the exclusive lock only.
-    unsafe { std::slice::from_raw_parts(places, number_of_places()) }
-}
-
-fn tags() -> &'static [AtomicU32] {
-    if !are_on() {
-        return &[];
-    }
-    // SAFETY: the tags follow the places in the area, one for each.
-    unsafe { std::slice::from_raw_parts(TAGS.load(Relaxed), number_of_places()) }
 }
 
 /// FNV-1a, which needs no key: a type's name is no secret, and a false match costs one comparison.
@@ -128,25 +106,17 @@ fn tag_of(database: pg_sys::Oid, name: &[u8]) -> u32 {
     hash.max(1)
 }
 
-fn lock() -> Lock {
-    // SAFETY: the area has one lock.
-    unsafe { Lock::of(LOCK.load(Relaxed), 0) }
-}
-
-impl Place {
-    fn holds(&self, database: pg_sys::Oid, name: &[u8]) -> bool {
+impl Key {
+    fn is_of(&self, database: pg_sys::Oid, name: &[u8]) -> bool {
         self.database == database && self.name() == name
     }
 
     fn name(&self) -> &[u8] {
         &self.name[..self.length as usize]
     }
+}
 
-    /// Whether it counts the types of its database that have no place of their own.
-    pub fn is_for_others(&self) -> bool {
-        self.length == 0
-    }
-
+impl Slot {
     pub fn add(&self, count: Count, number: u64) {
         if number > 0 {
             add(&self.now[count as usize], number);
@@ -176,43 +146,44 @@ pub fn add(counter: &AtomicU64, number: u64) {
     }
 }
 
-/// The place of this number.
-pub fn place(number: u32) -> &'static Place {
-    &places()[number as usize]
+/// The slot of this number.
+pub fn slot(number: u32) -> &'static Slot {
+    &SLOTS.elements()[number as usize]
 }
 
-/// The name of the content type that a place counts.
+/// The name of the content type that a slot counts; empty for an overflow slot.
 pub fn name_of(number: u32) -> Vec<u8> {
-    place(number).name().to_vec()
+    // Nothing is allocated under the lock.
+    let mut name = Vec::with_capacity(NAME);
+    KEYS.shared(|_, keys| name.extend_from_slice(keys[number as usize].name()));
+    name
 }
 
-/// The place for all types of this database that have none of their own.
-pub fn place_of_others() -> Option<u32> {
+/// The slot for all types of this database that have none of their own.
+pub fn overflow_slot() -> Option<u32> {
     thread_local! {
-        static OTHERS: Cell<Option<u32>> = const { Cell::new(None) };
+        static OVERFLOW: Cell<Option<u32>> = const { Cell::new(None) };
     }
-    if OTHERS.get().is_none() {
-        OTHERS.set(find_or_make(&[], Room::None));
+    if OVERFLOW.get().is_none() {
+        OVERFLOW.set(find_or_make(&[], Quota::None));
     }
-    OTHERS.get()
+    OVERFLOW.get()
 }
 
-/// A number that differs from an earlier one if places have been taken or given up since.
+/// A number that differs from an earlier one if slots have been taken or given up since.
 pub fn generation() -> u32 {
-    // SAFETY: points into the area, which lives as long as the process.
-    unsafe { GENERATION.load(Relaxed).as_ref() }.map_or(0, |generation| generation.load(Relaxed))
+    GENERATION.elements().first().map_or(0, |generation| generation.load(Relaxed))
 }
 
 fn next_generation() {
-    // SAFETY: as in generation().
-    if let Some(generation) = unsafe { GENERATION.load(Relaxed).as_ref() } {
+    if let Some(generation) = GENERATION.elements().first() {
         generation.fetch_add(1, Relaxed);
     }
 }
 
-/// The places that a type may take if it has none.
+/// The slots that a type may take if it has none.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Room {
+pub enum Quota {
     None,
     /// Half of them: a type that has entries, which anybody may have stored.
     Unlisted,
@@ -220,32 +191,26 @@ pub enum Room {
     Listed,
 }
 
-/// The place of its own of a type of content.
+/// The slot of its own of a type of content.
 pub fn find(name: &[u8]) -> Option<u32> {
     let (database, name) = (database(), cut(name));
-    if !are_on() {
-        return None;
-    }
-    lock().shared(|| position(database, name))
+    KEYS.shared(|_, keys| position(keys, database, name))?
 }
 
-/// The place of a type of content: its own, else one of those that it may take, else that for all others.
-pub fn find_or_make(name: &[u8], room: Room) -> Option<u32> {
+/// The slot of a type of content: its own, else one of those that it may take, else that for all others.
+pub fn find_or_make(name: &[u8], quota: Quota) -> Option<u32> {
     let (database, name) = (database(), cut(name));
-    if !are_on() {
-        return None;
-    }
-    let found = lock().shared(|| {
-        // When all places are taken, nobody needs to be kept out to find that out again.
-        position(database, name)
-            .or_else(|| if free_place(name, room).is_none() { position(database, &[]) } else { None })
-    });
+    let found = KEYS.shared(|_, keys| {
+        // When all slots are taken, nobody needs to be kept out to find that out again.
+        position(keys, database, name)
+            .or_else(|| if free_slot(name, quota).is_none() { position(keys, database, &[]) } else { None })
+    })?;
     found.or_else(|| {
-        lock().exclusive(|| {
-            // The place for all others comes first: it must be there when the last one is taken.
-            let others = position(database, &[]).or_else(|| make(database, &[], room));
-            position(database, name).or_else(|| make(database, name, room)).or(others)
-        })
+        KEYS.exclusive(|_, keys| {
+            // The slot for all others comes first: it must be there when the last one is taken.
+            let overflow = position(keys, database, &[]).or_else(|| make(keys, database, &[], quota));
+            position(keys, database, name).or_else(|| make(keys, database, name, quota)).or(overflow)
+        })?
     })
 }
 
@@ -253,37 +218,35 @@ fn cut(name: &[u8]) -> &[u8] {
     &name[..name.len().min(NAME)]
 }
 
-fn position(database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
-    let (tag, places) = (tag_of(database, name), places());
+fn position(keys: &[Key], database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
+    let tag = tag_of(database, name);
     let matches =
-        |(number, found): (usize, &AtomicU32)| found.load(Relaxed) == tag && places[number].holds(database, name);
-    tags().iter().enumerate().position(matches).map(|number| number as u32)
+        |(number, found): (usize, &AtomicU32)| found.load(Relaxed) == tag && keys[number].is_of(database, name);
+    TAGS.elements().iter().enumerate().position(matches).map(|number| number as u32)
 }
 
-/// A place that a name could have. Where there are more databases than places for all others, those for types
+/// A slot that a name could have. Where there are more databases than slots for all others, those for types
 /// serve.
-fn free_place(name: &[u8], room: Room) -> Option<usize> {
+fn free_slot(name: &[u8], quota: Quota) -> Option<usize> {
+    let tags = TAGS.elements();
     let (unlisted, listed) = (0..capacity() / 2, capacity() / 2..capacity());
-    let is_free = |number: &usize| tags()[*number].load(Relaxed) == 0;
-    match room {
-        _ if name.is_empty() => (capacity()..number_of_places()).chain(listed).chain(unlisted).find(is_free),
-        Room::None => None,
-        Room::Unlisted => unlisted.into_iter().find(is_free),
-        Room::Listed => listed.chain(unlisted).find(is_free),
+    let is_free = |number: &usize| tags[*number].load(Relaxed) == 0;
+    match quota {
+        _ if name.is_empty() => (capacity()..tags.len()).chain(listed).chain(unlisted).find(is_free),
+        Quota::None => None,
+        Quota::Unlisted => unlisted.into_iter().find(is_free),
+        Quota::Listed => listed.chain(unlisted).find(is_free),
     }
 }
 
-/// Takes a free place. Called with the exclusive lock held.
-fn make(database: pg_sys::Oid, name: &[u8], room: Room) -> Option<u32> {
-    let number = free_place(name, room)?;
-    // SAFETY: the lock is exclusive, and nobody counts in a place that is free.
-    unsafe {
-        let place = PLACES.load(Relaxed).add(number);
-        (&mut (*place).name)[..name.len()].copy_from_slice(name);
-        (*place).length = name.len() as u8;
-        (*place).database = database;
-    }
-    tags()[number].store(tag_of(database, name), Relaxed);
+/// Takes a free slot.
+fn make(keys: &mut [Key], database: pg_sys::Oid, name: &[u8], quota: Quota) -> Option<u32> {
+    let number = free_slot(name, quota)?;
+    let key = &mut keys[number];
+    key.name[..name.len()].copy_from_slice(name);
+    key.length = name.len() as u8;
+    key.database = database;
+    TAGS.elements()[number].store(tag_of(database, name), Relaxed);
     next_generation();
     Some(number as u32)
 }
@@ -300,25 +263,21 @@ pub struct Counted {
 
 /// The counters of this database. `stored`: up to which values the transaction has stored those of a slot.
 pub fn all(stored: impl Fn(u32) -> Option<Values>) -> Vec<Counted> {
-    if !are_on() {
-        return Vec::new();
-    }
     // Room for all, so that nothing is allocated under the lock.
-    let mut mine: Vec<u32> = Vec::with_capacity(number_of_places());
+    let mut mine: Vec<u32> = Vec::with_capacity(KEYS.length());
     let database = database();
-    lock().shared(|| {
-        mine.extend(
-            (0..number_of_places()).filter(|number| places()[*number].database == database).map(|number| number as u32),
-        )
+    KEYS.shared(|_, keys| {
+        let numbered = (0..).zip(keys).filter(|(_, key)| key.database == database);
+        mine.extend(numbered.map(|(number, _)| number));
     });
     mine.into_iter()
         .map(|number| {
-            let place = place(number);
-            let now = place.values();
+            let slot = slot(number);
+            let now = slot.values();
             let stored =
-                stored(number).unwrap_or_else(|| std::array::from_fn(|counter| place.drained[counter].load(Relaxed)));
+                stored(number).unwrap_or_else(|| std::array::from_fn(|counter| slot.drained[counter].load(Relaxed)));
             let pending = std::array::from_fn(|counter| now[counter].saturating_sub(stored[counter]));
-            Counted { number, content_type: place.name().to_vec(), now, pending }
+            Counted { number, content_type: name_of(number), now, pending }
         })
         .collect()
 }
@@ -332,24 +291,20 @@ pub fn histogram(values: &Values, number: usize) -> Vec<i64> {
 
 /// Notes that counters have been stored up to these values.
 pub fn drained(number: u32, values: &Values) {
-    for (counter, value) in place(number).drained.iter().zip(values) {
+    for (counter, value) in slot(number).drained.iter().zip(values) {
         counter.store(*value, Relaxed);
     }
 }
 
-/// Gives up the places of databases that are gone.
+/// Gives up the slots of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
-    if !are_on() {
-        return;
-    }
-    lock().exclusive(|| {
-        for (number, tag) in tags().iter().enumerate() {
-            if tag.load(Relaxed) != 0 && is_gone(places()[number].database) {
+    KEYS.exclusive(|_, keys| {
+        for ((key, tag), slot) in keys.iter_mut().zip(TAGS.elements()).zip(SLOTS.elements()) {
+            if tag.load(Relaxed) != 0 && is_gone(key.database) {
                 tag.store(0, Relaxed);
                 next_generation();
-                // SAFETY: the lock is exclusive, and nobody can be connected to a database that is gone. All
-                // zeros is a free place.
-                unsafe { std::ptr::write_bytes(PLACES.load(Relaxed).add(number), 0, 1) };
+                *key = Key::zeroed();
+                slot.now.iter().chain(&slot.drained).for_each(|counter| counter.store(0, Relaxed));
             }
         }
     });

@@ -2,15 +2,14 @@
 //! entry that is in it already takes a shared lock on one of its regions and adds to counters; only a new
 //! one locks the region.
 
-#![allow(unsafe_code)]
-
 use super::counters;
 use super::tokens::{MILLION, Tokens};
 use crate::pg::backend::database;
-use crate::pg::shared_memory::{Area, Lock};
+use crate::pg::plain::{Plain, plain};
+use crate::pg::shared_memory::{Area, Array, Guarded, Region};
 use crate::settings;
 use pgrx::{Uuid, pg_sys};
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Regions of the table, each with a lock of its own.
 const REGIONS: usize = 64;
@@ -24,22 +23,23 @@ pub struct Entry {
     pub id: Option<Uuid>,
 }
 
-/// An entry and its hits. All but the last three do not change while there are hits.
-#[repr(C)]
-struct Slot {
-    /// InvalidOid in a free slot.
-    database: pg_sys::Oid,
-    /// The place of its content type among the counters.
-    place: u32,
-    user_id: [u8; 16],
-    digest: [u8; 16],
-    /// All zeros where it is not known.
-    id: [u8; 16],
-    /// The hits, above the millionths of a unit that they have saved beyond the units.
-    hits: AtomicU64,
-    /// The whole units that they have saved.
-    units: AtomicU64,
-    last: AtomicI64,
+plain! {
+    /// An entry and its hits. All but the last three do not change while there are hits.
+    struct Slot {
+        /// InvalidOid in a free slot.
+        database: pg_sys::Oid,
+        /// The slot of its content type among the counters.
+        counted_at: u32,
+        user_id: [u8; 16],
+        digest: [u8; 16],
+        /// All zeros where it is not known.
+        id: [u8; 16],
+        /// The hits, above the millionths of a unit that they have saved beyond the units.
+        hits: AtomicU64,
+        /// The whole units that they have saved.
+        units: AtomicU64,
+        last: AtomicI64,
+    }
 }
 
 /// Bits of [`Slot::hits`] that hold less than a million. Those above them hold the hits of one entry, 100,000 a
@@ -49,7 +49,7 @@ const FRACTION: u32 = 20;
 /// What is known of the hits of an entry.
 #[derive(Clone, Copy)]
 pub struct Hits {
-    pub place: u32,
+    pub counted_at: u32,
     pub entry: Entry,
     pub hits: u64,
     /// Saved by them.
@@ -78,7 +78,7 @@ impl Slot {
         let tokens = hits.tokens.carried();
         Self {
             database,
-            place: hits.place,
+            counted_at: hits.counted_at,
             user_id: *hits.entry.user_id,
             digest: *hits.entry.digest,
             id: hits.entry.id_bytes(),
@@ -106,7 +106,7 @@ impl Slot {
     fn hits(&self) -> Hits {
         let hits = self.hits.load(Relaxed);
         Hits {
-            place: self.place,
+            counted_at: self.counted_at,
             entry: self.entry(),
             hits: hits >> FRACTION,
             tokens: Tokens { units: self.units.load(Relaxed), millionths: hits & ((1 << FRACTION) - 1) },
@@ -140,20 +140,10 @@ impl Slot {
     }
 }
 
-static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
-static USED: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
-static LOCKS: AtomicPtr<pg_sys::LWLockPadded> = AtomicPtr::new(std::ptr::null_mut());
+static SLOTS: Guarded<Slot> = Guarded::regions(REGIONS, region_size);
+static USED: Array<AtomicU32> = Array::new(|| 1);
 
-pub const AREA: Area = Area {
-    name: c"infinite_pages_cache hits",
-    bytes: || REGIONS * region_size() * size_of::<Slot>() + size_of::<AtomicU32>(),
-    locks: || REGIONS,
-    start: |memory, locks| {
-        SLOTS.store(memory.cast(), Relaxed);
-        USED.store(memory.wrapping_add(REGIONS * region_size() * size_of::<Slot>()).cast(), Relaxed);
-        LOCKS.store(locks, Relaxed);
-    },
-};
+pub static AREA: Area = Area { name: c"infinite_pages_cache hits", parts: &[&SLOTS, &USED] };
 
 fn capacity() -> u32 {
     settings::MAX_TRACKED_ENTRIES.get() as u32
@@ -165,79 +155,50 @@ fn region_size() -> usize {
     (capacity() as usize * 5 / 4) / REGIONS + 32
 }
 
-/// A region of the table: the slots that one lock guards.
-#[derive(Clone, Copy)]
-struct Region {
-    slots: *mut Slot,
-    size: usize,
-    lock: Lock,
+fn after(slots: &[Slot], index: usize) -> usize {
+    if index + 1 == slots.len() { 0 } else { index + 1 }
 }
 
-fn region(number: usize) -> Region {
-    let size = region_size();
-    // SAFETY: the number is less than REGIONS, and the area holds so many regions and locks.
-    unsafe {
-        Region { slots: SLOTS.load(Relaxed).add(number * size), size, lock: Lock::of(LOCKS.load(Relaxed), number) }
-    }
-}
-
-fn used() -> &'static AtomicU32 {
-    // SAFETY: points into the area, which lives as long as the process.
-    unsafe { &*USED.load(Relaxed) }
-}
-
-impl Region {
-    fn slot(&self, index: usize) -> &Slot {
-        assert!(index < self.size);
-        // SAFETY: the index lies within the region; only atomics change under a shared lock.
-        unsafe { &*self.slots.add(index) }
-    }
-
-    fn after(&self, index: usize) -> usize {
-        if index + 1 == self.size { 0 } else { index + 1 }
-    }
-
-    /// Steps from one slot to another, which may lie beyond the end and so at the beginning.
-    fn steps(&self, from: usize, to: usize) -> usize {
-        (to + self.size - from) % self.size
-    }
-
-    /// Where an entry is, or else where it would go; `None` when it is not there and the region is full.
-    fn find(&self, database: pg_sys::Oid, entry: &Entry, start: usize) -> Option<(usize, bool)> {
-        let mut index = start;
-        for _ in 0..self.size {
-            let slot = self.slot(index);
-            if slot.database == pg_sys::InvalidOid {
-                return Some((index, false));
-            }
-            if slot.is_of(database, entry) {
-                return Some((index, true));
-            }
-            index = self.after(index);
+/// Where an entry is in its region, or else where it would go; `None` when it is not there and the region is full.
+fn find(slots: &[Slot], database: pg_sys::Oid, entry: &Entry, start: usize) -> Option<(usize, bool)> {
+    let mut index = start;
+    for _ in 0..slots.len() {
+        let slot = &slots[index];
+        if slot.database == pg_sys::InvalidOid {
+            return Some((index, false));
         }
-        None
-    }
-
-    /// Frees a slot, and moves those behind it up that would no longer be found. Called with the exclusive
-    /// lock held.
-    fn free(&self, index: usize) {
-        let mut gap = index;
-        let mut next = self.after(index);
-        while next != index && self.slot(next).database != pg_sys::InvalidOid {
-            let slot = self.slot(next);
-            let (_, extension) = position(slot.database, &slot.user_id, &slot.digest);
-            // It may move to the gap unless its own place lies behind that.
-            if self.steps(extension, next) >= self.steps(gap, next) {
-                // SAFETY: two slots of the region, which nobody else looks at now.
-                unsafe { std::ptr::copy_nonoverlapping(self.slots.add(next), self.slots.add(gap), 1) };
-                gap = next;
-            }
-            next = self.after(next);
+        if slot.is_of(database, entry) {
+            return Some((index, true));
         }
-        // SAFETY: all zeros is a free slot.
-        unsafe { std::ptr::write_bytes(self.slots.add(gap), 0, 1) };
-        used().fetch_sub(1, Relaxed);
+        index = after(slots, index);
     }
+    None
+}
+
+/// The same; `None` when it is not there.
+fn find_known(slots: &[Slot], database: pg_sys::Oid, entry: &Entry, start: usize) -> Option<usize> {
+    find(slots, database, entry, start).filter(|(_, is_known)| *is_known).map(|(index, _)| index)
+}
+
+/// Frees a slot, and moves those behind it up that would no longer be found.
+fn free(slots: &mut [Slot], index: usize) {
+    // From one slot to another, which may lie beyond the end and so at the beginning.
+    let size = slots.len();
+    let steps = |from: usize, to: usize| (to + size - from) % size;
+    let mut gap = index;
+    let mut next = after(slots, index);
+    while next != index && slots[next].database != pg_sys::InvalidOid {
+        let slot = &slots[next];
+        let (_, wanted) = position(slot.database, &slot.user_id, &slot.digest);
+        // It may move to the gap unless its own place lies behind that.
+        if steps(wanted, next) >= steps(gap, next) {
+            slots.swap(gap, next);
+            gap = next;
+        }
+        next = after(slots, next);
+    }
+    slots[gap] = Slot::zeroed();
+    used().fetch_sub(1, Relaxed);
 }
 
 /// The region of an entry, and where in it the search begins, whatever its id. The digest is evenly spread already;
@@ -252,39 +213,32 @@ fn position(database: pg_sys::Oid, user_id: &[u8; 16], digest: &[u8; 16]) -> (us
     ((hash >> 58) as usize % REGIONS, ((hash & 0xffff_ffff) as usize * region_size()) >> 32)
 }
 
-fn is_on() -> bool {
-    !SLOTS.load(Relaxed).is_null()
-}
-
 /// Counts a hit of an entry of this database; returns whether there was room for it.
-pub fn count(place: u32, entry: &Entry, tokens: Tokens, now: i64) -> bool {
-    if !is_on() {
-        return true;
-    }
+pub fn count(counted_at: u32, entry: &Entry, tokens: Tokens, now: i64) -> bool {
     let database = database();
     let (number, start) = position(database, &entry.user_id, &entry.digest);
-    let region = region(number);
-    let known = region.lock.shared(|| match region.find(database, entry, start) {
-        Some((index, true)) => {
-            region.slot(index).add(tokens, now);
-            true
-        }
-        _ => false,
+    let Some(region) = SLOTS.region(number) else { return true };
+    let known = region.shared(|_, slots| {
+        let known = find_known(slots, database, entry, start);
+        known.map(|index| slots[index].add(tokens, now)).is_some()
     });
     known
-        || region.lock.exclusive(|| match region.find(database, entry, start) {
+        || region.exclusive(|_, slots| match find(slots, database, entry, start) {
             Some((index, true)) => {
-                region.slot(index).add(tokens, now);
+                slots[index].add(tokens, now);
                 true
             }
             Some((index, false)) if reserve() => {
-                let first = Slot::of(database, &Hits { place, entry: *entry, hits: 1, tokens, last: now });
-                // SAFETY: a free slot, and the lock is exclusive.
-                unsafe { region.slots.add(index).write(first) };
+                slots[index] = Slot::of(database, &Hits { counted_at, entry: *entry, hits: 1, tokens, last: now });
                 true
             }
             _ => false,
         })
+}
+
+/// Slots that are used in all regions.
+fn used() -> &'static AtomicU32 {
+    &USED.elements()[0]
 }
 
 /// Takes one of the slots that may be used in all.
@@ -295,36 +249,27 @@ fn reserve() -> bool {
 /// The hits of one entry of this database, if it has any. Without `settled`, some of the numbers may have a hit
 /// that is being counted, and others not.
 pub fn of(entry: &Entry, settled: bool) -> Option<Hits> {
-    if !is_on() {
-        return None;
-    }
     let database = database();
     let (number, start) = position(database, &entry.user_id, &entry.digest);
-    let region = region(number);
-    let read = || match region.find(database, entry, start) {
-        Some((index, true)) => Some(region.slot(index).hits()),
-        _ => None,
-    };
-    if settled { region.lock.exclusive(read) } else { region.lock.shared(read) }
+    let read = |slots: &[Slot]| find_known(slots, database, entry, start).map(|index| slots[index].hits());
+    let region = SLOTS.region(number)?;
+    if settled { region.exclusive(|_, slots| read(slots)) } else { region.shared(|_, slots| read(slots)) }
 }
 
 /// The hits of all entries of this database.
 pub fn all() -> Vec<Hits> {
     let mut all = Vec::new();
-    if !is_on() {
-        return all;
-    }
     let database = database();
-    for number in 0..REGIONS {
-        let region = region(number);
+    for region in regions() {
         // Nothing is allocated under the lock.
-        all.reserve(region.size);
-        region.lock.shared(|| {
-            let slots = (0..region.size).map(|index| region.slot(index)).filter(|slot| slot.database == database);
-            all.extend(slots.map(Slot::hits));
-        });
+        all.reserve(SLOTS.length());
+        region.shared(|_, slots| all.extend(slots.iter().filter(|slot| slot.database == database).map(Slot::hits)));
     }
     all
+}
+
+fn regions() -> impl Iterator<Item = Region<Slot>> {
+    (0..REGIONS).filter_map(|number| SLOTS.region(number))
 }
 
 /// Takes hits away that have been stored, or whose entry is gone. Those counted since stay.
@@ -332,18 +277,16 @@ pub fn drained(stored: &[Hits]) {
     let database = database();
     for hits in stored {
         let (number, start) = position(database, &hits.entry.user_id, &hits.entry.digest);
-        let region = region(number);
-        region.lock.exclusive(|| {
-            if let Some((index, true)) = region.find(database, &hits.entry, start) {
-                let slot = region.slot(index);
-                let mut left = slot.hits();
+        let Some(region) = SLOTS.region(number) else { return };
+        region.exclusive(|_, slots| {
+            if let Some(index) = find_known(slots, database, &hits.entry, start) {
+                let mut left = slots[index].hits();
                 if left.hits <= hits.hits {
-                    region.free(index);
+                    free(slots, index);
                 } else {
                     left.hits -= hits.hits;
                     left.tokens = left.tokens.minus(hits.tokens);
-                    // SAFETY: a slot of the region, and the lock is exclusive.
-                    unsafe { region.slots.add(index).write(Slot::of(database, &left)) };
+                    slots[index] = Slot::of(database, &left);
                 }
             }
         });
@@ -352,19 +295,13 @@ pub fn drained(stored: &[Hits]) {
 
 /// Frees the slot of an entry of this database, if it has one.
 pub fn forget(entry: &Entry) {
-    if !is_on() {
-        return;
-    }
     let database = database();
     let (number, start) = position(database, &entry.user_id, &entry.digest);
-    let region = region(number);
-    let find = || match region.find(database, entry, start) {
-        Some((index, true)) => Some(index),
-        _ => None,
-    };
+    let Some(region) = SLOTS.region(number) else { return };
+    let find = |slots: &[Slot]| find_known(slots, database, entry, start);
     // Most have none: nobody is kept out to find that out.
-    if region.lock.shared(find).is_some() {
-        region.lock.exclusive(|| find().map(|index| region.free(index)));
+    if region.shared(|_, slots| find(slots)).is_some() {
+        region.exclusive(|_, slots| find(slots).map(|index| free(slots, index)));
     }
 }
 
@@ -380,18 +317,13 @@ pub fn forget_user(user_id: &Uuid) {
 }
 
 fn remove(is_wanted: impl Fn(&Slot) -> bool) {
-    if !is_on() {
-        return;
-    }
-    for number in 0..REGIONS {
-        let region = region(number);
-        region.lock.exclusive(|| {
+    for region in regions() {
+        region.exclusive(|_, slots| {
             let mut index = 0;
-            while index < region.size {
-                let slot = region.slot(index);
-                if slot.database != pg_sys::InvalidOid && is_wanted(slot) {
+            while index < slots.len() {
+                if slots[index].database != pg_sys::InvalidOid && is_wanted(&slots[index]) {
                     // Another one may have moved here: look again.
-                    region.free(index);
+                    free(slots, index);
                 } else {
                     index += 1;
                 }
@@ -410,7 +342,7 @@ mod tests {
         let [user_id, digest, id] = [1, 2, 3].map(|byte| Uuid::from_bytes([byte; 16]));
         let entry = Entry { user_id, digest, id: Some(id) };
         let costs: Vec<i64> = (0..4_000_i64).map(|n| (n * 7_919_333) % 3_000_000 * (n % 5 + 1) / 5).collect();
-        let first = Hits { place: 3, entry, hits: 1, tokens: Tokens::of_cost(999_999), last: 5 };
+        let first = Hits { counted_at: 3, entry, hits: 1, tokens: Tokens::of_cost(999_999), last: 5 };
         let slot = Slot::of(pg_sys::Oid::from(4), &first);
         std::thread::scope(|scope| {
             for costs in costs.chunks(1_000) {

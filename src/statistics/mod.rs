@@ -14,9 +14,10 @@ pub mod tokens;
 
 use crate::address::Address;
 use crate::pg::clock;
+use crate::pg::shared_memory::is_preloaded;
 use at_commit::{Change, at_commit};
-use content_types::place_of;
-use counters::{Count, Latency, place};
+use content_types::slot_of;
+use counters::{Count, Latency, slot};
 use pgrx::Uuid;
 use std::time::Instant;
 use tokens::Tokens;
@@ -47,36 +48,36 @@ pub struct Call {
 
 impl Call {
     pub fn begins(latency: Latency) -> Self {
-        Self { latency, begun: counters::are_on().then(Instant::now) }
+        Self { latency, begun: is_preloaded().then(Instant::now) }
     }
 
     /// Where a type of content is counted, for the calls below. `has_entries`: whether the call has found any, or
     /// stored some.
     pub fn place(&self, content_type: &[u8], has_entries: bool) -> Option<u32> {
-        self.begun.and_then(|_| place_of(content_type, has_entries))
+        self.begun.and_then(|_| slot_of(content_type, has_entries))
     }
 
     /// Counts one lookup.
     pub fn looked_up(&self, counted_at: Option<u32>, address: &Address, found: Found) {
         let Some(number) = counted_at else { return };
-        let place = place(number);
+        let slot = slot(number);
         match found {
             Found::Live(hit) => {
                 // Who inserts into the table does not say the cost: that of the content policy counts.
                 let cost = hit.cost.unwrap_or_else(|| content_types::cost_of(address.content_type));
                 let entry = hits::Entry { user_id: address.user_id, digest: address.digest, id: hit.id };
-                place.add(Count::Hits, 1);
-                place.add(Count::TokensSaved, cost.units);
-                place.add(Count::MillionthsSaved, cost.millionths);
+                slot.add(Count::Hits, 1);
+                slot.add(Count::TokensSaved, cost.units);
+                slot.add(Count::MillionthsSaved, cost.millionths);
                 if !hits::count(number, &entry, cost, clock::now()) {
-                    place.add(Count::UntrackedHits, 1);
+                    slot.add(Count::UntrackedHits, 1);
                 }
             }
             Found::Expired => {
-                place.add(Count::Misses, 1);
-                place.add(Count::Stale, 1);
+                slot.add(Count::Misses, 1);
+                slot.add(Count::Stale, 1);
             }
-            Found::Nothing => place.add(Count::Misses, 1),
+            Found::Nothing => slot.add(Count::Misses, 1),
         }
     }
 
@@ -92,21 +93,21 @@ impl Call {
     /// Counts how long the call took.
     pub fn ends(&self, counted_at: Option<u32>) {
         if let (Some(begun), Some(number)) = (self.begun, counted_at) {
-            place(number).took(self.latency, begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
+            slot(number).took(self.latency, begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
         }
     }
 }
 
 /// Counts something that the transaction has done to entries, if it commits.
 pub fn counted(content_type: &[u8], count: Count, number: u64) {
-    if let Some(place) = place_of(content_type, true) {
-        at_commit(Change::Count(place, count, number));
+    if let Some(slot) = slot_of(content_type, true) {
+        at_commit(Change::Count(slot, count, number));
     }
 }
 
 /// Gives up what shared memory holds of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pgrx::pg_sys::Oid) -> bool + Copy) {
-    // They name places of counters.
+    // They name slots of counters.
     prepared::forget_databases(is_gone);
     counters::forget_databases(is_gone);
     hits::forget_databases(is_gone);

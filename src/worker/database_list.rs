@@ -19,10 +19,10 @@ impl DatabaseList {
     }
 
     pub fn contains(&self, database: pg_sys::Oid) -> bool {
-        self.place_of(database).is_some()
+        self.position(database).is_some()
     }
 
-    pub fn place_of(&self, database: pg_sys::Oid) -> Option<usize> {
+    pub fn position(&self, database: pg_sys::Oid) -> Option<usize> {
         self.0.binary_search(&database.to_u32()).ok()
     }
 

@@ -6,11 +6,13 @@
 use super::database_list::{DatabaseList, all_databases, databases};
 use super::process::{self, Worker, warning};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
+use super::slot::Slot;
 use super::{database_lock, databases as slots};
 use crate::audit::ring;
 use crate::maintenance::steps::STEPS;
 use crate::pg::backend;
 use crate::pg::clock::now;
+use crate::pg::latch::{self, SharedLatch};
 use crate::statistics;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -46,7 +48,7 @@ pub unsafe extern "C-unwind" fn infinite_pages_cache_launcher(_argument: pg_sys:
         pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::null());
         pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
         pg_sys::pgstat_report_appname(process::LAUNCHER.as_ptr());
-        slots::set_launcher(backend::process_id(), pg_sys::MyLatch);
+        slots::set_launcher(backend::process_id(), SharedLatch::own());
         pg_sys::AllocSetContextCreateExtended(
             pg_sys::TopMemoryContext,
             process::LAUNCHER.as_ptr(),
@@ -64,29 +66,14 @@ pub unsafe extern "C-unwind" fn infinite_pages_cache_launcher(_argument: pg_sys:
         }
         pgrx::check_for_interrupts!();
         let sleep = launcher.round();
-        wait(sleep);
+        // Woken at a reload, at the end of a worker, and when a database is announced.
+        latch::wait(sleep);
     }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, _argument: pg_sys::Datum) {
-    slots::set_launcher(0, std::ptr::null_mut());
-}
-
-/// Sleeps until the time is over or somebody sets the latch: at a reload, at the end of a worker, and when a
-/// database is announced.
-fn wait(time: Option<Duration>) {
-    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
-    if time.is_some() {
-        events |= pg_sys::WL_TIMEOUT;
-    }
-    // At least a millisecond, rounded up: what is due in less is not due yet.
-    let time = time.map_or(-1, |time| time.as_micros().div_ceil(1000).max(1) as i64);
-    // SAFETY: the latch is this process's own.
-    unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, time as _, pg_sys::PG_WAIT_EXTENSION);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
+    slots::set_launcher(0, SharedLatch::none());
 }
 
 /// A worker at its tick.
@@ -328,7 +315,7 @@ impl Launcher {
     }
 }
 
-fn is_due(slot: &slots::Slot, now: i64, naptime: i64) -> bool {
+fn is_due(slot: &Slot, now: i64, naptime: i64) -> bool {
     schedule::has_come(slot.next_tick, now, naptime.max(FURTHEST))
 }
 

@@ -8,6 +8,7 @@ mod launcher;
 mod process;
 pub mod readiness;
 mod schedule;
+pub mod slot;
 mod tick;
 mod transaction;
 

@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use super::databases::{self, Found, Running};
+use super::databases;
 use super::process::{self, WORKER, warning};
+use super::slot::{Found, Running};
 use super::{readiness, schedule, transaction};
 use crate::extension::{CACHE, Extension, RUNS};
 use crate::maintenance::budget::{Budget, LONGEST_BATCH, share_of_time};

@@ -1,0 +1,50 @@
+//! Latches: what a process waits for, and what wakes it.
+
+#![allow(unsafe_code)]
+
+use super::plain::Plain;
+use pgrx::pg_sys;
+use std::time::Duration;
+
+/// The latch of a process, or none. It belongs to the process's place in the server, so that it is in shared memory as long as
+/// the server is; another process may get it.
+#[derive(Clone, Copy)]
+pub struct SharedLatch(*mut pg_sys::Latch);
+
+// SAFETY: NULL is no latch. Any other pointer is to shared memory, which every process has at the same address.
+unsafe impl Plain for SharedLatch {}
+
+impl SharedLatch {
+    /// That of this process.
+    pub fn own() -> Self {
+        // SAFETY: a plain variable; in a process that has begun its work it is the latch of its place.
+        Self(unsafe { pg_sys::MyLatch })
+    }
+
+    pub fn none() -> Self {
+        Self(std::ptr::null_mut())
+    }
+
+    /// Wakes the process that has it now.
+    pub fn set(self) {
+        if !self.0.is_null() {
+            // SAFETY: a latch in shared memory. A process that is woken for nothing goes on waiting.
+            unsafe { pg_sys::SetLatch(self.0) };
+        }
+    }
+}
+
+/// Sleeps until the time is over or somebody sets the latch of this process; ends it when the server does.
+pub fn wait(time: Option<Duration>) {
+    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
+    if time.is_some() {
+        events |= pg_sys::WL_TIMEOUT;
+    }
+    // At least a millisecond, rounded up: what is due in less is not due yet.
+    let time = time.map_or(-1, |time| time.as_micros().div_ceil(1000).max(1) as i64);
+    // SAFETY: the latch is this process's own.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, time as _, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
