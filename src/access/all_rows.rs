@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::row_security::{Sight, Use};
+use super::row_security::{Use, Visible};
 use crate::error::Refusal;
 use crate::extension::{Extension, TABLES};
 use crate::pg::backend::{self, current_user};
@@ -71,7 +71,7 @@ fn may_all(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> bool {
     // SAFETY: a catalog lookup for a table, none of one that is gone.
     let restricted =
         unsafe { pg_sys::check_enable_rls(table, role, true) } == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
-    let allowed = |table| uses.iter().all(|way| Sight::by_policies(table, role, *way) == Sight::All);
+    let allowed = |table| uses.iter().all(|way| Visible::by_policies(table, role, *way) == Visible::All);
     !restricted || (!backend::has_row_security_hook() && while_it_stays(table, allowed).unwrap_or(true))
 }
 

@@ -2,7 +2,7 @@
 //! since row security cannot show a role the rows of others without all that it may read of them; and none on the log of
 //! maintenance, since an error may quote any row. What a report shows of these tables is read with their owner's rights.
 
-use super::row_security::Sight;
+use super::row_security::Visible;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS, STATISTICS};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
@@ -20,7 +20,7 @@ pub fn only_watches(extension: &Extension) -> bool {
     FIGURES.iter().all(|table| may_read(table))
         && !may_read(AUDIT_LOG)
         && extension.find_table(CACHE).is_some_and(|cache| {
-            !privileges::may_read(cache) || Sight::of_current_user(extension, cache) == Sight::OneUser
+            !privileges::may_read(cache) || Visible::to_current_user(extension, cache) == Visible::OwnEntries
         })
 }
 

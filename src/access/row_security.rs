@@ -9,15 +9,15 @@ use crate::pg::{backend, nodes, privileges, version};
 use pgrx::datum::FromDatum;
 use pgrx::pg_sys;
 
-/// What a role may read.
+/// What of a table a role may use in some way.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub enum Visible {
     /// Every entry.
     All,
     /// The entries of the user that the session acts for.
-    OneUser,
-    /// What only a statement can tell, or nothing, which is an error for it to raise.
-    Unknown,
+    OwnEntries,
+    /// Only a statement can tell. Where a role may read nothing, the statement raises the error.
+    AskSql,
 }
 
 /// What a policy is asked for, by the letter of its command in the catalog.
@@ -30,37 +30,17 @@ pub enum Use {
     Delete = b'd',
 }
 
-impl Sight {
+impl Visible {
     /// What the current user may read of the table of the cache.
-    pub fn of_current_user(extension: &Extension, table: pg_sys::Oid) -> Self {
+    pub fn to_current_user(extension: &Extension, table: pg_sys::Oid) -> Self {
         let role = backend::current_user();
         if !privileges::may_read(table) || !version::may_use_schema(extension.namespace, role) {
-            Self::Unknown
+            Self::AskSql
         } else if !privileges::is_restricted(table) {
             Self::All
         } else {
-            while_it_stays(table, |table| Self::by_policies(table, role, Use::Read)).unwrap_or(Self::Unknown)
+            while_it_stays(table, |table| Self::by_policies(table, role, Use::Read)).unwrap_or(Self::AskSql)
         }
-    }
-
-    /// Whether row security is sure to keep the current user from writing entries of any but the user that the session
-    /// acts for.
-    pub fn is_of_own_writes(table: pg_sys::Oid) -> bool {
-        let role = backend::current_user();
-        let allows_own_only = |table| {
-            [Use::Insert, Use::Update].into_iter().all(|way| Self::by_policies(table, role, way) == Self::OneUser)
-        };
-        privileges::is_restricted(table) && while_it_stays(table, allows_own_only).unwrap_or(false)
-    }
-
-    /// Whether row security is sure to let the current user read and delete every entry, and its privileges, too.
-    pub fn is_of_every_delete(table: pg_sys::Oid) -> bool {
-        let role = backend::current_user();
-        let allows_all =
-            |table| [Use::Read, Use::Delete].into_iter().all(|way| Self::by_policies(table, role, way) == Self::All);
-        privileges::may_read(table)
-            && privileges::may_delete(table)
-            && (!privileges::is_restricted(table) || while_it_stays(table, allows_all).unwrap_or(false))
     }
 
     /// What the policies of a table let a role use in a way: each that permits adds to it. One that restricts, and any
@@ -71,10 +51,10 @@ impl Sight {
         unsafe {
             let described = (*table).rd_rsdesc;
             if described.is_null() {
-                return Self::Unknown;
+                return Self::AskSql;
             }
             let user_id = pg_sys::SPI_fnumber((*table).rd_att, c"user_id".as_ptr());
-            let mut sights = Vec::new();
+            let mut found = Vec::new();
             for policy in nodes::pointers::<pg_sys::RowSecurityPolicy>((*described).policies) {
                 let roles = pg_sys::Datum::from((*policy).roles);
                 let roles = Vec::<pg_sys::Oid>::from_datum(roles, false).unwrap_or_default();
@@ -87,22 +67,42 @@ impl Sight {
                 let check = (*policy).with_check_qual;
                 let qual = if way == Use::Insert && !check.is_null() { check } else { (*policy).qual };
                 let qual = qual.cast::<pg_sys::Node>();
-                sights.push(if !(*policy).permissive || qual.is_null() {
-                    Self::Unknown
+                found.push(if !(*policy).permissive || qual.is_null() {
+                    Self::AskSql
                 } else if is_true(qual) {
                     Self::All
                 } else if is_of_session(qual, user_id) {
-                    Self::OneUser
+                    Self::OwnEntries
                 } else {
-                    Self::Unknown
+                    Self::AskSql
                 });
             }
-            [Self::Unknown, Self::All, Self::OneUser]
+            [Self::AskSql, Self::All, Self::OwnEntries]
                 .into_iter()
-                .find(|sight| sights.contains(sight))
-                .unwrap_or(Self::Unknown)
+                .find(|visible| found.contains(visible))
+                .unwrap_or(Self::AskSql)
         }
     }
+}
+
+/// Whether row security is sure to keep the current user from writing entries of any but the user that the session
+/// acts for.
+pub fn only_own_can_be_written(table: pg_sys::Oid) -> bool {
+    let role = backend::current_user();
+    let allows_own_only = |table| {
+        [Use::Insert, Use::Update].into_iter().all(|way| Visible::by_policies(table, role, way) == Visible::OwnEntries)
+    };
+    privileges::is_restricted(table) && while_it_stays(table, allows_own_only).unwrap_or(false)
+}
+
+/// Whether row security is sure to let the current user read and delete every entry, and its privileges, too.
+pub fn all_can_be_deleted(table: pg_sys::Oid) -> bool {
+    let role = backend::current_user();
+    let allows_all =
+        |table| [Use::Read, Use::Delete].into_iter().all(|way| Visible::by_policies(table, role, way) == Visible::All);
+    privileges::may_read(table)
+        && privileges::may_delete(table)
+        && (!privileges::is_restricted(table) || while_it_stays(table, allows_all).unwrap_or(false))
 }
 
 /// Whether an expression is the constant true.

@@ -2,7 +2,7 @@
 //! [`ADMIN`] of each table names them.
 
 use super::row_policies::ADMIN;
-use super::row_security::Sight;
+use super::row_security;
 use crate::extension::{CACHE, Extension};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
@@ -15,7 +15,7 @@ pub const DATABASE_OWNER: &str = "pg_database_owner";
 /// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
 /// have been granted with all others.
 pub fn is_service(cache: pg_sys::Oid) -> bool {
-    !privileges::is_owned(cache) && Sight::is_of_every_delete(cache)
+    !privileges::is_owned(cache) && row_security::all_can_be_deleted(cache)
 }
 
 /// Lets a service role read a table of audit rows, and delete from it, as cache_forget_user() must.

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::index_scan::{Row, Scan, scan_tables};
-use crate::access::row_security::Sight;
+use crate::access::row_security::Visible;
 use crate::access::tenant;
 use crate::address::{Address, matching};
 use crate::extension::{Extension, saved_plan};
@@ -62,7 +62,7 @@ fn look(address: &Address) -> (Found, Option<Other>) {
         let (mut exists, mut inserter) = (false, None);
         let mut versions = Vec::new();
         let mut changed = false;
-        let sight = each_row(Some(address), &address.user_id, |row, latest| {
+        let visible = each_row(Some(address), &address.user_id, |row, latest| {
             let state = State::of(row, latest);
             if !(state.is_seen || state.is_there) || !row.is_of(address) {
                 return true;
@@ -82,11 +82,11 @@ fn look(address: &Address) -> (Found, Option<Other>) {
         if changed {
             continue;
         }
-        let versions = match sight {
-            Sight::All => Some(versions),
-            Sight::OneUser if tenant::cache_current_user_id() == Some(address.user_id) => Some(versions),
-            Sight::OneUser => Some(Vec::new()),
-            Sight::Unknown => None,
+        let versions = match visible {
+            Visible::All => Some(versions),
+            Visible::OwnEntries if tenant::cache_current_user_id() == Some(address.user_id) => Some(versions),
+            Visible::OwnEntries => Some(Vec::new()),
+            Visible::AskSql => None,
         };
         return (Found { versions, exists }, inserter);
     }
@@ -212,7 +212,7 @@ fn members(multixact: pg_sys::MultiXactId, is_lock: bool) -> Vec<pg_sys::Transac
 /// Shows every row of an entry, or of a user, in the tables that are known, to `look` until it wants no more: also rows of
 /// ended and of other transactions, and all that have the digest. The snapshot is one of now. Returns what the caller may
 /// see by itself. After a change of the table rows are shown again.
-fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, pg_sys::Snapshot) -> bool) -> Sight {
+fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, pg_sys::Snapshot) -> bool) -> Visible {
     let digest = address.map(|address| &address.digest);
     // SAFETY: the snapshot is given back at the end; when something raises, the end of the transaction or
     // subtransaction does that. The server's own one that shows everything stays what it is.
@@ -233,5 +233,5 @@ fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, p
         entries
     };
     let entries = entries.expect("all tables are chosen");
-    entries.partitions(&Extension::current()).map_or(Sight::Unknown, |(_, sight)| sight)
+    entries.partitions(&Extension::current()).map_or(Visible::AskSql, |(_, visible)| visible)
 }

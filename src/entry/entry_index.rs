@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::access::row_security::Sight;
+use crate::access::row_security::Visible;
 use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::{forget_partitions, partitions_of};
 use crate::pg::function;
@@ -58,7 +58,7 @@ pub struct Entries {
     tables: Tables,
     generation: Generation,
     /// What a role may read, and which role that was last asked of.
-    sight: Cell<(pg_sys::Oid, Sight)>,
+    visible: Cell<(pg_sys::Oid, Visible)>,
 }
 
 /// The tables that hold entries.
@@ -117,8 +117,8 @@ impl Entries {
                 Some(_) => Tables::default(),
                 None => tables_below(extension, table, &mut watched),
             };
-            let sight = Cell::new((pg_sys::InvalidOid, Sight::Unknown));
-            (Entries { table, partitions, tables, generation, sight }, watched)
+            let visible = Cell::new((pg_sys::InvalidOid, Visible::AskSql));
+            (Entries { table, partitions, tables, generation, visible }, watched)
         }));
         ENTRIES.set(Some(Rc::clone(&entries)));
         entries
@@ -127,15 +127,15 @@ impl Entries {
     /// The partitions, the newest first, and what may be read of them, for a lookup that goes to their indexes by
     /// itself. `None` when a statement has to find the way: row security is more than the extension's own, or there
     /// is an error to be raised, or somebody checks permissions in a way of their own, or wants no index scans.
-    pub fn partitions(&self, extension: &Extension) -> Option<(&[Partition], Sight)> {
+    pub fn partitions(&self, extension: &Extension) -> Option<(&[Partition], Visible)> {
         let by_itself = backend::uses_index_scans()
             && backend::applies_row_security()
             && !backend::ignores_forced_row_security()
             && !backend::has_permission_hook()
             && !backend::has_row_security_hook();
         let partitions = self.partitions.as_ref().filter(|_| by_itself)?;
-        let sight = self.sight(extension);
-        (sight != Sight::Unknown).then_some((partitions, sight))
+        let visible = self.visible(extension);
+        (visible != Visible::AskSql).then_some((partitions, visible))
     }
 
     /// Every table with entries that is known, the newest first where they have an order, whoever asks: those of a
@@ -149,15 +149,15 @@ impl Entries {
         self.tables.others
     }
 
-    fn sight(&self, extension: &Extension) -> Sight {
+    fn visible(&self, extension: &Extension) -> Visible {
         let role = backend::current_user();
-        let (asked_of, sight) = self.sight.get();
+        let (asked_of, visible) = self.visible.get();
         if asked_of == role {
-            return sight;
+            return visible;
         }
-        let sight = Sight::of_current_user(extension, self.table);
-        self.sight.set((role, sight));
-        sight
+        let visible = Visible::to_current_user(extension, self.table);
+        self.visible.set((role, visible));
+        visible
     }
 }
 

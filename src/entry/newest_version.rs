@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::index_scan::{Row, Scan, scan_tables};
-use crate::access::row_security::Sight;
+use crate::access::row_security::Visible;
 use crate::access::tenant;
 use crate::address::Address;
 use crate::pg::clock;
@@ -54,8 +54,8 @@ pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> 
             pg_sys::GetActiveSnapshot(),
             true,
             |extension, entries| {
-                let (partitions, sight) = entries.partitions(extension)?;
-                only.set((sight == Sight::OneUser).then(tenant::cache_current_user_id));
+                let (partitions, visible) = entries.partitions(extension)?;
+                only.set((visible == Visible::OwnEntries).then(tenant::cache_current_user_id));
                 Some(partitions)
             },
             visit,

@@ -3,7 +3,7 @@
 
 use super::conflicts::versions_by_statement;
 use super::entry_index::Entries;
-use crate::access::row_security::Sight;
+use crate::access::row_security::{self, Visible};
 use crate::access::tenant;
 use crate::address::Address;
 use crate::error::Refusal;
@@ -19,7 +19,7 @@ use pgrx::prelude::*;
 pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
     let acting = tenant::cache_current_user_id();
     let foreign = users.into_iter().find(|user| acting != Some(**user));
-    if let Some(user) = foreign.filter(|_| Sight::is_of_own_writes(Extension::current().table(CACHE))) {
+    if let Some(user) = foreign.filter(|_| row_security::only_own_can_be_written(Extension::current().table(CACHE))) {
         not_own(acting, user).raise();
     }
 }
@@ -37,7 +37,7 @@ pub fn may_see(address: &Address) -> bool {
     let extension = Extension::current();
     let entries = Entries::current(&extension);
     match entries.partitions(&extension) {
-        Some((_, Sight::OneUser)) => tenant::cache_current_user_id() == Some(address.user_id),
+        Some((_, Visible::OwnEntries)) => tenant::cache_current_user_id() == Some(address.user_id),
         Some(_) => true,
         None => !privileges::is_restricted(entries.table) || !versions_by_statement(address).is_empty(),
     }

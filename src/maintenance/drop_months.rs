@@ -13,19 +13,19 @@ use crate::settings;
 
 /// Months that are over and hold nothing live.
 pub fn drop_dead(extension: &Extension, budget: &dyn Budget) -> Outcome {
-    drop(extension, Table::Cache, dead_months(extension), false, budget)
+    drop_all(extension, Table::Cache, dead_months(extension), false, budget)
 }
 
 /// Months that are older than wanted, whatever lives in them.
 pub fn drop_old(extension: &Extension, budget: &dyn Budget) -> Outcome {
     let old = older_than(extension, CACHE, settings::RETENTION_MONTHS.get());
-    drop(extension, Table::Cache, old, true, budget)
+    drop_all(extension, Table::Cache, old, true, budget)
 }
 
 /// Months of the audit log that are older than wanted.
 pub fn trim_audit(extension: &Extension, budget: &dyn Budget) -> Outcome {
     let old = older_than(extension, AUDIT_LOG, settings::AUDIT_RETENTION_MONTHS.get());
-    drop(extension, Table::AuditLog, old, true, budget)
+    drop_all(extension, Table::AuditLog, old, true, budget)
 }
 
 /// The partitions that ended before the last so many months, the current one included; none for 0.
@@ -37,7 +37,13 @@ fn older_than(extension: &Extension, table: &str, months: i32) -> Vec<Partition>
 
 /// Drops partitions, the worker each in a transaction of its own. It gives up for this time when one is busy:
 /// everybody waits while it waits for a lock.
-fn drop(extension: &Extension, table: Table, old: Vec<Partition>, include_live: bool, budget: &dyn Budget) -> Outcome {
+fn drop_all(
+    extension: &Extension,
+    table: Table,
+    old: Vec<Partition>,
+    include_live: bool,
+    budget: &dyn Budget,
+) -> Outcome {
     let mut outcome = Outcome::default();
     if old.is_empty() {
         return outcome;

@@ -78,7 +78,7 @@ pub fn run_on_log(
 
 /// Puts into the query of a report, for each `@sees_<table>@`, whether all of the table's rows are seen by whom it is read
 /// as: of what is hidden nothing can be told.
-fn with_sights(extension: &Extension, query: &str) -> String {
+fn with_visibility(extension: &Extension, query: &str) -> String {
     let watches = monitor::only_watches(extension);
     let sees = |name: &str, table| {
         if watches && READ_BY_OWNER.iter().any(|(_, read, ..)| *read == name) {
@@ -110,7 +110,7 @@ pub fn run_with(call: Call, query: &str, args: &[DatumWithOid]) -> Stored {
 fn answer(call: Call, query: &str, args: &[DatumWithOid], grant: Grant) -> Stored {
     let extension = Extension::current();
     let preloaded = shared_memory::is_preloaded().to_string();
-    let query = with_sights(&extension, query);
+    let query = with_visibility(&extension, query);
     let query =
         with_sources(&extension, &query).replace("@extschema@", &extension.schema).replace("@preloaded@", &preloaded);
     // The catalogs show a partition's bounds and an index as text; the queries read it. To compile them takes

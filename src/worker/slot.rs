@@ -9,8 +9,8 @@ use pgrx::pg_sys;
 use std::time::Duration;
 
 /// Steps of maintenance that a slot has room for.
-const STEPS: usize = 16;
-const _: () = assert!(steps::STEPS.len() <= STEPS);
+const MOST_STEPS: usize = 16;
+const _: () = assert!(steps::STEPS.len() <= MOST_STEPS);
 /// A database without the extension is looked at again after this time.
 const ABSENT: i64 = 10 * schedule::MINUTE;
 
@@ -108,7 +108,7 @@ plain! {
         pub last_run: i64,
         pub last_success: i64,
         pub last_error: Message,
-        pub steps: [StepState; STEPS],
+        pub steps: [StepState; MOST_STEPS],
         pub running: Running,
         /// When nothing was overdue for want of a cache: the database was new, or announced, or had none.
         nothing_due: i64,
