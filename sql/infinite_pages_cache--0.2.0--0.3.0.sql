@@ -1,12 +1,13 @@
--- From 0.2.0 to 0.3.0. The tables, which are no members of the extension, cache_setup() brings to the shape of this
--- version, also after the restore of an old dump.
+-- From 0.2.0 to 0.3.0. The tables are no members of the extension: cache_setup() brings them to the shape of this version,
+-- also after the restore of an old dump.
 
--- A function whose arguments or columns have changed is renamed, and created anew. Then cache_replace() gives the new one the owner,
--- the grants and an operator's comment of the old one, which it drops; it refuses while anything of a user's depends on that.
+-- A function whose arguments or columns have changed is renamed, and created anew. cache_replace() then gives the new function
+-- the owner, the grants and an operator's comment of the old one, and drops the old one. It refuses if a user's object depends
+-- on the old one.
 CREATE FUNCTION @extschema@.cache_replace(old regprocedure, new regprocedure, released_comment text) RETURNS void
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'cache_replace_wrapper';
 
--- A comment that has changed, unless an operator has changed it.
+-- Renews a comment that this version has changed, unless an operator has changed it.
 CREATE FUNCTION @extschema@.cache_renew_comment(catalog regclass, object oid, released_comment text, new_comment text) RETURNS void
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'cache_renew_comment_wrapper';
 
@@ -73,7 +74,7 @@ CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
                    evictions bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_with_evictions_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
-    'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
+    'Counters of each content type in this database: since the server started or, if pending, those not yet in cache_statistics_hourly';
 SELECT @extschema@.cache_replace('replaced_cache_statistics(boolean)',
     'cache_statistics(boolean)',
     'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly');
@@ -90,7 +91,7 @@ CREATE FUNCTION @extschema@.cache_performance_metrics()
                    evictions_last_day bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
--- The view stays, with what stands on it: its new column is the last.
+-- The view stays, and so does what depends on it: the new column is the last.
 CREATE OR REPLACE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
 SELECT @extschema@.cache_renew_comment('pg_class', 'cache_performance_metrics'::regclass,
     'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved in the last day',
@@ -99,6 +100,19 @@ COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the 
 SELECT @extschema@.cache_replace('replaced_cache_performance_metrics()',
     'cache_performance_metrics()',
     'The rows of the view of this name');
+
+SELECT @extschema@.cache_renew_comment('pg_proc', 'cache_upsert_many(jsonb)'::regprocedure,
+    'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of a key that stands twice the last one counts',
+    'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of two objects with the same key the last one counts');
+SELECT @extschema@.cache_renew_comment('pg_proc', 'check_partition_health()'::regprocedure,
+    'A verdict on each partition: attached, indexed, protected by row security, of bearable size; and on gaps and months ahead',
+    'Checks each partition for its entry index, row security, grants, size, and a gap after it; and whether the current month and the next have one');
+SELECT @extschema@.cache_renew_comment('pg_proc', 'cache_run_maintenance()'::regprocedure,
+    'All that keeps the cache in order, a row for each step: partitions ahead, expiry, limits, audit retention, ANALYZE, drop of dead months',
+    'Runs every step of maintenance and returns a row for each: partitions ahead, expiry, limits, audit retention, ANALYZE, drop of dead months, and more');
+SELECT @extschema@.cache_renew_comment('pg_class', 'cache_maintenance_status'::regclass,
+    'What the background worker does in this database, or why it does nothing: when it ran last and runs next, failures, months ahead, the oldest entry that has expired and is still there. What is not ready, verify_production_cache() names. last_success: the last run in which no step failed, or waited to be tried again; after a restart, until the first tick, the last that cache_maintenance_log knows of',
+    'Whether the background worker works in this database, or why not: when it ran last and runs next, failures, months ahead, the oldest expired entry that is still there. verify_production_cache() names what is not ready. last_success is the last run in which no step failed or waited to be tried again; after a restart, until the first tick, the last such run in cache_maintenance_log');
 
 DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
 DROP FUNCTION @extschema@.cache_renew_comment(regclass, oid, text, text);

@@ -1,5 +1,5 @@
--- The privileges decide: who may read the table may see all of it. Of the log of maintenance, in which an error may quote any
--- row, monitors have none.
+-- Privileges decide: a role with SELECT on the table sees every row. Monitors have no privilege on the log of maintenance,
+-- because an error in it may quote any row.
 CREATE POLICY privileged_readonly_access ON @extschema@.@table@
     FOR SELECT TO PUBLIC
     USING (true);

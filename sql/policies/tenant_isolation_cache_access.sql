@@ -1,4 +1,4 @@
--- The function is called bare: with a sub-select around it the table could not be distributed.
+-- The function is called without a sub-select, because with one the table could not be distributed.
 CREATE POLICY tenant_isolation_cache_access ON @extschema@.infinite_pages_cache_partitioned
     FOR ALL TO PUBLIC
     USING (user_id = @extschema@.cache_current_user_id())

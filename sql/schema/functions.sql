@@ -1,11 +1,11 @@
--- Every function of the extension, in the order of docs/reference.md. Tables are made by cache_setup().
--- A function that runs statements fixes its search_path, so that no caller's path, operator or
--- temporary object can change what those statements mean. (cache_lookup, the hot path, names every
--- operator's schema instead: a SET clause costs it a fifth of its time.)
+-- The functions of the extension, in the order of docs/reference.md. Those with a view stand in views.sql; cache_setup()
+-- creates the tables. A function that runs statements sets its search_path, so that no caller's path, operator or temporary
+-- object can change what the statements mean. cache_lookup, the hot path, names every operator's schema instead, because
+-- a SET clause would cost a fifth of its time.
 
 -- == time to live ==
--- interval has no infinity before PostgreSQL 17, so a time to live is a type of its own. It takes
--- what interval takes, a number of seconds, and 'infinity'; an interval and a number are accepted wherever it is expected.
+-- A type of its own, because interval has no infinity before PostgreSQL 17. It takes what interval takes, a number of
+-- seconds, and 'infinity'. Casts accept an interval or a number wherever a time to live is expected.
 CREATE TYPE @extschema@.cache_ttl;
 CREATE FUNCTION @extschema@.cache_ttl_in(cstring) RETURNS @extschema@.cache_ttl
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'cache_ttl_in_wrapper';
@@ -25,7 +25,7 @@ CREATE FUNCTION @extschema@.cache_ttl_from_interval(value interval) RETURNS @ext
 COMMENT ON FUNCTION @extschema@.cache_ttl_from_interval(interval) IS 'Turns an interval into a time to live';
 CREATE CAST (interval AS @extschema@.cache_ttl)
     WITH FUNCTION @extschema@.cache_ttl_from_interval(interval) AS IMPLICIT;
--- A number is seconds, as in what cache_ttl_in() reads.
+-- A number counts seconds, as in the text that cache_ttl_in() reads.
 CREATE CAST (smallint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE CAST (integer AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
 CREATE CAST (bigint AS @extschema@.cache_ttl) WITH INOUT AS IMPLICIT;
@@ -39,8 +39,8 @@ CREATE FUNCTION @extschema@.cache_key(request jsonb) RETURNS text
 COMMENT ON FUNCTION @extschema@.cache_key(jsonb) IS
     'Key of a request: SHA-256, in hexadecimal, of its canonical JSON (RFC 8785), where a number has all its digits. The same request gives the same key in every language';
 
--- LEAKPROOF: it raises on no input, so row security may use it in an index condition. COST: a SHA-256 is
--- dear beside a comparison, and a planner that knows this looks a key up by the index that holds the
+-- LEAKPROOF: the function raises on no input, so row security may use it in an index condition. COST: a SHA-256 is
+-- expensive compared with a comparison. Because the planner knows this, it looks up a key by the index that holds the
 -- digest, not by the smaller one on user and content type.
 CREATE FUNCTION @extschema@.cache_entry_digest(content_type text, cache_key text) RETURNS uuid
     LANGUAGE c IMMUTABLE STRICT LEAKPROOF PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'cache_entry_digest_wrapper';
@@ -100,7 +100,7 @@ CREATE FUNCTION @extschema@.cache_upsert_many(entries jsonb) RETURNS uuid[]
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'cache_upsert_many_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_upsert_many(jsonb) IS
-    'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of a key that stands twice the last one counts';
+    'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of two objects with the same key the last one counts';
 
 CREATE FUNCTION @extschema@.cache_touch(user_id uuid, content_type text, cache_key text, ttl @extschema@.cache_ttl DEFAULT NULL)
     RETURNS timestamptz
@@ -147,8 +147,8 @@ CREATE FUNCTION @extschema@.create_monthly_cache_partition(target_date timestamp
 COMMENT ON FUNCTION @extschema@.create_monthly_cache_partition(timestamp) IS
     'Makes sure that the month of a date has its partition; returns the partition''s name';
 
--- SECURITY DEFINER: a tenant's first write of a month must not fail for want of a partition. It takes
--- no argument and can do nothing but create the partition of the current month.
+-- SECURITY DEFINER: a tenant's first write of a month must not fail because the partition is missing. The function takes
+-- no argument and can only create the partition of the current month.
 CREATE FUNCTION @extschema@.cache_create_current_partition() RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'cache_create_current_partition_wrapper';
@@ -167,7 +167,7 @@ CREATE FUNCTION @extschema@.check_partition_health()
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 20 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
 COMMENT ON FUNCTION @extschema@.check_partition_health() IS
-    'A verdict on each partition: attached, indexed, protected by row security, of bearable size; and on gaps and months ahead';
+    'Checks each partition for its entry index, row security, grants, size, and a gap after it; and whether the current month and the next have one';
 
 -- == maintenance ==
 CREATE FUNCTION @extschema@.cleanup_expired_cache_entries_production()
@@ -182,7 +182,7 @@ CREATE FUNCTION @extschema@.cache_run_maintenance()
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'cache_run_maintenance_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_run_maintenance() IS
-    'All that keeps the cache in order, a row for each step: partitions ahead, expiry, limits, audit retention, ANALYZE, drop of dead months';
+    'Runs every step of maintenance and returns a row for each: partitions ahead, expiry, limits, audit retention, ANALYZE, drop of dead months, and more';
 
 -- == operate ==
 CREATE FUNCTION @extschema@.cache_setup() RETURNS void
@@ -237,7 +237,7 @@ CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
                    evictions bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_with_evictions_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
-    'What was counted for each content type in this database since the server started or, pending, is not yet in cache_statistics_hourly';
+    'Counters of each content type in this database: since the server started or, if pending, those not yet in cache_statistics_hourly';
 
 CREATE FUNCTION @extschema@.cache_pending_hits()
     RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, hits bigint, tokens_saved numeric,

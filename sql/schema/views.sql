@@ -1,5 +1,5 @@
--- Views are thin: what they call runs with the rights and the row security of whoever asks, on every
--- version of PostgreSQL, and finds its tables only then, so that a restore can create the views first.
+-- Each view calls a function, for two reasons. The function runs with the rights and the row security of the caller on
+-- every version of PostgreSQL. It finds its tables only when called, so that a restore can create the views first.
 -- The query of each function stands in sql/reports, in a file of the function's name.
 
 CREATE FUNCTION @extschema@.cache_performance_metrics()
@@ -79,7 +79,7 @@ COMMENT ON VIEW @extschema@.cache_alerts IS
 COMMENT ON VIEW @extschema@.cache_maintenance_log IS
     'The steps of maintenance runs, newest first';
 COMMENT ON VIEW @extschema@.cache_maintenance_status IS
-    'What the background worker does in this database, or why it does nothing: when it ran last and runs next, failures, months ahead, the oldest entry that has expired and is still there. What is not ready, verify_production_cache() names. last_success: the last run in which no step failed, or waited to be tried again; after a restart, until the first tick, the last that cache_maintenance_log knows of';
+    'Whether the background worker works in this database, or why not: when it ran last and runs next, failures, months ahead, the oldest expired entry that is still there. verify_production_cache() names what is not ready. last_success is the last run in which no step failed or waited to be tried again; after a restart, until the first tick, the last such run in cache_maintenance_log';
 COMMENT ON VIEW @extschema@.cache_maintenance_progress IS
     'The ticks of the background worker that run now, in any database: their step and how much it has done so far';
 COMMENT ON FUNCTION @extschema@.cache_maintenance_status() IS 'The rows of the view of this name';

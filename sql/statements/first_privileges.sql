@@ -1,5 +1,5 @@
--- The members of the extension in schema $1 whose first privileges name a role; of each the statements that revoke all that
--- was granted, grant what is first in this version, and grant again what was granted.
+-- The members of the extension in schema $1 whose initial privileges name a role. For each, the statements that revoke
+-- every grant, grant the initial privileges of this version, and grant again what was granted.
 WITH member AS (
     SELECT 'FUNCTION' AS kind, p.oid::regprocedure::text AS name, p.proacl AS acl, p.proowner AS owner, i.initprivs AS first
     FROM pg_proc p JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass AND i.objoid = p.oid WHERE p.pronamespace = $1
@@ -11,7 +11,7 @@ WITH member AS (
     FROM pg_class c JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0
     WHERE c.relnamespace = $1 AND c.relkind = 'v'
 ),
--- GRANT knows a view as a table.
+-- GRANT has no keyword VIEW: a view is granted as a TABLE.
 object AS (
     SELECT *, replace(kind, 'VIEW', 'TABLE') || ' ' || name AS target FROM member
     WHERE EXISTS (SELECT FROM aclexplode(first) WHERE grantee NOT IN (0, owner, '@watcher@'::regrole))

@@ -1,7 +1,7 @@
--- Adds hits to entries: $1 users, $2 digests, $3 ids (NULL: not known), $4 hits, $5 units and $6 millionths that they
--- have saved, $7 last accesses, in the order in which rows are locked; with $8 to one entry of a page only. Returns the
--- number of each entry that was found, again if it was chosen for an update, and again if it was updated: one that
--- somebody else holds is not waited for. An entry that is gone is not found, whatever has its key now.
+-- Adds hits to entries: $1 users, $2 digests, $3 ids (NULL if not known), $4 hits, $5 units and $6 millionths that they
+-- saved, $7 last accesses, in the order in which rows are locked. With $8, only one entry of each page. Returns the number
+-- of each entry that was found, again if it was chosen, and again if it was updated: a row that another session has locked
+-- is skipped. An entry that is gone is not found, even if another has its key now.
 WITH found AS MATERIALIZED (
     SELECT h.n, h.hits, h.units + h.millionths * 0.000001 AS tokens, h.last_hit, e.*
     FROM unnest($1, $2, $3, $4, $5, $6, $7) WITH ORDINALITY AS h (user_id, digest, id, hits, units, millionths, last_hit, n)
@@ -18,9 +18,9 @@ chosen AS MATERIALIZED (
     FROM found
 ),
 locked AS MATERIALIZED (
-    -- The row holds whole units. The fraction of one that its earlier hits have saved follows from their number, if they
-    -- cost what these cost; if not, it is off by less than a unit. An adopted table may hold counts that no constraint
-    -- forbids.
+    -- The row holds whole units. The fraction that its earlier hits saved follows from their number, if they cost the same
+    -- as these; if not, the result is off by less than a unit. An adopted table may hold negative counts or NULL, because
+    -- it has no constraints.
     SELECT ch.n, ch.hits, ch.tokens, ch.last_hit, c.id, c.user_id, c.created_at,
            greatest(coalesce(c.hit_count, 0), 0)::numeric AS hit_count,
            mod(greatest(coalesce(c.hit_count, 0), 0) * (ch.tokens / ch.hits), 1) AS fraction
@@ -42,7 +42,7 @@ updated AS (
     RETURNING l.n, c.tableoid, c.user_id, c.content_type, l.hits, l.last_hit,
               floor(l.fraction + l.tokens) AS tokens
 ),
--- A summary that is in use gets a row for what is newer than it is, with no entries until the next count.
+-- Adds a row, with no entries until the next count, to a summary that is in use but lacks one.
 by_type AS (
     INSERT INTO @extschema@.cache_entry_summary AS s
         (partition_name, content_type, entries, expired_entries, high_priority_entries, hits, tokens_saved, last_activity, measured_at)

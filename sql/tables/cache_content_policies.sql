@@ -1,5 +1,5 @@
--- What each type of content is worth and how long it lives. An operator edits it; the row '*' serves
--- every type that has none of its own.
+-- What each content type costs and how long it lives, for operators to edit. The row '*' serves every type that has no row
+-- of its own.
 CREATE TABLE @extschema@.cache_content_policies (
     content_type text PRIMARY KEY CHECK (octet_length(content_type) BETWEEN 1 AND 255),
     ttl interval CHECK (ttl > interval '0'),
@@ -14,10 +14,10 @@ COMMENT ON TABLE @extschema@.cache_content_policies IS
 COMMENT ON COLUMN @extschema@.cache_content_policies.content_type IS 'Type of content; * is for all that have no row of their own';
 COMMENT ON COLUMN @extschema@.cache_content_policies.ttl IS 'Time to live of a new entry; NULL = for ever';
 COMMENT ON COLUMN @extschema@.cache_content_policies.stale_ttl IS
-    'How long past its expiry an entry may still be served while it is generated anew';
+    'Reserved, without effect in this version: how long after its expiry an entry may be served while it is generated anew';
 COMMENT ON COLUMN @extschema@.cache_content_policies.token_cost IS 'What generating one answer costs, in the application''s own unit';
 COMMENT ON COLUMN @extschema@.cache_content_policies.similarity_threshold IS
-    'Kept for lookups by similarity, which this version does not have';
+    'Reserved for lookups by similarity, which this version does not have';
 COMMENT ON COLUMN @extschema@.cache_content_policies.max_entries IS 'Most entries of this type that a user keeps; NULL = no limit';
 COMMENT ON COLUMN @extschema@.cache_content_policies.priority_tier IS
     '1 = high ... 3 = low: the order in which entries are kept when a user has too many';

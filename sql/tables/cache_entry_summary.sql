@@ -1,5 +1,5 @@
--- The entries of a large cache, counted by maintenance, so that reports need not read them all. Empty while
--- the cache is small.
+-- The entries of a large cache, counted by maintenance, so that reports need not read all of them. Empty while the cache
+-- is small.
 CREATE TABLE @extschema@.cache_entry_summary (
     partition_name text,
     content_type text,

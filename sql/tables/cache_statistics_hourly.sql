@@ -31,7 +31,7 @@ COMMENT ON COLUMN @extschema@.cache_statistics_hourly.expirations IS 'Expired en
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.tokens_spent IS 'What generating the stored entries cost';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.tokens_saved IS 'What the hits have saved';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.untracked_hits IS
-    'Those of the hits that no entry got, for want of shared memory (infinite_pages_cache.max_tracked_entries)';
+    'Hits that no entry was given, because shared memory was full (infinite_pages_cache.max_tracked_entries)';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.audit_lost IS
     'Audited lookups that gave way to newer ones (infinite_pages_cache.audit_buffer_size)';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.lookup_us IS 'How long calls took: buckets for cache_latency_ms()';

@@ -1,4 +1,4 @@
--- The same for each user.
+-- As cache_entry_summary, for each user.
 CREATE TABLE @extschema@.cache_user_summary (
     user_id uuid PRIMARY KEY,
     entries bigint NOT NULL,

@@ -1,6 +1,6 @@
--- Cached answers, a partition a month. The primary key serves clients that address an entry by its id;
--- user_id stands in it so that the table can be distributed by user. Lookups go through the unique
--- digest index that each partition has of its own: a unique index here would have to hold created_at.
+-- Cached answers, a partition for each month. The primary key serves clients that address an entry by its id; it contains
+-- user_id so that the table can be distributed by user. Lookups use the entry index, which each partition has of its own
+-- because a unique index on this table would have to contain created_at.
 CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
     id uuid NOT NULL DEFAULT gen_random_uuid(),
     cache_key text NOT NULL,
@@ -31,10 +31,10 @@ CREATE TABLE @extschema@.infinite_pages_cache_partitioned (
 CREATE INDEX infinite_pages_cache_partitioned_expires_at_idx
     ON @extschema@.infinite_pages_cache_partitioned (expires_at);
 
--- Serves the search by metadata, as cache_search() and as clients write it: WHERE user_id = ... AND
--- content_type = ... AND metadata @> ... ORDER BY reuse_score DESC, created_at DESC LIMIT n. Under row
--- security no index can serve metadata @> ..., which is not leakproof, so this one leads to the rows of one
--- user and type, and the rest is filtered and sorted. It also serves cache_invalidate_content_type().
+-- Serves the search by metadata, in cache_search() and in clients' statements: WHERE user_id = ... AND content_type = ...
+-- AND metadata @> ... ORDER BY reuse_score DESC, created_at DESC LIMIT n. Under row security no index can serve
+-- metadata @> ..., which is not leakproof. So this index finds the rows of one user and type, which are then filtered and
+-- sorted. It also serves cache_invalidate_content_type().
 CREATE INDEX ON @extschema@.infinite_pages_cache_partitioned (user_id, content_type);
 
 -- Metadata stays in the row, so that a search in it does not visit the TOAST table.
@@ -47,16 +47,16 @@ COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.cache_key IS
     'What the entry is found by, with user and content type: any text up to 1 kB, such as cache_key() makes of a request';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.content IS 'The answer';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.content_type IS
-    'What kind of content it is, with a row of its own in cache_content_policies or served by the row *';
+    'Kind of content: its content policy is the row of this name in cache_content_policies, or else the row *';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.user_id IS 'User whose entry it is; row security shows it to no other tenant';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.story_id IS 'Story that it belongs to, if any';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.metadata IS 'What cache_search() and cache_invalidate_where() look into';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.foundation_dependency IS
-    'Key of the foundation that it was made from: cache_invalidate_dependents() removes it with that';
+    'Key of the foundation that the entry was made from; cache_invalidate_dependents() finds it by this key';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.prompt_template IS 'Prompt that the answer was generated from';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.prompt_variables IS 'Values that were put into the prompt';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.semantic_similarity_hash IS
-    'Kept for the application, for lookups by similarity';
+    'Reserved for lookups by similarity, which this version does not have; stored as given';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.reuse_score IS
     'How well it can be used again, 0 to 10: cache_search() has the best first';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.created_at IS
@@ -73,6 +73,6 @@ COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.access_frequency 
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.priority_tier IS
     '1 = high ... 3 = low: the order in which entries are kept when a user has too many';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.compression_applied IS
-    'Kept for the application; PostgreSQL compresses content by itself';
+    'Reserved, without effect: PostgreSQL compresses content by itself';
 COMMENT ON COLUMN @extschema@.infinite_pages_cache_partitioned.token_cost IS
     'What generating the answer cost, in the application''s own unit, to a millionth';

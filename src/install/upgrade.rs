@@ -13,10 +13,12 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 /// one that existing clients have brought has no constraints of ours, and gets none.
 const OLD_LIMIT: &str = "1000000000000000";
 
-/// Comments on columns that have changed since 0.1.0, as they were.
-const OLD_COMMENTS: [&str; 2] = [
+/// Comments on columns as earlier versions had them.
+const OLD_COMMENTS: [&str; 4] = [
     "What generating the answer cost, in the application's own unit",
     "Empty for all types beyond infinite_pages_cache.max_tracked_content_types",
+    "How long past its expiry an entry may still be served while it is generated anew",
+    "Those of the hits that no entry got, for want of shared memory (infinite_pages_cache.max_tracked_entries)",
 ];
 
 /// Changes what a table has of an earlier version to what its template has.
