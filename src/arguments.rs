@@ -39,7 +39,7 @@ fn checked_text<'a>(name: &str, value: Option<&'a [u8]>, limit: usize, hint: &st
     }
     if value.len() > limit {
         return Err(Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("{name} is too long"))
-            .detail(format!("The limit is {limit} bytes, the value is {}.", shown(&String::from_utf8_lossy(value))))
+            .detail(format!("The limit is {limit} bytes; the value is {}.", shown(&String::from_utf8_lossy(value))))
             .hint(hint));
     }
     Ok(value)

@@ -1,11 +1,11 @@
--- The thresholds are those of the deployment guide. What is not measured has a NULL value and does not fire.
+-- The thresholds are those of the deployment guide. A value that is not measured is NULL, and its alert does not fire.
 WITH cache AS (
     SELECT coalesce(sum(entries), 0) AS entries, coalesce(sum(expired_entries), 0) AS expired FROM @entries_by_type@ e
 ),
 recent AS MATERIALIZED (
     SELECT * FROM @recent_statistics@ r
 ),
--- Of a few lookups a ratio says nothing.
+-- NULL below 100 lookups, because the ratio of a few says nothing.
 hit_rate AS (
     SELECT CASE WHEN sum((hits::numeric + misses) * in_hour) >= 100
                 THEN round((100 * sum(hits * in_hour) / sum((hits::numeric + misses) * in_hour))::numeric, 1) END AS percent
@@ -16,7 +16,7 @@ response AS (
     FROM (SELECT bucket, sum(calls * in_hour)::double precision AS calls
           FROM recent, unnest(lookup_us) WITH ORDINALITY AS b (calls, bucket) GROUP BY bucket) b
 ),
--- Of types that have no counters of their own the name is empty.
+-- The name is empty for all types without counters of their own.
 evicted AS (
     SELECT CASE content_type WHEN '' THEN 'types without counters of their own' ELSE content_type END AS content_type,
            sum(evictions * in_day)::numeric AS entries
@@ -25,7 +25,7 @@ evicted AS (
 measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 1, 'critical', 'cache hit rate below 40 %', percent, 40::numeric, false,
            CASE WHEN @preloaded@
-                THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
+                THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or check whether its keys contain a value that changes with each request.'
                 ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
     FROM hit_rate
     UNION ALL
@@ -59,7 +59,7 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     UNION ALL
     SELECT 7, 'warning', 'cache hit rate below 55 %', percent, 55, false,
            CASE WHEN @preloaded@
-                THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or see whether its keys hold what differs each time.'
+                THEN 'Look at hit_rate_last_hour in cache_performance_metrics for the type that misses; lengthen its ttl, or check whether its keys contain a value that changes with each request.'
                 ELSE 'Lookups are not counted: set shared_preload_libraries = ''infinite_pages_cache'' and restart the server.' END
     FROM hit_rate
     UNION ALL
@@ -88,7 +88,7 @@ SELECT severity, rule, seen.value, threshold,
        coalesce(CASE WHEN above THEN seen.value > threshold ELSE seen.value < threshold END, false),
        CASE WHEN sees THEN what_to_do ELSE 'Not measured: row security may hide rows of ' || of_table || ' from ' || current_user || '.' END
 FROM measured
--- What counts rows of a table says nothing to somebody from whom some are hidden.
+-- A value that counts rows of a table is NULL for a role from which row security may hide some.
 CROSS JOIN LATERAL (
     SELECT coalesce(min(t.name), ''), coalesce(bool_and(t.sees), true)
     FROM (VALUES ('infinite_pages_cache_partitioned', @sees_infinite_pages_cache_partitioned@, '{9}'::integer[]),

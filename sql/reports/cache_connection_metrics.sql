@@ -7,7 +7,7 @@ SELECT datname,
        current_setting('max_connections')::integer,
        round(100.0 * count(*) / current_setting('max_connections')::integer, 1)
 FROM pg_stat_activity
--- Of other roles' sessions a role without pg_monitor sees the database only, not even the kind of backend.
+-- A role without pg_monitor sees only the database of other roles' sessions, not even backend_type.
 WHERE coalesce(backend_type, 'client backend') = 'client backend' AND datname IS NOT NULL
 GROUP BY datname
 ORDER BY count(*) DESC, datname

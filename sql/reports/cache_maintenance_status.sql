@@ -1,10 +1,10 @@
 -- What the worker remembers since the server started, and what the log knows of runs before that and by hand.
 WITH RECURSIVE setting AS (
-    -- A step that has failed waits for eleven minutes and a naptime at most to be tried again, and then for a place.
+    -- A failed step is tried again after at most eleven minutes and a naptime, and may then wait for a free worker.
     SELECT interval '15 minutes' + current_setting('infinite_pages_cache.naptime')::interval AS longest_wait
 ),
--- From the newest run back to one in which no step failed, nor waited to be tried again. All since the failure that
--- a run waited for have waited, too, so they are passed over. The worker logs no step that had nothing to do.
+-- From the newest run back to one in which no step failed or waited to be tried again. When a failed step waits during a
+-- run, it has waited in all runs since its failure, so these are skipped. The worker logs no step that had nothing to do.
 back (run_at, failed_at) AS (
     SELECT NULL::timestamptz, 'infinity'::timestamptz
     UNION ALL

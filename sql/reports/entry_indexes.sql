@@ -1,5 +1,5 @@
--- The entry indexes of tables that are ready, by what the catalog holds of them: the server shows no definition of an
--- index whose table goes while it looks.
+-- Tables that have their entry index. Read from the catalog's columns, because pg_get_indexdef() fails if the table is
+-- dropped meanwhile.
 SELECT x.indrelid
 FROM pg_index x
 JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = x.indexrelid AND d.refclassid = 'pg_proc'::regclass

@@ -1,5 +1,5 @@
--- What a user's entries tell. Of hits the entry knows how many there were, and when the last one was; for the figures by
--- time they count as if they had come evenly from when the entry was stored to the last one.
+-- Figures of a user's entries. An entry knows the number of its hits and the time of the last. The figures by time
+-- spread the hits evenly from the storing of the entry to the last hit.
 WITH moment AS MATERIALIZED (
     SELECT clock_timestamp() AS now
 ),
@@ -11,20 +11,20 @@ pending AS MATERIALIZED (
 stored AS MATERIALIZED (
     SELECT id, created_at, cache_key::text AS cache_key, c.content_type::text AS content_type, foundation_dependency::text AS foundation,
            coalesce(hit_count, 0)::numeric AS hits, coalesce(token_cost_saved, 0)::numeric AS tokens_saved,
-           -- Who inserts into the table does not say the cost: that of the content policy counts.
+           -- A client that inserts into the table gives no cost, so that of the content policy counts.
            coalesce(c.token_cost, own.token_cost, others.token_cost, 1)::numeric AS token_cost,
            reuse_score::numeric AS reuse_score, last_accessed, expires_at > clock_timestamp() AS live,
            nullif(metadata ->> 'genre', '') AS genre,
            CASE WHEN c.content_type::text = 'story_foundation' THEN nullif(prompt_variables ->> 'title', '') END AS title,
            CASE WHEN c.content_type::text = 'story_foundation' THEN nullif(prompt_variables ->> 'genre', '') END AS prompted_genre,
-           -- A digest takes longer than all the rest, and most of the time nothing is pending.
+           -- Only if hits are pending, which is rare, because a digest takes longer than all the rest.
            CASE WHEN EXISTS (SELECT FROM pending) THEN @extschema@.cache_entry_digest(c.content_type::text, cache_key::text) END AS digest
     FROM @extschema@.infinite_pages_cache_partitioned c
     LEFT JOIN @extschema@.cache_content_policies own ON own.content_type = c.content_type::text
     LEFT JOIN @extschema@.cache_content_policies others ON others.content_type = '*'
     WHERE c.user_id = $1
 ),
--- Of several versions of a key the newest one is found.
+-- Hits go to the newest version of a key, the one that lookups find.
 found AS (
     SELECT DISTINCT ON (p.entry_digest) s.id, s.created_at, p.hits, p.tokens_saved, p.last_accessed
     FROM pending p JOIN stored s ON s.digest = p.entry_digest
@@ -34,7 +34,7 @@ entry AS MATERIALIZED (
     SELECT s.content_type, s.cache_key, s.foundation, s.created_at, s.token_cost, s.reuse_score, s.live, s.genre, s.title, s.prompted_genre,
            s.hits + coalesce(f.hits, 0) AS hits, s.tokens_saved + coalesce(f.tokens_saved, 0) AS tokens_saved,
            greatest(CASE WHEN s.last_accessed <= now THEN s.last_accessed END, f.last_accessed) AS last_accessed,
-           -- Moments that are not finite, or not yet, are no part of a history.
+           -- Infinite and future times are left out.
            least(CASE WHEN isfinite(greatest(s.last_accessed, f.last_accessed)) THEN greatest(s.last_accessed, f.last_accessed)
                       WHEN isfinite(s.created_at) THEN s.created_at END, now) AS last_hit
     FROM moment, stored s LEFT JOIN found f USING (id, created_at)

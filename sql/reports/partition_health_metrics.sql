@@ -14,7 +14,7 @@ entries AS (
 SELECT p.nspname,
        p.relname,
        pg_size_pretty(pg_total_relation_size(p.oid)),
-       -- Never analyzed, the estimate is what was counted.
+       -- A partition that was never analyzed has no estimate, so the count stands in.
        CASE WHEN p.reltuples < 0 THEN coalesce(e.entries, 0) ELSE p.reltuples::bigint END,
        greatest(0, extract(day FROM clock_timestamp() - p.starts))::integer,
        pg_total_relation_size(p.oid),

@@ -1,6 +1,6 @@
--- What was counted lately, hour by hour, with what is not stored yet; of an hour that has begun before a
--- window the share that lies in the window counts. An index cannot serve what changes while it is read, as
--- clock_timestamp() does. What is of 0.2.0 has no evictions: there the name is found outside the subquery, in `none`.
+-- Counters of the last 25 hours, with those not stored yet. An hour that began before a window counts by its share in the
+-- window. The condition uses statement_timestamp(), because no index can serve the volatile clock_timestamp(). Tables and
+-- functions of 0.2.0 have no column evictions: the name then resolves outside the subquery, in `none`.
 SELECT content_type, hits, misses, tokens_spent, tokens_saved, lookup_us, evictions,
        greatest(0, least(1, extract(epoch FROM hour - clock_timestamp()) / 3600 + 2)) AS in_hour,
        greatest(0, least(1, extract(epoch FROM hour - clock_timestamp()) / 3600 + 25)) AS in_day

@@ -1,4 +1,5 @@
--- The writes of the last hour, and those of the user who made most of them: of the newest, since an hour can hold millions.
+-- The writes of the last hour, and those of the user with the most. Reads the newest 10,000 only, because an hour can hold
+-- millions.
 SELECT coalesce(sum(writes), 0)::bigint AS writes, coalesce(max(writes), 0) AS of_one_user
 FROM (SELECT count(*) AS writes
       FROM (SELECT user_id, "timestamp" FROM @extschema@.cache_audit_log

@@ -15,7 +15,7 @@ partition AS (
     SELECT c.oid, c.relname, pg_get_expr(c.relpartbound, c.oid) AS bounds
     FROM cache JOIN pg_inherits i ON i.inhparent = cache.oid JOIN pg_class c ON c.oid = i.inhrelid
 ),
--- Partitions, also of the audit log, and theirs.
+-- Partitions of every table, and their partitions.
 below (oid) AS (
     SELECT i.inhrelid FROM found f JOIN pg_inherits i ON i.inhparent = f.oid
     UNION ALL
@@ -40,7 +40,7 @@ SELECT * FROM (
     FROM pg_extension WHERE extname = 'infinite_pages_cache'
     UNION ALL
     SELECT 'the tables are those of this version', count(*) = 0, coalesce(string_agg(what, ', '), 'they are'),
-           CASE WHEN count(*) > 0 THEN 'Run SELECT @extschema@.cache_setup(); what it cannot change it warns of.' END
+           CASE WHEN count(*) > 0 THEN 'Run SELECT @extschema@.cache_setup(). It warns of what it cannot change.' END
     FROM (SELECT 'cache_audit_log has no acting_user_id' FROM found WHERE name = 'cache_audit_log' AND oid IS NOT NULL
               AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = oid AND attname = 'acting_user_id' AND NOT attisdropped)
           UNION ALL
@@ -57,13 +57,13 @@ SELECT * FROM (
           WHERE strpos(pg_get_expr(c.conbin, c.conrelid), '1000000000000000') > 0) o (what)
     UNION ALL
     SELECT 'constraints hold for all rows', count(*) = 0, coalesce(string_agg(c.conrelid::regclass || ' ' || c.conname, ', '), 'they do'),
-           'Mend or delete the rows that break them, then ' || string_agg(format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', c.conrelid::regclass, c.conname), ' ')
+           'Correct or delete the rows that break them, then ' || string_agg(format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', c.conrelid::regclass, c.conname), ' ')
     FROM found JOIN pg_constraint c ON c.conrelid = found.oid AND NOT c.convalidated
     UNION ALL
     SELECT 'the tables have one owner', count(DISTINCT relowner) <= 1,
            coalesce(string_agg(DISTINCT pg_get_userbyid(relowner)::text, ', '), 'no tables'),
            CASE WHEN count(DISTINCT relowner) > 1
-                THEN 'Give them one by ALTER TABLE ... OWNER TO: maintenance lends the rights of none to the triggers of another.' END
+                THEN 'Give them one with ALTER TABLE ... OWNER TO, because triggers of one table must not run with the rights of the owner of another.' END
     FROM found
     UNION ALL
     SELECT 'row security is on', coalesce(bool_and(relrowsecurity), false) AND NOT EXISTS (SELECT FROM open_partition),
@@ -138,13 +138,13 @@ SELECT * FROM (
     UNION ALL
     SELECT 'the worker runs', worker IN ('on', 'standby'), worker,
            CASE CASE WHEN last_error = '@no_place@' THEN 'no place' ELSE worker END
-                WHEN 'no place' THEN 'Raise max_worker_processes and restart: no worker could be started of late.'
+                WHEN 'no place' THEN 'Raise max_worker_processes and restart: there was no free slot for a worker lately.'
                 WHEN 'not preloaded' THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.'
                 WHEN 'off' THEN 'ALTER SYSTEM SET infinite_pages_cache.naptime = ''30s''; SELECT pg_reload_conf();'
-                WHEN 'not running' THEN 'The server''s log says why it has no launcher; max_worker_processes must leave it a place.'
+                WHEN 'not running' THEN 'See the server''s log for why it has no launcher; max_worker_processes must leave it a slot.'
                 WHEN 'overdue' THEN 'Look at cache_maintenance_progress for what keeps it busy, here or in other databases, and at the server''s log.'
                 WHEN 'read only' THEN 'Set default_transaction_read_only = off for this database.'
-                WHEN 'not ready' THEN 'Wait for the end of the restore, create the tables that the first check misses, or add the primary keys that tables of the cache lack.'
+                WHEN 'not ready' THEN 'Wait for the end of the restore, create the tables that the first check reports missing, or add the primary keys that tables of the cache lack.'
            END
     FROM @extschema@.cache_maintenance_status()
     UNION ALL
@@ -167,7 +167,7 @@ SELECT * FROM (
            CASE WHEN NOT @preloaded@
                 THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it writes alone are audited.'
                 WHEN pg_is_in_recovery()
-                THEN 'A standby can store no audit: it keeps the newest lookups in memory until it is promoted. Send lookups that must be audited to the primary.' END
+                THEN 'A standby cannot store the audit, and keeps only the newest lookups in memory until it is promoted. Send lookups that must be audited to the primary.' END
     WHERE current_setting('infinite_pages_cache.audit') = 'all'
     UNION ALL
     SELECT 'the server has its minimum release', number >= minimum, current_setting('server_version'),

@@ -97,8 +97,7 @@ fn refuse(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> ! {
         format!("{what} may hide rows of {name} from role {role}"),
     )
     .detail(format!(
-        "The table's policies are not known to let the role {doing} every row, and what is hidden must not be taken for \
-         what is not there."
+        "The table's policies may not let the role {doing} every row, and a hidden row must not be taken for a missing one."
     ))
     .hint(way_out)
     .raise()

@@ -48,8 +48,12 @@ fn archive_audit_logs(
     let old: Vec<_> = partitions_of(log).into_iter().filter(|partition| partition.to <= limit).collect();
     if !old.is_empty() && dump_check::is_at_work(&extension) {
         // One that begins meanwhile waits for the commit, and finds the months where its snapshot shows them.
-        let message = "months of the audit log cannot be moved while a dump or a restore is at work";
-        dump_check::refusal(message, "A parallel dump fails when somebody waits for a lock on what it reads.").raise();
+        let message = "cannot move months of the audit log while a dump or a restore is at work";
+        dump_check::refusal(
+            message,
+            "A parallel dump fails if another session waits for a lock on a table that it reads.",
+        )
+        .raise();
     }
     let timeout = format!("{}ms", settings::LOCK_TIMEOUT.get());
     let mut archived = Vec::new();

@@ -58,7 +58,7 @@ fn cache_invalidate_where(user_id: Option<Uuid>, metadata: Option<RawJsonb>) -> 
 #[pg_extern(sql = false)]
 fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Option<&[u8]>) -> i64 {
     let user_id = or_raise(checked_user(user_id));
-    let hint = "Pass the name that the entries were stored with as foundation_dependency.";
+    let hint = "Pass the foundation_dependency that the entries were stored with.";
     let dependency = foundation_dependency.unwrap_or_else(|| missing("foundation_dependency").hint(hint).raise());
     let args = [user_id.into(), spi::text(dependency)];
     remove(

@@ -153,7 +153,7 @@ fn lookup_many(
     let keys = cache_keys.unwrap_or_else(|| missing("cache_keys").hint("Pass an array of keys.").raise());
     if keys.len() > MAX_KEYS {
         Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "too many keys in one call")
-            .detail(format!("The limit is {MAX_KEYS} keys, the array has {}.", keys.len()))
+            .detail(format!("The limit is {MAX_KEYS} keys; the array has {}.", keys.len()))
             .hint("Ask in several calls.")
             .raise();
     }

@@ -68,7 +68,7 @@ fn unpack(entries: RawJsonb) -> Vec<Raw> {
     };
     if length as usize > MAX_ENTRIES {
         Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "too many entries in one call")
-            .detail(format!("The limit is {MAX_ENTRIES} entries, the array has {length}."))
+            .detail(format!("The limit is {MAX_ENTRIES} entries; the array has {length}."))
             .hint("Store them in several calls.")
             .raise();
     }

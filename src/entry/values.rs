@@ -43,7 +43,7 @@ pub fn checked_content(content: Option<RawJsonb>) -> Result<RawJsonb, Refusal> {
 #[track_caller]
 fn too_large(name: &str, limit: usize, size: usize) -> Refusal {
     Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, format!("{name} is too large"))
-        .detail(format!("The limit is {limit} bytes, the value has {size}."))
+        .detail(format!("The limit is {limit} bytes; the value has {size}."))
         .hint("Store it in parts, or raise infinite_pages_cache.max_content_bytes.")
 }
 
@@ -99,7 +99,7 @@ impl Values<'_> {
             return invalid(
                 "token_cost must lie between 0 and 10^9",
                 format!("It is {}.", shown(&cost.to_string())),
-                "Pass what generating the answer cost, in a unit of which that is a sensible number.",
+                "Pass the cost of generating the answer, in a unit that keeps it in this range.",
             );
         }
         if let Some(score) = self

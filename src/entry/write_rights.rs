@@ -28,7 +28,7 @@ pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
 pub fn not_own(acting: Option<Uuid>, user_id: &Uuid) -> Refusal {
     let acting = acting.map_or_else(|| "no user".to_string(), |user| format!("user {user}"));
     Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "an entry of another user cannot be written")
-        .detail(format!("The session acts for {acting}, the entry belongs to user {user_id}."))
+        .detail(format!("The session acts for {acting}, but the entry belongs to user {user_id}."))
         .hint("Set the claim sub in request.jwt.claims, or infinite_pages_cache.user_id, to the entry's user.")
 }
 

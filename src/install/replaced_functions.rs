@@ -63,7 +63,7 @@ fn refuse_if_needed(old: pg_sys::Oid, name: &str) {
             PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             "cannot update infinite_pages_cache because other objects depend on a function that has changed",
         )
-        .detail(format!("The function is now {name}. What depends on the one before it: {dependents}."))
+        .detail(format!("The function is now {name}. These objects depend on its former version: {dependents}."))
         .hint("Drop these objects, update the extension, and create them again.")
         .raise();
     }

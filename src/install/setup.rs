@@ -109,20 +109,17 @@ fn tell_of_another_cache(extension: &Extension) {
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a name")),
     );
     let Some(first) = schemas.first() else { return };
-    Warning::new(
-        PgSqlErrorCode::ERRCODE_WARNING,
-        "this database has another cache, which the new one knows nothing of",
-    )
-    .detail(format!(
-        "The other one is in schema {}, the new one, which is empty, in {}.",
-        schemas.join(", "),
-        extension.schema
-    ))
-    .hint(format!(
-        "To go on with the other one: DROP EXTENSION infinite_pages_cache CASCADE; \
+    Warning::new(PgSqlErrorCode::ERRCODE_WARNING, "this database already has a cache in another schema")
+        .detail(format!(
+            "The other cache is in schema {}; the new one is in {}, and is empty.",
+            schemas.join(", "),
+            extension.schema
+        ))
+        .hint(format!(
+            "To use the other cache: DROP EXTENSION infinite_pages_cache CASCADE; \
              CREATE EXTENSION infinite_pages_cache SCHEMA {first}; then drop the empty tables."
-    ))
-    .send();
+        ))
+        .send();
 }
 
 /// # Errors
@@ -267,9 +264,9 @@ fn check_origin(extension: &Extension, name: &str, table: pg_sys::Oid) {
     if !trusted {
         Refusal::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("table {}.{name} exists and is not yours to adopt", extension.schema),
+            format!("table {}.{name} cannot be adopted because of its owner", extension.schema),
         )
-        .detail(format!("It belongs to role \"{owner}\", which could change it behind the cache."))
+        .detail(format!("It belongs to role \"{owner}\", which could change it unnoticed."))
         .hint("Drop or rename it, or make it yours with ALTER TABLE … OWNER TO.")
         .raise();
     }
@@ -285,7 +282,7 @@ fn check_partitioning(extension: &Extension, name: &str, table: pg_sys::Oid) {
         let found = key.map_or_else(|| "not partitioned".to_string(), |key| format!("partitioned by {key}"));
         Refusal::new(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {}.{name} exists and cannot serve as it is", extension.schema),
+            format!("table {}.{name} cannot be adopted because of its partitioning", extension.schema),
         )
         .detail(format!("It must be partitioned by {wanted}; it is {found}."))
         .hint("Rename it, run cache_setup() again, and copy its rows.")

@@ -54,8 +54,8 @@ fn upgrade_values(extension: &Extension, name: &str, table: pg_sys::Oid, templat
                 PgSqlErrorCode::ERRCODE_WARNING,
                 format!("column token_cost of {name} keeps its type, numeric without a scale"),
             )
-            .detail(format!("What depends on it: {dependents}."))
-            .hint(format!("Drop that, run SELECT {}.cache_setup(), and create it again.", extension.schema))
+            .detail(format!("These objects depend on it: {dependents}."))
+            .hint(format!("Drop them, run SELECT {}.cache_setup(), and create them again.", extension.schema))
             .send(),
         }
     }
@@ -73,11 +73,11 @@ fn upgrade_values(extension: &Extension, name: &str, table: pg_sys::Oid, templat
             if rows > 0 {
                 let message = format!("{rows} rows of {name} break a constraint of this version and stay as they are");
                 let hint = format!(
-                    "Mend or delete them; verify_production_cache() has the ALTER TABLE {}.{name} VALIDATE CONSTRAINT for after that.",
+                    "Correct or delete them, then run ALTER TABLE {}.{name} VALIDATE CONSTRAINT, as verify_production_cache() shows it.",
                     extension.schema
                 );
                 Warning::new(PgSqlErrorCode::ERRCODE_WARNING, message)
-                    .detail(format!("It is CHECK ({expression}), and holds for new rows."))
+                    .detail(format!("The constraint is CHECK ({expression}), and holds for new rows only."))
                     .hint(hint)
                     .send();
             }

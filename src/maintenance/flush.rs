@@ -26,7 +26,7 @@ fn cache_flush_statistics() -> TableIterator<
         &extension,
         CACHE,
         "Only the owner of the cache can store what has been counted.",
-        "Run it as the owner. The views show what has not been stored yet, too.",
+        "Run it as the owner. The views also show what is not stored yet.",
     );
     if let Some((one, other)) = owner::of_different_owners(&extension, &WRITTEN) {
         Refusal::new(
@@ -68,7 +68,10 @@ pub fn flush(extension: &Extension, budget: &dyn Budget) -> Outcome {
         return refusal;
     }
     if !begin() {
-        return Outcome { detail: Some("this transaction has done it already".into()), ..Outcome::default() };
+        return Outcome {
+            detail: Some("this transaction has already stored its statistics".into()),
+            ..Outcome::default()
+        };
     }
     let mut stored = store_counters(extension) + reads::store(extension);
     budget.progress(stored);

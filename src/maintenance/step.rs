@@ -31,7 +31,9 @@ impl Outcome {
     /// A step that writes several tables fails unless they have one owner.
     pub fn unless_of_one_owner(extension: &Extension, tables: &[&str]) -> Option<Self> {
         let (one, other) = owner::of_different_owners(extension, tables)?;
-        Some(Self::failure(format!("{one} and {other} have different owners: ALTER TABLE … OWNER TO")))
+        Some(Self::failure(format!(
+            "tables {one} and {other} have different owners: give them one with ALTER TABLE … OWNER TO"
+        )))
     }
 
     /// As much as there was time for.

@@ -127,7 +127,7 @@ fn enforce_limits(extension: &Extension, budget: &dyn Budget) -> Outcome {
             .map(|(content_type, entries)| format!("{} {entries}", String::from_utf8_lossy(content_type)))
             .collect();
         if evicted.len() > SHOWN {
-            types.push(format!("and of {} types more", evicted.len() - SHOWN));
+            types.push(format!("and {} more types", evicted.len() - SHOWN));
         }
         let cut = format!("over max_entries: {}", types.join(", "));
         outcome.detail = Some(outcome.detail.map_or(cut.clone(), |detail| format!("{cut}; {detail}")));
@@ -215,7 +215,7 @@ fn analyze(extension: &Extension, _turn: &dyn Budget) -> Outcome {
     match subtransaction::unless_locked(|| spi::execute(&sql)) {
         None => in_the_way(0, format!("put off: somebody has a partition of {CACHE} locked")),
         Some(()) if busy.is_empty() => 1.into(),
-        Some(()) => in_the_way(1, format!("left out, since somebody vacuums or changes them: {}", busy.join(", "))),
+        Some(()) => in_the_way(1, format!("left out, because somebody vacuums or changes them: {}", busy.join(", "))),
     }
 }
 

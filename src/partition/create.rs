@@ -218,7 +218,7 @@ fn build(extension: &Extension, table: Table, month: Month, name: &str) {
         );
         Some(
             Refusal::new(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, message)
-                .detail("A row can be in one partition only, and PostgreSQL moves none.")
+                .detail("A row can be in one partition only, and PostgreSQL does not move rows.")
                 .hint(hint),
         )
     };

@@ -63,8 +63,12 @@ impl AtCommit for MonthDropped {
         with_setting(c"search_path", "pg_catalog, pg_temp", || {
             // Without the extension there is nothing left to look at.
             if Extension::find().is_some_and(|extension| is_at_work(&extension)) {
-                let message = "the transaction cannot commit, since it drops months that a dump may have begun to read";
-                refusal(message, "A dump fails when what its snapshot shows goes before it has locked it.").raise();
+                let message = "cannot commit because the transaction drops months that a dump may have begun to read";
+                refusal(
+                    message,
+                    "A dump fails if a table that its snapshot shows is dropped before the dump has locked it.",
+                )
+                .raise();
             }
         });
     }
@@ -73,7 +77,7 @@ impl AtCommit for MonthDropped {
     fn refuses_prepare(&self) -> Option<Refusal> {
         let code = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
         let refusal = Refusal::new(code, "cannot PREPARE a transaction that has dropped a month")
-            .detail("COMMIT PREPARED does not ask for dumps, and one that has begun to read the month would fail.")
+            .detail("COMMIT PREPARED does not check for dumps, and a dump that has begun to read the month would fail.")
             .hint("Drop months in a transaction that ends with COMMIT.");
         Some(refusal)
     }

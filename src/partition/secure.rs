@@ -108,7 +108,7 @@ fn check_unique(partition: &str) {
                 format!("{partition} holds an entry more than once"),
             )
             .detail(format!(
-                "User {}, content type {}, key {} stands there {} times.",
+                "User {}, content type {}, key {} has {} rows.",
                 part(1),
                 shown(&part(2)),
                 shown(&part(3)),

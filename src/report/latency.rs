@@ -21,7 +21,7 @@ fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Op
     if buckets.len() > histogram::BUCKETS {
         let (most, length) = (histogram::BUCKETS, buckets.len());
         Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "too many buckets")
-            .detail(format!("A histogram has {most} at most, the array has {length}."))
+            .detail(format!("A histogram has at most {most}; the array has {length}."))
             .hint("Pass lookup_us or upsert_us, or sums of them by position.")
             .raise();
     }

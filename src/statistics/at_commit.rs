@@ -54,7 +54,7 @@ pub fn refusal_to_prepare() -> Refusal {
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         "cannot PREPARE a transaction that has stored statistics or erased a user",
     )
-    .detail("What is in memory goes when it commits, which another session may do, or never.")
+    .detail("Shared memory keeps what is stored until the commit, which may come from another session, or never.")
     .hint("Call cache_flush_statistics() and cache_forget_user() in a transaction of their own.")
 }
 

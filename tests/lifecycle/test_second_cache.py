@@ -9,7 +9,7 @@ from harness.errors import sqlstate_of, warnings_of
 from harness.roles import temporary_roles
 
 DROP = "DROP EXTENSION infinite_pages_cache CASCADE"
-MESSAGE = "this database has another cache, which the new one knows nothing of"
+MESSAGE = "this database already has a cache in another schema"
 
 
 @pytest.mark.parametrize("schema", ["old", '"Größe 1"'])

@@ -90,7 +90,7 @@ def test_the_log_names_the_ten_types_that_lost_most(database):
         warm_up(database, ALICE, f"type {number:02}", number)
     status, affected, detail = run(database)["enforce limits"]
     assert (status, affected) == ("ok", sum(range(1, 14)))
-    assert detail == "over max_entries: " + ", ".join(f"type {number:02} {number - 1}" for number in range(14, 4, -1)) + ", and of 3 types more"
+    assert detail == "over max_entries: " + ", ".join(f"type {number:02} {number - 1}" for number in range(14, 4, -1)) + ", and 3 more types"
     assert alert(database)["what_to_do"].count("type ") == 10 + 1
 
 
