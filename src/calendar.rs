@@ -9,18 +9,18 @@ pub const DAY: i64 = 86_400_000_000;
 /// Days from 1970-01-01 to 2000-01-01, where PostgreSQL's timestamps begin.
 const EPOCH_OFFSET_DAYS: i64 = 10_957;
 
-/// A month of the years 1 to 9999, the ones that have a partition name.
+/// A month of the years 1 to 9999, for which a partition can be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Month(i64);
 
 impl Month {
-    /// A month by its number in the calendar; `None` outside the years 1 to 9999.
+    /// Makes a month of a year and a number from 1 to 12; `None` outside the years 1 to 9999.
     pub fn new(year: i64, month: i64) -> Option<Self> {
         ((1..=9999).contains(&year) && (1..=12).contains(&month)).then(|| Self(year * 12 + month - 1))
     }
 
-    /// The month of a timestamp in microseconds since 2000-01-01 UTC; `None` for infinity and for
-    /// years that no partition can be named for.
+    /// Returns the month of a timestamp in microseconds since 2000-01-01 UTC; `None` for infinity and outside the years 1 to
+    /// 9999.
     pub fn of(timestamp: i64) -> Option<Self> {
         if timestamp == i64::MAX || timestamp == i64::MIN {
             return None;
@@ -29,7 +29,7 @@ impl Month {
         Self::new(year, month)
     }
 
-    /// The month so many later, or earlier when negative.
+    /// Returns the month that is `months` later, or earlier when negative.
     pub fn plus(self, months: i64) -> Option<Self> {
         let number = self.0.checked_add(months)?;
         Self::new(number.div_euclid(12), number.rem_euclid(12) + 1)
@@ -54,12 +54,12 @@ impl Month {
         (days_from_civil(next.div_euclid(12), next.rem_euclid(12) + 1) - EPOCH_OFFSET_DAYS) * DAY
     }
 
-    /// `2026_11`, the end of the month's partition name.
+    /// Returns the end of the month's partition name, such as `2026_11`.
     pub fn suffix(self) -> String {
         format!("{:04}_{:02}", self.year(), self.number())
     }
 
-    /// The month's bounds as literals that mean the same in every time zone.
+    /// Returns the month's bounds as literals that mean the same in every time zone.
     pub fn bounds(self) -> (String, String) {
         let next = self.0 + 1;
         (literal(self.0), literal(next))
@@ -70,8 +70,8 @@ fn literal(month: i64) -> String {
     format!("{:04}-{:02}-01 00:00:00+00", month.div_euclid(12), month.rem_euclid(12) + 1)
 }
 
-/// Year and month of a day counted from 1970-01-01 in the proleptic Gregorian calendar, which repeats
-/// every 400 years of 146,097 days. Counting years from March puts the leap day last.
+/// Returns year and month of a day counted from 1970-01-01. The proleptic Gregorian calendar repeats every 400 years of
+/// 146,097 days. Counting years from March puts the leap day last.
 fn civil_from_days(days: i64) -> (i64, i64) {
     let days = days + 719_468; // since 0000-03-01
     let era = days.div_euclid(146_097);
@@ -84,7 +84,7 @@ fn civil_from_days(days: i64) -> (i64, i64) {
     (year, month)
 }
 
-/// Days from 1970-01-01 to the first of a month.
+/// Returns the days from 1970-01-01 to the first of a month.
 fn days_from_civil(year: i64, month: i64) -> i64 {
     let year_from_march = if month <= 2 { year - 1 } else { year };
     let era = year_from_march.div_euclid(400);
@@ -95,10 +95,10 @@ fn days_from_civil(year: i64, month: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
-/// The month that a moment of the clock lies in.
+/// Returns the month of a time of the clock.
 ///
 /// # Errors
-/// 22008 unless it is of the years 1 to 9999, the ones that have a partition name.
+/// 22008 outside the years 1 to 9999.
 pub fn month_of(moment: i64) -> Month {
     Month::of(moment).unwrap_or_else(|| {
         Refusal::new(PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, "the cache has months in the years 1 to 9999")

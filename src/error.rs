@@ -7,13 +7,13 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 /// An error about to be raised. `detail` says which rule was broken by which value, `hint` what to do.
 #[must_use = "an error does nothing until it is raised"]
 pub struct Refusal {
-    /// Boxed, since it is much larger than what it stands in for in a `Result`.
+    /// Boxed, because a `Result` is as large as the larger of its variants.
     report: Box<ErrorReport>,
 }
 
 impl Refusal {
-    /// The error's location is the caller's, as far as Rust knows it: the file and the line. PostgreSQL shows no directory of
-    /// the file, so the whole path stands where the function's name would.
+    /// Makes an error with the caller's file and line as its location. PostgreSQL shows no directory of the file, so the
+    /// whole path takes the place of the function's name.
     #[track_caller]
     pub fn new(code: PgSqlErrorCode, message: impl Into<String>) -> Self {
         Self { report: Box::new(ErrorReport::new(code, message.into(), Location::caller().file())) }
@@ -27,7 +27,7 @@ impl Refusal {
         Self { report: Box::new(self.report.set_hint(hint)) }
     }
 
-    /// Says where in a batch the refused entry stands (the first is 1).
+    /// Adds to the DETAIL the position of the refused entry in its batch, from 1.
     pub fn at_position(self, position: usize) -> Self {
         let detail = match self.report.detail() {
             Some(detail) => format!("Entry {position} of the batch: {detail}"),
@@ -43,7 +43,7 @@ impl Refusal {
     }
 }
 
-/// A warning: the client gets it, and in a background worker the server's log. CREATE EXTENSION hides whatever is less.
+/// A warning to the client or, from a background worker, to the server's log. CREATE EXTENSION hides anything less severe.
 #[must_use = "a warning does nothing until it is sent"]
 pub struct Warning(ErrorReport);
 
@@ -66,12 +66,12 @@ impl Warning {
     }
 }
 
-/// Refuses to read a column that is of another type than the function needs: its owner has changed the table.
+/// Refuses to read a column whose type is not the one that the function needs, because the owner has changed the table.
 ///
 /// # Errors
 /// 42804.
 pub fn another_type(column: i32, has: pg_sys::Oid, wanted: pg_sys::Oid) -> ! {
-    Refusal::new(PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH, "a column of the cache's tables is not of the type it needs")
+    Refusal::new(PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH, "a column of the cache's tables has the wrong type")
         .detail(format!("Column {column} of a statement is {} instead of {}.", name_of_type(has), name_of_type(wanted)))
         .hint("Compare the tables with those that CREATE EXTENSION makes in an empty database, and give the column its type back.")
         .raise()
@@ -79,7 +79,7 @@ pub fn another_type(column: i32, has: pg_sys::Oid, wanted: pg_sys::Oid) -> ! {
 
 #[allow(unsafe_code)]
 fn name_of_type(of_type: pg_sys::Oid) -> String {
-    // SAFETY: returns a palloc'd string for whatever number, of a type that exists its name.
+    // SAFETY: takes any OID, and returns a palloc'd string: for a type that exists, its name.
     unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_be(of_type)).to_string_lossy().into_owned() }
 }
 

@@ -1,7 +1,7 @@
 //! infinite_pages_cache: a production cache for AI-generated content inside PostgreSQL.
 //!
-//! This file says what the library does when it is loaded. SQL declarations stand in `sql/schema/functions.sql`
-//! and `sql/schema/views.sql`; each names the Rust function behind it, or the report in `sql/reports`.
+//! This file holds what the library does when it is loaded. SQL declarations stand in `sql/schema/functions.sql` and
+//! `sql/schema/views.sql`. Each names the Rust function that serves it; the queries of reports stand in `sql/reports`.
 
 mod access;
 mod address;
@@ -43,16 +43,16 @@ static AREAS: [&Area; 5] = [
     &worker::databases::AREA,
 ];
 
-/// What has something to do when a transaction commits.
+/// Owners of what a transaction leaves to do at its commit.
 static AT_COMMIT: [&dyn Owner; 3] =
     [&partition::dump_check::DROPPED, &statistics::at_commit::CHANGES, &audit::reads::CHANGES];
 
-/// Called once in each backend that uses the extension, or in the server if it is preloaded.
+/// Runs once in each backend that loads the library, or at the start of the server if the library is preloaded.
 #[allow(non_snake_case)]
 #[pg_guard]
 #[allow(unsafe_code)]
 pub extern "C-unwind" fn _PG_init() {
-    // An error is for its reader: no stack trace in its DETAIL, whatever the server was started with.
+    // Keeps stack traces out of the DETAIL of errors, even if the server was started with RUST_BACKTRACE.
     // SAFETY: a server process that loads a library has one thread.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     settings::define(backend::is_preloading(), &maintenance::steps::NAMES);
@@ -64,7 +64,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
 }
 
-/// What `cargo pgrx test` asks for.
+/// What `cargo pgrx test` needs.
 #[cfg(test)]
 pub mod pg_test {
     pub fn setup(_options: Vec<&str>) {}

@@ -1,4 +1,4 @@
-//! Every setting of the extension, each with its unit, range, default and reason.
+//! The settings of the extension, each with its unit, range, default and reason.
 
 #![allow(unsafe_code)]
 
@@ -21,7 +21,7 @@ pub enum Audit {
 
 /// Emergency switch: lookups miss and writes do nothing.
 pub static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
-/// Identity of a session that has no claims.
+/// User of a session that has no claims.
 pub static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// What the audit log records.
 pub static AUDIT: GucSetting<Audit> = GucSetting::<Audit>::new(Audit::Write);
@@ -33,11 +33,11 @@ pub static PREMAKE: GucSetting<i32> = GucSetting::<i32>::new(3);
 pub static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(500);
 /// Rows that one statement of cleanup deletes at most.
 pub static CLEANUP_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1000);
-/// Months of the audit log that maintenance keeps, the current one included.
+/// Months of the audit log that maintenance keeps, the current one included; 0 = all.
 pub static AUDIT_RETENTION_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(12);
-/// Age at which rows of the maintenance log are deleted, in minutes.
+/// Age at which rows of the maintenance log are deleted, in minutes; 0 = never.
 pub static MAINTENANCE_LOG_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
-/// Months of entries that maintenance keeps at most, the current one included; 0 = as long as anything lives.
+/// Months of entries that maintenance keeps, the current one included; 0 = those in which anything is live.
 pub static RETENTION_MONTHS: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Time between two ticks of the worker in a database, in milliseconds; 0 = the worker is off.
 pub static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(30_000);
@@ -46,22 +46,22 @@ static SKIP_STEPS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::
 /// Role that the worker acts as; empty = the owners of the tables.
 pub static MAINTENANCE_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
-/// Entries whose hits are counted in shared memory until they are stored.
+/// Entries whose hits shared memory counts until they are flushed.
 pub static MAX_TRACKED_ENTRIES: GucSetting<i32> = GucSetting::<i32>::new(65_536);
-/// Content types that have counters of their own in shared memory, of all databases together.
+/// Content types, of all databases together, that have counters of their own in shared memory.
 pub static MAX_TRACKED_CONTENT_TYPES: GucSetting<i32> = GucSetting::<i32>::new(256);
-/// Shared memory for the audit of reads, in kB.
+/// Size of the ring of audited lookups in shared memory, in kB.
 pub static AUDIT_BUFFER_SIZE: GucSetting<i32> = GucSetting::<i32>::new(4096);
-/// Age at which rows of the hourly statistics are deleted, in minutes.
+/// Age at which rows of the hourly statistics are deleted, in minutes; 0 = never.
 pub static STATISTICS_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(400 * 24 * 60);
-/// Size of the table up to which reports count its rows, in kB.
+/// Size of the cache up to which reports count its entries, in kB.
 pub static EXACT_REPORT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 
 /// The names that [`SKIP_STEPS`] may have.
 static STEPS: OnceLock<&[&str]> = OnceLock::new();
 
-/// Defines the settings; called once when the library is loaded, `preloading` when the server does it as it
-/// starts. `steps`: the names of the steps of maintenance.
+/// Defines the settings. Called once when the library is loaded; `preloading` is true when the server loads it at its start.
+/// `steps` are the names of the steps of maintenance.
 pub fn define(preloading: bool, steps: &'static [&'static str]) {
     STEPS.get_or_init(|| steps);
     GucRegistry::define_bool_guc(
@@ -101,7 +101,7 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.premake",
         c"Monthly partitions kept ready after the current month's.",
-        c"With three, nothing is missed when maintenance does not run for a quarter.",
+        c"With 3, no partition is missing even if maintenance does not run for a quarter.",
         &PREMAKE,
         0,
         60,
@@ -111,7 +111,7 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.lock_timeout",
         c"Longest time that maintenance waits for a lock.",
-        c"Lookups and upserts queue behind a waiting DDL statement; this bounds how long. What could not be locked is tried again by the next run.",
+        c"Lookups and upserts queue behind a waiting DDL statement; this setting bounds how long. The next run tries again what could not be locked.",
         &LOCK_TIMEOUT,
         1,
         60_000,
@@ -121,7 +121,7 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.cleanup_batch_size",
         c"Expired entries that one statement of cleanup deletes at most.",
-        c"Small batches keep row locks short and can be cancelled between two of them.",
+        c"Small batches hold row locks briefly, and cleanup can be cancelled between two batches.",
         &CLEANUP_BATCH_SIZE,
         1,
         100_000,
@@ -131,7 +131,7 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.audit_retention_months",
         c"Months of the audit log that maintenance keeps, the current one included; 0 keeps all.",
-        c"Older partitions of the log are dropped. Those that archive_audit_logs() has moved are never touched.",
+        c"Older partitions of the log are dropped. Months that archive_audit_logs() has moved are never touched.",
         &AUDIT_RETENTION_MONTHS,
         0,
         1200,
@@ -160,8 +160,8 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
     );
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.exact_report_size",
-        c"Size of the cache's partitions, without what is stored out of line, up to which reports count the entries themselves.",
-        c"Those of a larger cache show the last count of maintenance, and all that has been counted since.",
+        c"Size of the cache's partitions, without TOAST, up to which reports count the entries themselves.",
+        c"Reports on a larger cache show the last count of maintenance, and the hits counted since.",
         &EXACT_REPORT_SIZE,
         0,
         i32::MAX,
@@ -181,7 +181,7 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.naptime",
         c"Time between two ticks of the background worker in a database; 0 switches the worker off.",
-        c"A tick does what is due. Nothing is connected to a database between two ticks.",
+        c"A tick runs the steps that are due. The worker is not connected to the database between two ticks.",
         &NAPTIME,
         0,
         24 * 60 * 60 * 1000,
@@ -193,7 +193,7 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
         GucRegistry::define_string_guc_with_hooks(
             c"infinite_pages_cache.skip_steps",
             c"Steps of maintenance that the background worker leaves out, separated by commas.",
-            c"ALTER DATABASE ... SET leaves them out in one database. cache_run_maintenance() runs them all the same.",
+            c"ALTER DATABASE ... SET leaves them out in one database. cache_run_maintenance() runs them nevertheless.",
             &SKIP_STEPS,
             GucContext::Suset,
             GucFlags::default(),
@@ -205,20 +205,20 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
     GucRegistry::define_string_guc(
         c"infinite_pages_cache.maintenance_role",
         c"Role that the background worker acts as; empty = the owners of the tables.",
-        c"It needs the rights of the owners. What triggers, indexes and policies run, runs with its rights.",
+        c"The role needs the rights of the owners. Triggers, index expressions and policies run with its rights.",
         &MAINTENANCE_ROLE,
         GucContext::Sighup,
         GucFlags::default(),
     );
-    // The server refuses to define later what only its start can change. With these all settings are known, and
-    // any other of this prefix is misspelt.
+    // The server refuses to define a setting of context postmaster after its start. From here on every setting is known, so
+    // any other name with this prefix is misspelt.
     if preloading {
         define_sizes();
         version::reserve_settings(c"infinite_pages_cache");
     }
 }
 
-/// Sizes of shared memory.
+/// Defines the settings that size shared memory.
 fn define_sizes() {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_entries",
@@ -233,7 +233,7 @@ fn define_sizes() {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_content_types",
         c"Content types that have counters of their own, of all databases together, 4 kB each.",
-        c"Half of the places are for types without a content policy. Types that have none are counted together.",
+        c"Half of the slots are for types without a content policy. All types without a slot are counted together.",
         &MAX_TRACKED_CONTENT_TYPES,
         8,
         10_000,
@@ -243,7 +243,7 @@ fn define_sizes() {
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.audit_buffer_size",
         c"Shared memory for the audit of lookups, until it is stored.",
-        c"When it is full the oldest records give way, and are counted.",
+        c"When it is full, the oldest records give way to new ones, and are counted as lost.",
         &AUDIT_BUFFER_SIZE,
         64,
         1024 * 1024,
@@ -252,7 +252,7 @@ fn define_sizes() {
     );
 }
 
-/// The steps that the worker leaves out.
+/// Returns the names of the steps that the worker leaves out.
 pub fn skipped_steps() -> Vec<Vec<u8>> {
     SKIP_STEPS.get().map_or_else(Vec::new, |list| names_in(list.to_bytes()).map(<[u8]>::to_vec).collect())
 }
@@ -261,7 +261,7 @@ fn names_in(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
 }
 
-/// Refuses a list with a name that no step has.
+/// Refuses a list that contains a name that no step has.
 #[pg_guard]
 unsafe extern "C-unwind" fn check_steps(
     value: *mut *mut c_char,

@@ -1,5 +1,5 @@
-//! The type `cache_ttl`: microseconds, or [`INFINITE`]; always positive. PostgreSQL has no infinite
-//! interval before version 17.
+//! The type `cache_ttl`: a positive number of microseconds, or [`INFINITE`]. PostgreSQL has no infinite interval before
+//! version 17.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,7 @@ use std::ffi::{CStr, CString};
 /// A time to live without end; the expiry of such an entry is `infinity`.
 pub const INFINITE: i64 = i64::MAX;
 
-/// The last timestamp lies in the year 294276, so many microseconds after 2000-01-01.
+/// First microsecond after the last timestamp, in the year 294276, counted from 2000-01-01.
 pub const END_OF_TIME: i64 = 9_223_371_331_200_000_000;
 
 #[pg_extern(sql = false)]
@@ -22,11 +22,11 @@ fn cache_ttl_in(text: &CStr) -> i64 {
     parse(text)
 }
 
-/// Reads what interval reads, and any number as seconds: interval knows neither exponents nor infinity, and how many
-/// seconds it takes differs between versions of PostgreSQL. The casts of numeric types come here by way of their text.
+/// Reads an interval, or any number as seconds. Numbers are read here, because interval knows neither exponents nor
+/// infinity, and its largest number of seconds differs between versions of PostgreSQL. Casts of numeric types pass their text.
 ///
 /// # Errors
-/// Those of interval for what it does not read; 22023 unless positive.
+/// Those of interval for text that it cannot read; 22023 unless positive.
 pub fn parse(text: &CStr) -> i64 {
     if let Some(total) = read_seconds(text) {
         return within_time(total).unwrap_or_else(|| not_positive(&text.to_string_lossy()));
@@ -42,7 +42,7 @@ pub fn parse(text: &CStr) -> i64 {
     microseconds(&interval)
 }
 
-/// Microseconds of a number of seconds; `None` for what is no number. What is no amount, NaN, is none at all.
+/// Returns the microseconds of a number of seconds; `None` if the text is no number. NaN counts as 0.
 fn read_seconds(text: &CStr) -> Option<i128> {
     let text = std::str::from_utf8(text.to_bytes().trim_ascii()).ok()?;
     let whole = text.parse::<i64>().ok().map(|seconds| i128::from(seconds) * 1_000_000);
@@ -78,7 +78,7 @@ fn cache_ttl_out(ttl: i64) -> CString {
     CString::new(text).expect("an interval has no NUL byte")
 }
 
-/// Microseconds of a time to live. Months count 30 days and days 24 hours, so that it means the same
+/// Returns the microseconds of a time to live. A month counts 30 days and a day 24 hours, so that an interval means the same
 /// on every day and in every time zone.
 ///
 /// # Errors
@@ -94,7 +94,7 @@ fn not_positive(value: &str) -> ! {
         .raise()
 }
 
-/// The same for any interval; `None` unless positive. What is too long to count is infinite.
+/// Returns the microseconds of any interval, [`INFINITE`] from [`END_OF_TIME`] on; `None` unless positive.
 pub fn microseconds_of(interval: &Interval) -> Option<i64> {
     microseconds_from(interval.months(), interval.days(), interval.micros())
 }
@@ -103,9 +103,9 @@ fn microseconds_from(months: i32, days: i32, rest: i64) -> Option<i64> {
     within_time((i128::from(months) * 30 + i128::from(days)) * i128::from(DAY) + i128::from(rest))
 }
 
-/// A time to live of so many microseconds; `None` unless positive.
+/// Makes a time to live of `total` microseconds; `None` unless positive.
 fn within_time(total: i128) -> Option<i64> {
-    // PostgreSQL's own infinity is longer still than all of time.
+    // The infinite interval of PostgreSQL 17 is longer than all of time, so it becomes INFINITE.
     let finite = i64::try_from(total).ok().filter(|total| *total < END_OF_TIME);
     (total > 0).then_some(finite.unwrap_or(INFINITE))
 }
