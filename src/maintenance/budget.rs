@@ -1,13 +1,13 @@
-//! The budget of a step: how long it may work, and where its transactions end. By hand all steps run in one transaction; the
+//! The budget of a step: how long it may work, and where its transactions end. By hand all steps share one transaction; the
 //! worker has many.
 
 use crate::settings;
 use std::time::Duration;
 
-/// Longest that a transaction of the worker may take which changes a small batch of rows. What triggers and
-/// indexes of users run may hang.
+/// Longest time of a transaction of the worker that changes a small batch of rows. Limited, because users' triggers and index
+/// expressions may hang.
 pub const LONGEST_BATCH: Duration = Duration::from_secs(60);
-/// The same of one that reads whole tables, or drops them.
+/// Longest time of a transaction of the worker that reads whole tables, or drops them.
 pub const LONGEST_SCAN: Duration = Duration::from_secs(60 * 60);
 
 pub trait Budget {
@@ -17,32 +17,31 @@ pub trait Budget {
     /// Counts what has been done, and commits once rows have been locked for long enough.
     fn progress(&self, count: i64);
 
-    /// Commits, and so gives up all locks, where a step has transactions of its own.
+    /// Commits, and so releases all locks, if the step has transactions of its own.
     fn commit(&self);
 
-    /// Commits, and from here on does so after each small batch: no transaction takes long any more.
+    /// Commits, now and from here on after each small batch, so that no transaction takes long.
     fn shorten(&self);
 
-    /// Whether nobody waits for the step or looks at what it did.
+    /// Whether the worker runs the step, so that no caller waits for it or sees what it did.
     fn is_unattended(&self) -> bool;
 
     /// Whether partitions may be dropped now.
     fn may_drop(&self) -> bool;
 }
 
-/// A quarter of the time that maintenance may hold anybody up, in milliseconds: for limits, for expiry, for
-/// the lock on the cache, and for the lock on the audit log. Each holds up who waits for what the one
-/// before it has locked.
+/// Returns a quarter of the longest wait that maintenance may cause, in milliseconds. By hand four steps share that time:
+/// limits, expiry, the lock on the cache and the lock on the audit log. A session that waits for the first waits for all.
 pub fn share_of_wait() -> i32 {
     (settings::LOCK_TIMEOUT.get() / 4).max(1)
 }
 
-/// The same as a duration.
+/// Returns [`share_of_wait`] as a duration.
 pub fn share_of_time() -> Duration {
     Duration::from_millis(share_of_wait().unsigned_abs().into())
 }
 
-/// Entries that one statement deletes. One whose time is limited looks at the clock more often.
+/// Returns how many entries one statement deletes: fewer if `hurried`, to look at the clock more often.
 pub fn batch_size(hurried: bool) -> i64 {
     let size = i64::from(settings::CLEANUP_BATCH_SIZE.get());
     if hurried { size.min(100) } else { size }

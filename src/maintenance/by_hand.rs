@@ -1,4 +1,4 @@
-//! A run of maintenance by hand: every step, each on its own, in one transaction.
+//! A run of maintenance by hand: every step in one transaction, each in a subtransaction.
 
 use super::budget::{Budget, share_of_time};
 use super::log::{self, Row};
@@ -17,7 +17,7 @@ use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
-/// What a step locks stays locked until the end of the run, so it has little time.
+/// The budget of a step by hand: little time, because its locks stay until the end of the run.
 struct ByHand<'a> {
     extension: &'a Extension,
     deadline: Instant,
@@ -43,8 +43,8 @@ impl Budget for ByHand<'_> {
     }
 }
 
-/// Runs every step. One that fails is undone and reported, and the next one runs. The steps that lock rows,
-/// and at last tables, until the end of the transaction come as late as can be.
+/// Runs every step. A step that fails is undone and reported, and the next one runs. Steps that lock rows, and last those
+/// that lock tables, come late, because they keep the locks until the end of the transaction.
 ///
 /// # Errors
 /// 42501 unless the current user owns the table.
@@ -74,7 +74,7 @@ fn cache_run_maintenance() -> TableIterator<
     let mut steps: Vec<&Step> = STEPS.iter().collect();
     steps.sort_by_key(|step| step.locks);
     let rows: Vec<Row> = steps.into_iter().map(|step| run_step(&extension, step)).collect();
-    // What was done stays done, and is told, where it cannot be logged.
+    // If the log cannot be written, the steps stay done, and the caller still gets their rows.
     if let Err(caught) = subtransaction::attempt(|| log::write(&extension, run_at, None, &rows)) {
         let hint = "Look at the owner, the row security and the constraints of cache_maintenance_runs.";
         Warning::new(PgSqlErrorCode::ERRCODE_WARNING, "the run of maintenance was not logged")
@@ -87,8 +87,7 @@ fn cache_run_maintenance() -> TableIterator<
     )
 }
 
-/// Waits for the end of another run, such as a tick of the worker, as long as for any lock; returns whether
-/// there is none now.
+/// Waits for another run, such as a tick of the worker, for at most lock_timeout; returns whether none runs now.
 fn is_alone() -> bool {
     advisory_lock::try_lock(Class::Maintenance, 0)
         || subtransaction::attempt(|| with_lock_timeout(|| advisory_lock::lock(Class::Maintenance, 0))).is_ok()

@@ -1,4 +1,4 @@
-//! Expiry: entries whose time is over are deleted in small batches.
+//! Expiry: deletes expired entries in small batches.
 
 use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
@@ -46,13 +46,13 @@ fn cleanup_expired_cache_entries_production() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// Megabytes, to the byte.
+/// Returns megabytes with six decimals, enough for a byte.
 fn megabytes_of(bytes: i64) -> AnyNumeric {
     AnyNumeric::try_from(format!("{:.6}", bytes as f64 / 1_048_576.0).as_str()).expect("a decimal number")
 }
 
-/// Deletes the expired entries that nobody holds locked, as long as the step's budget lasts; returns what was
-/// deleted where.
+/// Deletes the expired entries that no session has locked, as long as the step's budget lasts; returns what was deleted in
+/// each partition.
 pub fn delete_expired(extension: &Extension, budget: Option<&dyn Budget>) -> Vec<Cleaned> {
     let now = now();
     let partitions = partitions_of(extension.table(CACHE));
@@ -84,15 +84,15 @@ fn clean(extension: &Extension, partition: &Partition, now: i64, budget: Option<
     cleaned
 }
 
-/// Deletes one batch; returns how many entries and bytes, and how many were looked at and kept. Its rows are picked by
-/// expiry, through the index, past those that earlier batches have kept; one that somebody else holds is left for a
-/// later run, so this waits for nobody and can be part of no deadlock. What hides an older version with a longer life,
-/// as clients that insert a key in one month after the other leave them, is kept as long as that one lives. The
-/// statement goes through the parent, so that a service role can run it with the rights it has there.
+/// Deletes one batch; returns how many entries and bytes it deleted, and how many entries it looked at and kept. The index on
+/// expiry finds the rows, past those that earlier batches have kept. A row that another session has locked is left for a
+/// later run, so the statement waits for nobody and cannot deadlock. Clients that insert a key month after month leave
+/// several versions: one that hides an older version with a longer life is kept as long as the older one lives. The
+/// statement goes through the parent, because that is where a service role has rights.
 ///
 /// # Errors
-/// 42501 where row security may hide what decides: a version with a longer life. A policy that keeps entries from being
-/// deleted by a service role is obeyed; the owner, for whom this is done, must be able to delete all.
+/// 42501 if row security may hide a version with a longer life. A policy that keeps a service role from deleting entries is
+/// obeyed; the owner must be able to delete all.
 fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i64, past: i64) -> (i64, i64, i64) {
     if privileges::is_owned(extension.table(CACHE)) {
         must_change_all(extension, &[CACHE]);
@@ -104,8 +104,8 @@ fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i6
         "cleanup",
         |schema| {
             let cache = format!("{schema}.infinite_pages_cache_partitioned");
-            // Asked by a subquery of its own for each row, by the index: the planner would budget a NOT EXISTS into a join
-            // with whole partitions.
+            // A subquery for each row, which uses the index: the planner would turn NOT EXISTS into a join with whole
+            // partitions.
             format!(
                 "WITH locked AS ( \
                      SELECT id, user_id, created_at, content_type, cache_key, \

@@ -11,32 +11,32 @@ use crate::partition::dump_check::AT_WORK;
 use crate::pg::clock::now;
 use crate::settings;
 
-/// Months that are over and hold nothing live.
+/// Drops dead months.
 pub fn drop_dead(extension: &Extension, budget: &dyn Budget) -> Outcome {
     drop_all(extension, Table::Cache, dead_months(extension), false, budget)
 }
 
-/// Months that are older than wanted, whatever lives in them.
+/// Drops months of entries that are past retention, whatever is live in them.
 pub fn drop_old(extension: &Extension, budget: &dyn Budget) -> Outcome {
     let old = older_than(extension, CACHE, settings::RETENTION_MONTHS.get());
     drop_all(extension, Table::Cache, old, true, budget)
 }
 
-/// Months of the audit log that are older than wanted.
+/// Drops months of the audit log that are past retention.
 pub fn trim_audit(extension: &Extension, budget: &dyn Budget) -> Outcome {
     let old = older_than(extension, AUDIT_LOG, settings::AUDIT_RETENTION_MONTHS.get());
     drop_all(extension, Table::AuditLog, old, true, budget)
 }
 
-/// The partitions that ended before the last so many months, the current one included; none for 0.
+/// Returns the partitions that ended before the last `months` months, the current one included; none for 0.
 fn older_than(extension: &Extension, table: &str, months: i32) -> Vec<Partition> {
     let oldest_kept = Month::of(now()).and_then(|this| this.plus(1 - i64::from(months)));
     let oldest_kept = oldest_kept.filter(|_| months > 0).map_or(i64::MIN, Month::start);
     partitions_of(extension.table(table)).into_iter().filter(|partition| partition.to <= oldest_kept).collect()
 }
 
-/// Drops partitions, the worker each in a transaction of its own. It gives up for this time when one is busy:
-/// everybody waits while it waits for a lock.
+/// Drops partitions; the worker drops each in a transaction of its own. The worker gives up for this time when one is busy,
+/// because every session waits while it waits for a lock.
 fn drop_all(
     extension: &Extension,
     table: Table,

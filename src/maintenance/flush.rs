@@ -1,4 +1,4 @@
-//! The flush: stores what shared memory holds, of statistics and of the audit of lookups, in the tables.
+//! The flush: stores in the tables the statistics and audited lookups that shared memory holds.
 
 use super::budget::Budget;
 use super::step::Outcome;
@@ -13,7 +13,7 @@ use crate::statistics::flush::{Entries, store_counters};
 use crate::statistics::pacing::Pacing;
 use pgrx::prelude::*;
 
-/// The tables that are written.
+/// The tables that a flush writes.
 const WRITTEN: [&str; 5] = [STATISTICS, CACHE, AUDIT_LOG, BY_TYPE, BY_USER];
 
 #[pg_extern(sql = false)]
@@ -54,15 +54,15 @@ fn flush_all(extension: &Extension) -> (i64, i64, i64, i64) {
     (updated, locked, content_types, audit_rows)
 }
 
-/// Waits for whoever else is at it. Returns false when this transaction has stored something already: that is still in memory
-/// until it commits.
+/// Waits for another flush. Returns false if this transaction has flushed already, because shared memory keeps what it has
+/// stored until it commits.
 fn begin() -> bool {
     advisory_lock::lock(Class::Statistics, 0);
     !at_commit::has_stored() && !reads::has_stored()
 }
 
-/// Stores what has been counted in shared memory. The worker stores the hits of one entry of a page at a
-/// time, and waits until the page has room again.
+/// Stores what shared memory has counted. The worker stores the hits of one entry of each page at a time, and waits until the
+/// pages have room again.
 pub fn flush(extension: &Extension, budget: &dyn Budget) -> Outcome {
     if let Some(refusal) = Outcome::unless_of_one_owner(extension, &WRITTEN) {
         return refusal;

@@ -1,4 +1,4 @@
-//! Limits: a user keeps at most `max_entries` entries of a type of content.
+//! Limits: a user keeps at most `max_entries` entries of a content type.
 
 use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
@@ -10,15 +10,15 @@ use crate::statistics::counters::Count;
 use pgrx::Uuid;
 use std::collections::BTreeMap;
 
-/// A user with too many entries of a type of content.
+/// A user with too many entries of a content type.
 struct Excess {
     user_id: Uuid,
     content_type: Vec<u8>,
     max_entries: i64,
 }
 
-/// Evicts what is over the limits, as long as the step's budget lasts; returns how many entries of which types. Those go
-/// first that have expired, then those of low priority, rarely hit, and last used long ago.
+/// Evicts entries over the limits, as long as the step's budget lasts; returns how many of each type. Expired entries go
+/// first, then those of low priority, rarely hit, and last used long ago.
 pub fn evict_over_limit(extension: &Extension, budget: &dyn Budget) -> BTreeMap<Vec<u8>, i64> {
     let mut evicted = BTreeMap::new();
     let over_limit = over_limit(extension);
@@ -62,9 +62,9 @@ fn over_limit(extension: &Extension) -> Vec<Excess> {
     })
 }
 
-/// Evicts one batch; entries that somebody else holds are left for a later run. Of an entry with several versions, which
-/// clients may have left in several months, the oldest goes first: else it would take the place of the newest. The user
-/// stands at each reference of the table: where it is distributed, the statement then goes to one place.
+/// Evicts one batch; entries that another session has locked are left for a later run. Clients may have left versions of an
+/// entry in several months: the oldest goes first, because it would be found again once the newest is gone. Each reference
+/// of the table names the user, so that the statement goes to one node where the table is distributed.
 fn evict_batch(extension: &Extension, excess: &Excess) -> i64 {
     must_change_all(extension, &[CACHE]);
     let had_expired: Vec<bool> = saved_plan::run(

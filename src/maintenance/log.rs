@@ -14,7 +14,7 @@ pub struct Row {
     pub detail: Option<String>,
 }
 
-/// Writes rows of one run, with the role that acted; `None` = that of the session.
+/// Writes the rows of one run, with the role that acted; `None` = the role of the session.
 pub fn write(extension: &Extension, run_at: i64, role: Option<&str>, rows: &[Row]) {
     let runs = extension.table(RUNS);
     let sql = format!(

@@ -1,4 +1,4 @@
-//! What keeps the cache in order.
+//! Maintenance: the steps that keep the cache in order, their budget, a run by hand, and the log.
 
 pub mod budget;
 pub mod by_hand;

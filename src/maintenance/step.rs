@@ -5,15 +5,15 @@ use crate::access::owner;
 use crate::extension::Extension;
 use std::time::Duration;
 
-/// What a step did: how much of it, in words what a number does not say, and whether part of it failed.
+/// What a step did: how much, what a number does not say in words, and whether part of it failed.
 #[derive(Default)]
 pub struct Outcome {
     pub affected: i64,
     pub detail: Option<String>,
     pub failed: bool,
-    /// Whether there was no time for all that there is to do.
+    /// Whether the time was too short for all that is to do.
     pub unfinished: bool,
-    /// Whether somebody was in the way: the worker leaves them some minutes, and tells of it in the log.
+    /// Whether another session was in the way: the worker then tries again some minutes later, and logs the step.
     pub put_off: bool,
 }
 
@@ -28,7 +28,7 @@ impl Outcome {
         Self { detail: Some(message), failed: true, ..Self::default() }
     }
 
-    /// A step that writes several tables fails unless they have one owner.
+    /// Fails a step that writes several tables unless they have one owner.
     pub fn unless_of_one_owner(extension: &Extension, tables: &[&str]) -> Option<Self> {
         let (one, other) = owner::of_different_owners(extension, tables)?;
         Some(Self::failure(format!(
@@ -36,7 +36,7 @@ impl Outcome {
         )))
     }
 
-    /// As much as there was time for.
+    /// Makes the outcome of a step that did as much as there was time for.
     pub fn in_time(affected: i64, budget: &dyn Budget) -> Self {
         let unfinished = budget.is_spent();
         let detail = unfinished.then(|| "there may be more for the next run".to_string());
@@ -44,8 +44,8 @@ impl Outcome {
     }
 }
 
-/// What a step keeps locked until the end of its transaction. By hand, where all have one, steps come in this
-/// order, so that nothing is locked for longer than need be.
+/// What a step keeps locked until the end of its transaction. By hand all steps share one transaction and come in this order,
+/// so that nothing is locked for longer than need be.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Locks {
     Nothing,
@@ -57,15 +57,15 @@ pub enum Locks {
 
 pub struct Step {
     pub name: &'static str,
-    /// The table with whose owner's rights the worker runs it. `None` = with its own, a superuser's: then it
-    /// runs nobody's code, such as a trigger's or an index expression's.
+    /// The table with whose owner's rights the worker runs the step. `None` = the worker's own, a superuser's: such a step
+    /// runs no user's code, such as a trigger or an index expression.
     pub owner_of: Option<&'static str>,
     pub locks: Locks,
-    /// Whether it reads whole tables, and so should not come too often.
+    /// Whether the step reads whole tables, and so should run rarely.
     pub scans: bool,
-    /// Whether there is something to do at each tick, so that the log of the worker's would fill with it.
+    /// Whether the step has something to do at each tick. The worker does not log it, because it would fill the log.
     pub routine: bool,
-    /// Longest that a transaction of the worker's may take.
+    /// Longest time of a transaction of the worker.
     pub longest: fn() -> Duration,
     pub run: fn(&Extension, &dyn Budget) -> Outcome,
 }

@@ -21,7 +21,7 @@ use crate::statistics::summary;
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// What most steps are.
+/// Most steps.
 const ORDINARY: Step = Step {
     name: "",
     owner_of: Some(CACHE),
@@ -35,11 +35,10 @@ const ORDINARY: Step = Step {
 /// A step that reads whole tables.
 const SCAN: Step = Step { scans: true, longest: || LONGEST_SCAN, ..ORDINARY };
 
-/// A step that drops months. It runs no code of users', and may have much to read and to remove.
+/// A step that drops months. It runs no user's code, and may have much to read and to remove.
 const DROP: Step = Step { locks: Locks::Tables, longest: || LONGEST_SCAN, ..ORDINARY };
 
-/// In the order of the worker. A month in which nothing lives goes in one DROP, before its entries would go
-/// one by one.
+/// The steps in the order of the worker. Dead months are dropped first, so that their entries are not deleted one by one.
 pub const STEPS: [Step; 13] = [
     Step {
         name: "flush statistics",
@@ -79,7 +78,7 @@ pub const STEPS: [Step; 13] = [
     },
 ];
 
-/// Their names.
+/// Names of the steps.
 pub static NAMES: [&str; STEPS.len()] = {
     let mut names = [""; STEPS.len()];
     let mut number = 0;
@@ -90,7 +89,7 @@ pub static NAMES: [&str; STEPS.len()] = {
     names
 };
 
-/// Creates the coming partitions; trouble with one month does not keep the others from theirs.
+/// Creates the partitions of coming months. A month that fails does not keep the others from theirs.
 fn premake(extension: &Extension, table: Table, budget: &dyn Budget) -> Outcome {
     let mut outcome = Outcome::default();
     for month in wanted_months() {
@@ -135,9 +134,9 @@ fn enforce_limits(extension: &Extension, budget: &dyn Budget) -> Outcome {
     outcome
 }
 
-/// Secures partitions. Drops the functions that a restore has left. Builds a missing index by hand only, because a
-/// restore may be about to build one of that name, and because it would run code. Leaves what somebody else has made to
-/// who may give it away.
+/// Secures partitions, and drops the functions that a restore has left. Only a run by hand builds a missing index, because a
+/// restore may be about to build one of that name, and because an index runs code. Objects of another owner are left to a
+/// role that may change them.
 fn secure(extension: &Extension, budget: &dyn Budget) -> Outcome {
     let secured = secure_all(extension, !budget.is_unattended(), || {
         budget.progress(1);
@@ -146,7 +145,7 @@ fn secure(extension: &Extension, budget: &dyn Budget) -> Outcome {
     (secured + former_functions::hand_over(extension)).into()
 }
 
-/// Deletes the rows of a table that are older than so many minutes; none for 0.
+/// Deletes the rows of a table that are older than `minutes`; none for 0.
 fn trim(extension: &Extension, budget: &dyn Budget, table: &str, column: &str, minutes: i32) -> Outcome {
     const BATCH: i64 = 10_000;
     if minutes == 0 {
@@ -172,7 +171,8 @@ fn trim(extension: &Extension, budget: &dyn Budget, table: &str, column: &str, m
     }
 }
 
-/// All audited lookups are stored in one transaction: one full of them takes a second or less for each megabyte.
+/// Returns the longest time of a flush. One transaction stores all audited lookups, at a second or less for each megabyte of
+/// the ring.
 fn longest_flush() -> Duration {
     LONGEST_BATCH + Duration::from_secs(settings::AUDIT_BUFFER_SIZE.get().unsigned_abs().into()) / 1024
 }
@@ -186,9 +186,9 @@ fn summarize(extension: &Extension, budget: &dyn Budget) -> Outcome {
     counted.into()
 }
 
-/// Autovacuum never analyzes a partitioned table itself, only its partitions; the planner needs both.
-/// Due when a tenth of the rows have changed since the partitions were analyzed, or when they have been
-/// analyzed since and are a tenth larger or smaller than the whole was.
+/// Analyzes the table and its partitions: the planner needs both, and autovacuum never analyzes a partitioned table itself.
+/// Due when a tenth of the rows have changed since the partitions were analyzed, or when the partitions are a tenth larger
+/// or smaller than the table was when it was analyzed.
 fn analyze(extension: &Extension, _turn: &dyn Budget) -> Outcome {
     let parent = extension.table(CACHE);
     let due = spi::run(
@@ -204,7 +204,7 @@ fn analyze(extension: &Extension, _turn: &dyn Budget) -> Outcome {
     if !due {
         return Outcome { detail: Some("not due".into()), ..Outcome::default() };
     }
-    // Whoever vacuums or changes a table, autovacuum above all, is not waited for.
+    // Does not wait for a session that vacuums or changes a table, above all autovacuum.
     if !try_lock(parent) {
         return in_the_way(0, format!("put off: somebody vacuums or changes {CACHE}"));
     }
@@ -223,8 +223,8 @@ fn in_the_way(affected: i64, detail: String) -> Outcome {
     Outcome { affected, detail: Some(detail), put_off: true, ..Outcome::default() }
 }
 
-/// Takes the lock of ANALYZE on a table, if it can be had at once.
+/// Takes the lock of ANALYZE on a table, unless that would wait.
 fn try_lock(table: pg_sys::Oid) -> bool {
-    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
+    // SAFETY: the end of the transaction releases the lock. A lock on a table that has just been dropped does no harm.
     unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
 }
