@@ -9,7 +9,7 @@ use crate::pg::spi::{self, Access};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
-/// Totals, a breakdown by content type, and what the application that was there first reads; zeros for a user of whom
+/// Returns totals, a breakdown by content type, and the fields that existing clients read. All are zero for a user of whom
 /// the caller may see nothing.
 #[pg_extern(sql = false)]
 fn get_infinite_pages_analytics(user_id: Option<Uuid>) -> Option<RawJsonb> {
@@ -18,6 +18,6 @@ fn get_infinite_pages_analytics(user_id: Option<Uuid>) -> Option<RawJsonb> {
     let extension = Extension::current();
     let query = query.replace("@extschema@", &extension.schema);
     let run = || spi::run(Access::Read, &query, &[user_id.into()], |rows| rows.jsonb(0, 1));
-    // To compile it takes longer than to run it.
+    // JIT compilation would take longer than the query.
     with_settings(&[(c"jit", c"off")], || with_way_out(&extension, Grant::Tenant, run))
 }

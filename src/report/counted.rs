@@ -1,4 +1,4 @@
-//! What shared memory holds, for queries.
+//! Functions that show the counters and pending hits in shared memory.
 
 use crate::access::{monitor, tenant};
 use crate::extension::{CACHE, Extension};
@@ -13,11 +13,11 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 
-// As 0.2.0 declares it, and as this version does, with a column more.
+// The symbols that 0.2.0 declares, and that this version declares with one column more.
 set_returning!(cache_statistics_wrapper => statistics(pending));
 set_returning!(cache_statistics_with_evictions_wrapper => statistics(pending));
 
-/// The counters of each type since the server started or, when `pending` is true, those not stored yet.
+/// Returns the counters of each type since the server started or, if `pending` is true, those not stored yet.
 fn statistics(call: Call, pending: Option<bool>) -> Stored {
     let pending = pending.unwrap_or(false);
     let mut all: Vec<_> = at_commit::counted()
@@ -54,7 +54,7 @@ fn statistics(call: Call, pending: Option<bool>) -> Stored {
 
 set_returning!(infinite_pages_cache_pending_hits => pending_hits(per));
 
-/// What pending hits are summed up for. Reports need no more than that, and may come while there are very many.
+/// What pending hits are summed up by. Reports need only sums, and there may be very many hits.
 #[derive(Clone, Copy, PartialEq)]
 enum Per {
     Entry,
@@ -83,7 +83,7 @@ impl Per {
         }
     }
 
-    /// The hits of all that belongs together; what differs among them is of any one.
+    /// Sums the hits that belong together. A field in which they differ has the value of any of them.
     fn sum(self, pending: impl Iterator<Item = Hits>) -> Vec<Hits> {
         if self == Self::Entry {
             return pending.collect();
@@ -100,18 +100,19 @@ impl Per {
     }
 }
 
-/// The hits that no entry's row has yet. A caller that may not see every user's statistics, or of single entries
-/// and is a monitor, gets those of its own user; one that may not read the table, where claims are nobody's proof, gets none.
+/// Returns the hits that no entry's row has yet. A caller that may not see every user's statistics gets those of its own
+/// user, and so does a monitor that asks for single entries. A caller that may not read the table gets none, because its
+/// claims prove nothing.
 fn pending_hits(call: Call, per: Option<&str>) -> Stored {
-    // Two SQL functions stand for this one: without an argument it is for each entry.
+    // Two SQL functions share this one. The one without an argument returns a row for each entry.
     let per = if call.has_arguments() { Per::read(per) } else { Per::Entry };
     let extension = Extension::current();
-    // A digest would tell a monitor whether there is an entry of a key that it guesses.
+    // A digest would tell a monitor whether an entry with a guessed key exists.
     let all = monitor::may_see_all_users(&extension) && !(per == Per::Entry && monitor::only_watches(&extension));
     let only = (!all).then(|| tenant::cache_current_user_id().filter(|_| may_read_entries()));
     let mine = |hits: &Hits| only.is_none_or(|user| user == Some(hits.entry.user_id));
     let sums = per.sum(at_commit::pending_hits().into_iter().filter(mine));
-    // A datum for each content type, not for each entry.
+    // One datum for each content type, not for each entry.
     let mut names: HashMap<u32, DatumWithOid> = HashMap::new();
     call.values(|deliver| {
         for hits in sums {

@@ -5,10 +5,10 @@ use crate::statistics::histogram;
 use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 
-/// The latency in milliseconds that a share of the calls did not exceed; NULL when there were none.
+/// Returns the latency in milliseconds that a share of the calls did not exceed; NULL if there were none.
 ///
 /// # Errors
-/// 22023 for a share that is not between 0 and 1, and for more buckets than there are.
+/// 22023 for a share that is not between 0 and 1, and for more buckets than a histogram has.
 #[pg_extern(sql = false)]
 fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Option<AnyNumeric> {
     let (buckets, share) = (buckets?, share?);
@@ -25,7 +25,7 @@ fn cache_latency_ms(buckets: Option<Vec<Option<f64>>>, share: Option<f64>) -> Op
             .hint("Pass lookup_us or upsert_us, or sums of them by position.")
             .raise();
     }
-    // What is no number of calls counts as none; what no server can have counted, as very many.
+    // A value that is not finite or is negative counts as 0; one too large for any server is capped.
     let number = |count: f64| if count.is_finite() { count.clamp(0.0, 1e300) } else { 0.0 };
     let counts: Vec<f64> = buckets.into_iter().map(|count| count.map_or(0.0, number)).collect();
     histogram::quantile(&counts, share).map(|microseconds| {

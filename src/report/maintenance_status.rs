@@ -1,4 +1,4 @@
-//! What the views cache_maintenance_status and cache_maintenance_progress show.
+//! The views cache_maintenance_status and cache_maintenance_progress.
 
 use super::run::{run_on_log, run_with};
 use super::sources::with_sources;
@@ -36,14 +36,14 @@ fn status(call: Call) -> Stored {
     let query = if complete {
         include_str!("../../sql/reports/cache_maintenance_status.sql")
     } else {
-        // It answers without the tables, too.
+        // The view must answer without the tables, too.
         "SELECT $1::text, $2::timestamptz, $3::timestamptz, $4::timestamptz, $5::integer, @last_error@, 0, $7::timestamptz"
     };
     run_on_log(call, &extension, query, "@last_error@", ("$6::text", "false"), &args)
 }
 
-/// When the entry expired that has been longest over, and is still there. A statement of its own, since a distributed
-/// table can stand in no recursive one.
+/// Returns the expiry of the oldest expired entry that is still there. A separate statement, because a recursive one cannot
+/// read a distributed table.
 fn oldest_expired(extension: &Extension) -> Option<TimestampWithTimeZone> {
     extension.find_table(CACHE)?;
     let sql = "SELECT expires_at FROM @earliest_expiry@ e WHERE expires_at <= statement_timestamp()";
@@ -52,7 +52,7 @@ fn oldest_expired(extension: &Extension) -> Option<TimestampWithTimeZone> {
     with_way_out(extension, Grant::Monitor, read)
 }
 
-/// What the worker does in this database, or why it does nothing.
+/// Returns the state of the worker in this database.
 fn worker(extension: &Extension, slot: Option<&Slot>) -> &'static str {
     let Some((launcher, since)) = databases::read(|databases| (databases.launcher, databases.since)) else {
         return "not preloaded";
@@ -74,13 +74,13 @@ fn worker(extension: &Extension, slot: Option<&Slot>) -> &'static str {
     }
 }
 
-/// A moment; `None` for never. One that is due was set to the beginning of time.
+/// Returns a time; `None` for never. A tick that is due at once has the beginning of time.
 fn moment(timestamp: i64) -> Option<TimestampWithTimeZone> {
     (timestamp > 0).then(|| TimestampWithTimeZone::try_from(timestamp).ok()).flatten()
 }
 
 fn progress(call: Call) -> Stored {
-    /// More than there can be at a time, but for a moment after the launcher was started anew.
+    /// More ticks than run at a time, except just after a restart of the launcher.
     const MOST: usize = 16;
     let mut running: [Option<(pg_sys::Oid, Running)>; MOST] = [None; MOST];
     databases::read(|databases| {

@@ -1,4 +1,4 @@
-//! Reports: what an operator reads.
+//! Reports: views, checks and functions for operators.
 
 mod analytics;
 mod counted;

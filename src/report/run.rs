@@ -1,4 +1,4 @@
-//! Reports: functions whose rows are those of a query in sql/reports, under the views and the checks.
+//! Reports: the functions under the views and checks. Each returns the rows of a query in sql/reports.
 
 use super::sources::{READ_BY_OWNER, with_sources};
 use crate::access::all_rows::{owner_sees_all, sees_all};
@@ -27,7 +27,7 @@ const REPORTS: [(&str, &str); 7] = [
 
 set_returning!(infinite_pages_cache_report => report());
 
-/// One C function under all reports; it finds its query by the name it was called by.
+/// The C function of all reports. It finds its query by the name of the SQL function.
 ///
 /// # Errors
 /// 55000 when the function has been renamed.
@@ -37,7 +37,7 @@ fn report(call: Call) -> Stored {
     let query = query.unwrap_or_else(|| unknown(&name));
     let extension = Extension::current();
     match name.as_str() {
-        // It has a row for each user, which may be very many.
+        // Not by read_by_owner_of(), because there may be very many users.
         "user_cache_analytics" if monitor::only_watches(&extension) => {
             privileges::confined_to_owner_of(extension.table(CACHE), || run(call, query))
         }
@@ -57,8 +57,8 @@ fn unknown(name: &str) -> ! {
         .raise()
 }
 
-/// Runs a query on the log of maintenance, for a monitor with the rights of its owner. `place` gets what the caller may see of
-/// a text, which may hold what an error said, and does if the condition beside it is true.
+/// Runs a query on the log of maintenance; for a monitor, with the rights of the log's owner. `text` may quote an error, and
+/// does where the condition `failed` holds: `place` is replaced by as much of it as the caller may see.
 pub fn run_on_log(
     call: Call,
     extension: &Extension,
@@ -76,8 +76,8 @@ pub fn run_on_log(
     }
 }
 
-/// Puts into the query of a report, for each `@sees_<table>@`, whether all of the table's rows are seen by whom it is read
-/// as: of what is hidden nothing can be told.
+/// Replaces each `@sees_<table>@` in the query of a report by whether row security shows every row of the table to the role
+/// that reads it. If it may hide rows, the report can say nothing about them.
 fn with_visibility(extension: &Extension, query: &str) -> String {
     let watches = monitor::only_watches(extension);
     let sees = |name: &str, table| {
@@ -96,25 +96,25 @@ fn with_visibility(extension: &Extension, query: &str) -> String {
     })
 }
 
-/// Makes the rows of a query the result of the function.
+/// Returns the rows of a query as the result of the function.
 pub fn run(call: Call, query: &str) -> Stored {
     run_with(call, query, &[])
 }
 
-/// The same for a query with arguments.
+/// As [`run`], for a query with arguments.
 pub fn run_with(call: Call, query: &str, args: &[DatumWithOid]) -> Stored {
     answer(call, query, args, Grant::Monitor)
 }
 
-/// The same; `grant` is what a role needs that may not read the tables.
+/// Returns the rows of a query. `grant` is what a role needs that may not read the tables.
 fn answer(call: Call, query: &str, args: &[DatumWithOid], grant: Grant) -> Stored {
     let extension = Extension::current();
     let preloaded = shared_memory::is_preloaded().to_string();
     let query = with_visibility(&extension, query);
     let query =
         with_sources(&extension, &query).replace("@extschema@", &extension.schema).replace("@preloaded@", &preloaded);
-    // The catalogs show a partition's bounds and an index as text; the queries read it. To compile them takes
-    // longer than to run them.
+    // The queries parse bounds of partitions and definitions of indexes, whose text depends on these settings. JIT is off,
+    // because compiling would take longer than the queries.
     let settings = [
         (c"DateStyle", c"ISO"),
         (c"TimeZone", c"UTC"),

@@ -1,4 +1,4 @@
-//! Sources of reports: what stands for an `@name@` in their queries.
+//! Sources of reports: the subqueries that replace each `@name@` in their queries.
 
 use crate::access::monitor;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS};
@@ -8,7 +8,7 @@ use crate::statistics::summary::{COUNT_BY_TYPE, COUNT_BY_USER, is_large};
 
 const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
 
-/// What reports read of tables that a monitor may not read: the table, the query, and the columns of the result.
+/// Sources on tables that a monitor may not read: the name, the table, the query, and the columns of its result.
 pub const READ_BY_OWNER: [(&str, &str, &str, &str); 4] = [
     ("@entries_by_type@", CACHE, COUNT_BY_TYPE, BY_TYPE_COLUMNS),
     ("@earliest_expiry@", CACHE, include_str!("../../sql/reports/earliest_expiry.sql"), "expires_at timestamptz"),
@@ -23,7 +23,7 @@ pub const READ_BY_OWNER: [(&str, &str, &str, &str); 4] = [
 const BY_TYPE_COLUMNS: &str = "partition_name text, content_type text, entries bigint, expired_entries bigint, \
     high_priority_entries bigint, hits numeric, tokens_saved numeric, last_activity timestamptz, measured_at timestamptz";
 
-/// Puts the sources of its data into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
+/// Puts sources into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
 /// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@earliest_expiry@` and
 /// `@entry_indexes@`.
 pub fn with_sources(extension: &Extension, query: &str) -> String {
@@ -54,7 +54,7 @@ pub fn with_sources(extension: &Extension, query: &str) -> String {
     query
 }
 
-/// The pending hits summed up by a column. The SQL of version 0.1.0 has no function that does it.
+/// Returns a source of pending hits summed up by a column. The SQL of 0.1.0 has no function for that.
 fn pending(extension: &Extension, per: &str) -> String {
     if extension.has_function("cache_pending_hits_by") {
         return format!("@extschema@.cache_pending_hits_by('{}')", per.trim_end_matches("_id"));
@@ -65,8 +65,8 @@ fn pending(extension: &Extension, per: &str) -> String {
     )
 }
 
-/// Whether a report reads a summary: of a large cache that has one, for a caller who may see it. A tenant's
-/// own entries are few, and found by an index.
+/// Whether a report reads a summary: if the cache is large and has one, and the caller may see every user. A tenant's own
+/// entries are few, and an index finds them.
 fn serves(extension: &Extension, summary: &str) -> bool {
     extension.find_table(summary).is_some() && monitor::may_see_all_users(extension) && is_large(extension) && {
         let sql = format!("SELECT 1 FROM {}.{summary} LIMIT 1", extension.schema);

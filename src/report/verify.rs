@@ -1,4 +1,4 @@
-//! The check of an installation. It must answer also when tables are missing: that is one of its findings.
+//! The check of an installation. It must also answer when tables are missing, because that is one of its findings.
 
 use super::run::run;
 use crate::access::all_rows::hidden_from_owners;
@@ -17,6 +17,6 @@ fn verify(call: Call) -> Stored {
     }
     let query = query.replace("@version@", env!("CARGO_PKG_VERSION")).replace("@no_place@", NO_PLACE);
     let query = query.replace("@hidden@", &hidden_from_owners(&extension).join(","));
-    // What is in order needs no hint.
+    // A check that is ok needs no hint.
     run(call, &format!("SELECT name, ok, detail, CASE WHEN ok THEN NULL ELSE hint END FROM ({query}) checks"))
 }
