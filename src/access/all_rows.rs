@@ -1,5 +1,5 @@
-//! What maintenance decides by rows it decides by all of them: where row security may hide some, it refuses to work.
-//! FORCE ROW LEVEL SECURITY puts a table's owner under its policies, too.
+//! Maintenance decides by all rows of a table: if row security may hide some, it refuses to work. FORCE ROW LEVEL SECURITY
+//! puts a table's owner under its policies, too.
 
 #![allow(unsafe_code)]
 
@@ -16,24 +16,24 @@ const CHANGES: [Use; 3] = [Use::Read, Use::Update, Use::Delete];
 /// Makes sure that row security hides no row of some tables from the current user until the transaction ends.
 ///
 /// # Errors
-/// 42501 where it may.
+/// 42501 if row security may hide some.
 pub fn must_see_all(extension: &Extension, tables: &[&str]) {
     tables.iter().for_each(|table| check(extension.table(table), &[Use::Read]));
 }
 
-/// The same of rows that the current user is to change, too: what its policies leave out would stay as it is without a
-/// word.
+/// As [`must_see_all`], for rows that the current user is to change, too. Rows left out by a policy would silently stay as
+/// they are.
 ///
 /// # Errors
-/// 42501.
+/// 42501 if row security may leave out some.
 pub fn must_change_all(extension: &Extension, tables: &[&str]) {
     tables.iter().for_each(|table| check(extension.table(table), &CHANGES));
 }
 
-/// The same as [`must_see_all`] of one table, which may be a partition.
+/// As [`must_see_all`], for one table, which may be a partition.
 ///
 /// # Errors
-/// 42501.
+/// 42501 if row security may hide some.
 pub fn must_see_all_of(table: pg_sys::Oid) {
     check(table, &[Use::Read]);
 }
@@ -48,7 +48,7 @@ pub fn owner_sees_all(table: pg_sys::Oid) -> bool {
     may_all(table, privileges::owner_of(table), &[Use::Read])
 }
 
-/// The tables of which row security may hide rows from their own owner.
+/// Returns the tables whose owner row security may hide rows from.
 pub fn hidden_from_owners(extension: &Extension) -> Vec<&'static str> {
     let is_hidden = |table: &&str| {
         extension.find_table(table).is_some_and(|table| !may_all(table, privileges::owner_of(table), &CHANGES))
@@ -58,17 +58,17 @@ pub fn hidden_from_owners(extension: &Extension) -> Vec<&'static str> {
 
 fn check(table: pg_sys::Oid, uses: &[Use]) {
     let role = current_user();
-    // SAFETY: the end of the transaction releases the lock. Until then nobody changes the table's row security.
+    // SAFETY: the end of the transaction releases the lock. Until then no session can change the table's row security.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
     if !may_all(table, role, uses) {
         refuse(table, role, uses);
     }
 }
 
-/// Whether a role may use every row of a table in some ways, as far as row security goes. Policies other than the
-/// constant true are not known to let it.
+/// Whether row security lets a role use every row of a table in some ways. A policy counts only if it is the constant true,
+/// because of any other it is not known.
 fn may_all(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> bool {
-    // SAFETY: a catalog lookup for a table, none of one that is gone.
+    // SAFETY: a catalog lookup, which finds nothing for a table that is gone.
     let restricted =
         unsafe { pg_sys::check_enable_rls(table, role, true) } == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
     let allowed = |table| uses.iter().all(|way| Visible::by_policies(table, role, *way) == Visible::All);

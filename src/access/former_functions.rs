@@ -1,6 +1,6 @@
-//! Functions that have the arguments of a released version. A dump of that version grants rights on a function by its
-//! arguments. Where those have changed since, a restore gets a function that has the old ones, or it would fail. Maintenance
-//! and cache_setup() hand the grants over to the function that is called now, and drop the former one.
+//! Former functions: those with the arguments of a released version. A dump of that version grants rights on a function by its
+//! arguments, and its restore would fail without a function that has them. Maintenance and cache_setup() hand the grants over
+//! to the function that is called now, and drop the former one.
 
 use super::owner;
 use crate::extension::Extension;
@@ -17,7 +17,7 @@ struct Former {
     symbol: &'static str,
 }
 
-/// No call by name finds one, since its arguments have neither names nor defaults.
+/// No call that names or leaves out arguments finds one, because its arguments have neither names nor defaults.
 const FORMER: [Former; 1] = [Former {
     name: "cache_upsert",
     arguments: "uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz",
@@ -35,7 +35,7 @@ impl Former {
         spi::run(Access::ReadLatest, sql, &[self.signature(extension).into()], |rows| rows.get(0, 1))
     }
 
-    /// The function that is called now; `None` where the SQL is of the version that this one is of.
+    /// Returns the function that is called now; `None` if the SQL is of the version of the former function.
     fn successor(&self, extension: &Extension, former: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let sql = "SELECT oid FROM pg_proc WHERE pronamespace = $1 AND proname = $2::name AND oid <> $3";
         let args = [extension.namespace.into(), self.name.into(), former.into()];
@@ -43,7 +43,7 @@ impl Former {
     }
 }
 
-/// Makes the former functions for a restore, as members of the extension that it creates.
+/// Creates the former functions for a restore, as members of the extension that it creates.
 pub fn make(extension: &Extension) {
     for former in FORMER.iter().filter(|former| former.find(extension).is_none()) {
         spi::execute(&format!(
@@ -55,7 +55,7 @@ pub fn make(extension: &Extension) {
     }
 }
 
-/// Hands over what a dump has granted; returns how many functions were dropped. Leaves that to whoever may do it.
+/// Hands over what a dump has granted; returns how many functions it dropped. Does nothing unless the current user may grant.
 pub fn hand_over(extension: &Extension) -> i64 {
     const IS_GRANTED: &str = "SELECT FROM pg_proc p WHERE p.oid = $1 AND p.proacl IS NOT NULL";
     let left: Vec<_> = FORMER

@@ -1,4 +1,4 @@
-//! Who may see what: claims of tenants, row security and its policies, owners, services and monitors.
+//! Access: claims of tenants, row security and its policies, owners, services and monitors.
 
 pub mod all_rows;
 pub mod former_functions;

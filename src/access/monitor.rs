@@ -1,6 +1,6 @@
-//! Monitors: roles that see the figures of every user, and no entry. They have no right on the entries nor on the audit log,
-//! since row security cannot show a role the rows of others without all that it may read of them; and none on the log of
-//! maintenance, since an error may quote any row. What a report shows of these tables is read with their owner's rights.
+//! Monitors: roles that see the figures of every user, and no entry. They have no right on the entries or the audit log,
+//! because row security cannot show the figures of a row without the row, and none on the log of maintenance, because an
+//! error may quote any row. Reports read these tables for monitors with the rights of their owner.
 
 use super::row_security::Visible;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS, STATISTICS};
@@ -9,12 +9,12 @@ use crate::pg::spi::{self, Access};
 use crate::pg::subtransaction::MARK;
 use pgrx::spi::quote_literal;
 
-/// The tables of figures. Who may read all of them, and not the audit log, is a monitor: what a grant on all tables of a
-/// schema has reached is none for that.
+/// The tables of figures. A role that may read all of them, and not the audit log, is a monitor. A role with a grant on all
+/// tables of the schema may read the audit log, so it is no monitor.
 pub const FIGURES: [&str; 3] = [STATISTICS, BY_TYPE, BY_USER];
 
-/// Whether the current user is a monitor that may not read every user's entries for itself. As a tenant it may
-/// read those of one user.
+/// Whether the current user is a monitor that has no right of its own to read every user's entries. A monitor that is also a
+/// tenant may read those of one user.
 pub fn only_watches(extension: &Extension) -> bool {
     let may_read = |table: &str| extension.find_table(table).is_some_and(privileges::may_read);
     FIGURES.iter().all(|table| may_read(table))
@@ -24,15 +24,15 @@ pub fn only_watches(extension: &Extension) -> bool {
         })
 }
 
-/// Whether the caller may see every user's statistics: who may read the entries, and is not restricted by row
-/// security, or who may read the roll-up.
+/// Whether the current user may see every user's statistics: it may read the entries and row security does not restrict it,
+/// or it may read the hourly statistics.
 pub fn may_see_all_users(extension: &Extension) -> bool {
     extension.find_table(CACHE).is_some_and(|cache| privileges::may_read(cache) && !privileges::is_restricted(cache))
         || extension.find_table(STATISTICS).is_some_and(privileges::may_read)
 }
 
-/// The rows of a query on a table, read now with the rights of the table's owner, as a source for a statement of a role
-/// that may not read it. `columns` names them with their types.
+/// Reads a query on a table with the rights of the table's owner, and returns its rows as a source for a statement of a role
+/// that may not read the table. `columns` names the columns with their types.
 pub fn read_by_owner_of(extension: &Extension, table: &str, query: &str, columns: &str) -> String {
     let sql =
         format!("SELECT coalesce(json_agg(r), '[]')::text FROM ({query}) r").replace("@extschema@", &extension.schema);
@@ -42,15 +42,15 @@ pub fn read_by_owner_of(extension: &Extension, table: &str, query: &str, columns
     format!("(SELECT * FROM json_to_recordset({}) AS r ({columns}))", quote_literal(rows))
 }
 
-/// Whether the current user may see what errors of maintenance said. The last is in memory, and stays there when tables are
-/// dropped.
+/// Whether the current user may see the messages of errors in maintenance. The last one is in shared memory, so this must
+/// also answer when the tables are gone.
 pub fn may_read_errors(extension: &Extension) -> bool {
     let table = [RUNS, AUDIT_LOG].into_iter().find_map(|table| extension.find_table(table));
     !only_watches(extension) && table.map_or_else(privileges::acts_as_superuser, privileges::may_read)
 }
 
-/// An expression for all that a text says that may hold what an error said, or else for what is left of it for a monitor.
-/// `failed` is one for whether it does: earlier versions logged no code.
+/// Returns an SQL expression for a text that may quote an error: the whole text, or what a monitor may see of it. `failed` is
+/// a condition for texts that quote one, because earlier versions logged no SQLSTATE to know them by.
 pub fn shown_of(text: &str, failed: &str, whole: bool) -> String {
     if whole {
         return text.to_string();

@@ -9,7 +9,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 /// Checks that the current user owns one of the extension's tables, or has its owner's rights.
 ///
 /// # Errors
-/// 42501 with the given detail and hint.
+/// 42501, with the given DETAIL and HINT.
 pub fn must_own(extension: &Extension, table: &str, detail: &str, hint: &str) {
     if !privileges::is_owned(extension.table(table)) {
         Refusal::new(
@@ -22,8 +22,8 @@ pub fn must_own(extension: &Extension, table: &str, detail: &str, hint: &str) {
     }
 }
 
-/// Two of the tables that have different owners, if there are any: a statement that writes several runs the triggers
-/// of all with the rights of one owner.
+/// Returns two of the tables that have different owners, if there are any. A statement that writes both would run the triggers
+/// of one with the rights of the other's owner.
 pub fn of_different_owners<'a>(extension: &Extension, tables: &[&'a str]) -> Option<(&'a str, &'a str)> {
     let owner = |table: &str| privileges::owner_of(extension.table(table));
     let (first, others) = tables.split_first()?;
@@ -31,15 +31,15 @@ pub fn of_different_owners<'a>(extension: &Extension, tables: &[&'a str]) -> Opt
     Some((first, other))
 }
 
-/// Whether the archive is that of the audit log, as far as its owner tells: whoever may create tables may take its name.
+/// Whether a table is the archive of the audit log, by its owner: any role that may create tables could take the name.
 pub fn is_archive_of_log(extension: &Extension, archive: pg_sys::Oid) -> bool {
     let owner = privileges::owner_of(archive);
     extension.find_table(AUDIT_LOG).is_some_and(|log| owner == privileges::owner_of(log))
         || privileges::is_superuser(owner)
 }
 
-/// Whether the current user can grant the functions and views: an owner of the tables that has not created the
-/// extension cannot, and leaves their grants as they are.
+/// Whether the current user can grant the functions and views. An owner of the tables that has not created the extension
+/// cannot.
 pub fn may_grant_functions(extension: &Extension) -> bool {
     spi::run(
         Access::ReadLatest,

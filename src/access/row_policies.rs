@@ -28,8 +28,8 @@ const POLICIES: [(&str, &str, &[&str]); 4] = [
     ),
 ];
 
-/// Enables row security on a table, and creates the policies that it should have and has not. One that
-/// exists may have been changed on purpose, and stays.
+/// Enables row security on a table, and creates the policies that it lacks. A policy that exists stays, because it may have
+/// been changed on purpose.
 pub fn ensure_policies(extension: &Extension, table: &str) {
     let enabled = spi::run(
         Access::ReadLatest,
@@ -55,7 +55,7 @@ pub fn ensure_policies(extension: &Extension, table: &str) {
     }
 }
 
-/// Whether a table has a policy of a name.
+/// Whether a table has a policy of this name.
 pub fn exists(extension: &Extension, table: &str, policy: &str) -> bool {
     spi::run(
         Access::ReadLatest,
@@ -65,7 +65,7 @@ pub fn exists(extension: &Extension, table: &str, policy: &str) -> bool {
     )
 }
 
-/// Lets those who were granted to write a table go on to, now that it has row security: earlier versions had none.
+/// Keeps writing open to the roles that were granted it, because the table of earlier versions had no row security.
 fn keep_writers(extension: &Extension, table: &str) {
     let writers = spi::run(
         Access::ReadLatest,

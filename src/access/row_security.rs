@@ -1,4 +1,4 @@
-//! Which entries a role may read, as row security would decide it for a statement.
+//! Which entries a role may read, decided as row security would for a statement.
 
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use crate::pg::{backend, nodes, privileges, version};
 use pgrx::datum::FromDatum;
 use pgrx::pg_sys;
 
-/// What of a table a role may use in some way.
+/// Which rows of a table a role may use in some way.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Visible {
     /// Every entry.
@@ -20,7 +20,7 @@ pub enum Visible {
     AskSql,
 }
 
-/// What a policy is asked for, by the letter of its command in the catalog.
+/// A use that policies decide, with the letter of its command in pg_policy.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Use {
@@ -31,7 +31,7 @@ pub enum Use {
 }
 
 impl Visible {
-    /// What the current user may read of the table of the cache.
+    /// Returns what the current user may read of the table of the cache.
     pub fn to_current_user(extension: &Extension, table: pg_sys::Oid) -> Self {
         let role = backend::current_user();
         if !privileges::may_read(table) || !version::may_use_schema(extension.namespace, role) {
@@ -43,11 +43,11 @@ impl Visible {
         }
     }
 
-    /// What the policies of a table let a role use in a way: each that permits adds to it. One that restricts, and any
-    /// that is not an extension's own, has to be evaluated.
+    /// Returns the rows that the policies of a table let a role use in a way. Each permissive policy adds to them. SQL is to
+    /// be asked if a policy is restrictive or not one of the extension's own, because it has to be evaluated.
     pub fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid, way: Use) -> Self {
-        // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and
-        // its roles are an array of oid without NULLs.
+        // SAFETY: the policies stay as long as the relation is open. A policy consists of complete expressions, and its roles
+        // are an array of oid without NULLs.
         unsafe {
             let described = (*table).rd_rsdesc;
             if described.is_null() {
@@ -85,8 +85,7 @@ impl Visible {
     }
 }
 
-/// Whether row security is sure to keep the current user from writing entries of any but the user that the session
-/// acts for.
+/// Whether row security is sure to let the current user write only entries of the user that the session acts for.
 pub fn only_own_can_be_written(table: pg_sys::Oid) -> bool {
     let role = backend::current_user();
     let allows_own_only = |table| {
@@ -95,7 +94,7 @@ pub fn only_own_can_be_written(table: pg_sys::Oid) -> bool {
     privileges::is_restricted(table) && while_it_stays(table, allows_own_only).unwrap_or(false)
 }
 
-/// Whether row security is sure to let the current user read and delete every entry, and its privileges, too.
+/// Whether privileges and row security are sure to let the current user read and delete every entry.
 pub fn all_can_be_deleted(table: pg_sys::Oid) -> bool {
     let role = backend::current_user();
     let allows_all =
@@ -108,9 +107,9 @@ pub fn all_can_be_deleted(table: pg_sys::Oid) -> bool {
 /// Whether an expression is the constant true.
 ///
 /// # Safety
-/// The expression is a whole one.
+/// The expression is a complete tree of nodes.
 unsafe fn is_true(expression: *mut pg_sys::Node) -> bool {
-    // SAFETY: what a node is, its tag says.
+    // SAFETY: the tag of a node says its type.
     unsafe {
         let constant = expression.cast::<pg_sys::Const>();
         (*expression).type_ == pg_sys::NodeTag::T_Const
@@ -123,9 +122,9 @@ unsafe fn is_true(expression: *mut pg_sys::Node) -> bool {
 /// Whether an expression is `user_id = cache_current_user_id()`.
 ///
 /// # Safety
-/// The expression is a whole one.
+/// The expression is a complete tree of nodes.
 unsafe fn is_of_session(expression: *mut pg_sys::Node, user_id: i32) -> bool {
-    // SAFETY: what a node is, its tag says. Operators and functions that a policy uses exist.
+    // SAFETY: the tag of a node says its type. Operators and functions that a policy uses exist.
     unsafe {
         if (*expression).type_ != pg_sys::NodeTag::T_OpExpr {
             return false;
@@ -144,13 +143,13 @@ unsafe fn is_of_session(expression: *mut pg_sys::Node, user_id: i32) -> bool {
     }
 }
 
-/// Whether a function is this library's own cache_current_user_id(), as it was installed: whatever its name is, it may
-/// have been replaced.
+/// Whether a function is this library's cache_current_user_id(). The name does not tell, because the function may have been
+/// replaced.
 ///
 /// # Safety
 /// The function exists.
 unsafe fn is_own(function: pg_sys::Oid) -> bool {
-    // SAFETY: fills in the structure for a function that exists.
+    // SAFETY: fmgr_info fills in the structure for a function that exists.
     unsafe {
         let mut called = pg_sys::FmgrInfo::default();
         pg_sys::fmgr_info(function, &mut called);

@@ -1,4 +1,4 @@
-//! Services: roles that reach the entries of every user, and act in the owner's place where a function says so. The policy
+//! Services: roles that reach the entries of every user, and may call some functions in the owner's place. The row policy
 //! [`ADMIN`] of each table names them.
 
 use super::row_policies::ADMIN;
@@ -11,20 +11,19 @@ use pgrx::pg_sys;
 /// The role that the owner of the database is a member of.
 pub const DATABASE_OWNER: &str = "pg_database_owner";
 
-/// Whether the current user is a service: it does not have the rights of the owner of the entries, and may delete every
-/// one of them, so it may make and drop the months they are in, too. The right to execute a function says less: that may
-/// have been granted with all others.
+/// Whether the current user is a service: it lacks the rights of the owner, and may delete every entry. So it may also create
+/// and drop months. The right to execute a function proves less, because a grant on all functions includes it.
 pub fn is_service(cache: pg_sys::Oid) -> bool {
     !privileges::is_owned(cache) && row_security::all_can_be_deleted(cache)
 }
 
-/// Lets a service role read a table of audit rows, and delete from it, as cache_forget_user() must.
+/// Lets a service role read and delete audit rows of a table, as cache_forget_user() does.
 pub fn grant_audit(extension: &Extension, table: &str, role: &str) {
     spi::execute(&format!("GRANT SELECT, DELETE ON {}.{table} TO {role}", extension.schema));
     add_to_policy(extension, table, role);
 }
 
-/// Adds a role to a table's policy of services.
+/// Adds a role to the row policy [`ADMIN`] of a table.
 pub fn add_to_policy(extension: &Extension, table: &str, role: &str) {
     let mut roles = policy_roles(extension, table);
     if !roles.iter().any(|known| known == role || known == "PUBLIC") {
@@ -33,7 +32,7 @@ pub fn add_to_policy(extension: &Extension, table: &str, role: &str) {
     }
 }
 
-/// The roles of a table's policy of services, quoted.
+/// Returns the roles of the row policy [`ADMIN`] of a table, quoted.
 fn policy_roles(extension: &Extension, table: &str) -> Vec<String> {
     spi::run(
         Access::ReadLatest,
@@ -44,7 +43,7 @@ fn policy_roles(extension: &Extension, table: &str) -> Vec<String> {
     )
 }
 
-/// The service roles, quoted.
+/// Returns the service roles, quoted.
 pub fn service_roles(extension: &Extension) -> Vec<String> {
     policy_roles(extension, CACHE).into_iter().filter(|role| role != DATABASE_OWNER && role != "PUBLIC").collect()
 }

@@ -1,4 +1,4 @@
-//! Who is calling: the user whose entries a tenant role may see.
+//! The user that a session acts for, whose entries a tenant role may see.
 
 use crate::pg::guc;
 use crate::settings;
@@ -6,12 +6,12 @@ use pgrx::Uuid;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 
-/// The user of the session's claims. Anything malformed is nobody, never an error: row security asks
-/// for every table scan, and nobody sees no rows.
+/// Returns the user of the session's claims. Malformed claims give NULL, not an error, because row security calls this for
+/// every scan; without a user a scan returns no rows.
 #[pg_extern(sql = false)]
 pub fn cache_current_user_id() -> Option<Uuid> {
-    // Claims alone decide where there are any: a user id that an earlier client of a pooled connection
-    // left behind must not stand in for a claim that is missing.
+    // If there are claims, they alone decide: a user_id that an earlier client of a pooled connection left behind must not
+    // replace a missing claim.
     match CLAIMS.with_borrow_mut(Claims::read) {
         Some(user) => user,
         None => settings::USER_ID.get().and_then(|id| parse_uuid(id.to_str().ok()?)),
@@ -32,7 +32,7 @@ struct Claims {
 }
 
 impl Claims {
-    /// The user that the claims name now; `None` where there are no claims.
+    /// Returns the user that the claims name now; `None` if there are no claims.
     fn read(&mut self) -> Option<Option<Uuid>> {
         guc::read_into(c"request.jwt.claims", &mut self.now);
         if self.now.is_empty() {
@@ -46,15 +46,14 @@ impl Claims {
     }
 }
 
-/// The `sub` of a JSON object of claims, if it is a UUID.
+/// Returns the `sub` of a JSON object of claims, if it is a UUID.
 fn subject_of(claims: &[u8]) -> Option<Uuid> {
-    // A map, not a struct: of a name that stands twice the last one counts, as it does for jsonb.
+    // A map, not a struct, so that the last of two fields with the same name counts, as for jsonb.
     let claims: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(claims).ok()?;
     parse_uuid(claims.get("sub")?.as_str()?)
 }
 
-/// Reads a UUID in the usual notation, with or without hyphens or braces. One written as a URN is none, as for
-/// PostgreSQL.
+/// Reads a UUID in the usual notation, with or without hyphens or braces. Refuses a URN, as PostgreSQL does.
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     let is_urn = text.starts_with("urn:");
     (!is_urn).then(|| uuid::Uuid::try_parse(text).ok()).flatten().map(|id| Uuid::from_bytes(id.into_bytes()))

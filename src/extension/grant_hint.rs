@@ -1,4 +1,4 @@
-//! Permission errors of the server, with the way out.
+//! The server's permission errors, with a HINT that names the grant.
 
 use super::{Extension, TABLES};
 use crate::error::Refusal;
@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 use std::panic::AssertUnwindSafe;
 
-/// The function that is for tenants and not for everybody.
+/// The function that only tenants and services may call.
 pub const TENANT_FUNCTION: &str = "cache_create_current_partition";
 
 /// What gives a role the rights that it lacks.
@@ -18,10 +18,10 @@ pub enum Grant {
     Monitor,
 }
 
-/// Runs `f`; where the server denies the current user an object of the cache, its error gets a HINT that names the grant.
-/// Errors of any other kind, such as of a trigger that may not do what it tries, stay as they are.
+/// Runs `f`. If the server denies the current user an object of the cache, its error gets a HINT that names the grant. Any
+/// other error, such as that of a trigger without the rights it needs, stays as it is.
 pub fn with_way_out<T>(extension: &Extension, grant: Grant, f: impl FnOnce() -> T) -> T {
-    // After an error it may be whom a SECURITY DEFINER function acted for.
+    // Read now, because after an error the current user may be that of a SECURITY DEFINER function.
     let role = backend::current_user();
     let schema = AssertUnwindSafe(&extension.schema);
     PgTryBuilder::new(AssertUnwindSafe(f))
@@ -38,8 +38,8 @@ pub fn with_way_out<T>(extension: &Extension, grant: Grant, f: impl FnOnce() -> 
         .execute()
 }
 
-/// The message of an error by which the server itself denies an object of the cache. It is in the server's language;
-/// the name of the object is in it, and where it comes from tells it from others of its SQLSTATE.
+/// Returns the message of an error by which the server itself denies an object of the cache. The message is in the server's
+/// language, so it is known by the name of the object in it and by the C function that raised it.
 fn denial(error: &CaughtError) -> Option<String> {
     let CaughtError::PostgresError(report) = error else { return None };
     let names_one = TABLES.iter().chain([&TENANT_FUNCTION]).any(|name| report.message().contains(name));
