@@ -1,5 +1,5 @@
-//! Who may do what. A tenant role reaches the entries of the user in its claims; a service role those
-//! of every user; everything else is the owner's.
+//! Grants. A tenant role reaches the entries of the user in its claims, a service role those of every user, a monitor the
+//! figures. Everything else is the owner's.
 
 use crate::access::monitor::FIGURES;
 use crate::access::row_policies::ADMIN;
@@ -17,7 +17,7 @@ use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-// Beside [`TENANT_FUNCTION`], functions that are not listed here work with the caller's rights on the tables, and are as open
+// Functions that are neither [`TENANT_FUNCTION`] nor listed here work with the caller's rights on the tables, and are as open
 // as default privileges make them.
 const SERVICE_FUNCTIONS: &[&str] = &[
     "cleanup_expired_cache_entries_production",
@@ -35,23 +35,23 @@ const SERVICE_FUNCTIONS: &[&str] = &[
     "cache_maintenance_status",
     "cache_maintenance_progress",
 ];
-/// Each acts for the owner of the tables only.
+/// Functions that only the owner of the tables may call.
 const OWNER_FUNCTIONS: &[&str] =
     &["cache_setup", "cache_run_maintenance", "cache_flush_statistics", "archive_audit_logs"];
-/// They grant functions and views, which belong to who has created the extension.
+/// Functions that grant functions and views, which belong to the role that has created the extension.
 const GRANTING_FUNCTIONS: &[&str] = &["cache_grant_tenant", "cache_grant_service", "cache_grant_monitor"];
-/// All that are not everybody's.
+/// All functions that are not open to every role.
 const CLOSED: [&[&str]; 4] = [&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCTIONS, GRANTING_FUNCTIONS];
 
-/// What monitors call beside the functions of their views. Those of the second group are everybody's.
+/// Functions that monitors call beside those of their views. The second group is open to every role.
 const MONITOR_FUNCTIONS: [&[&str]; 2] = [
     &["verify_production_cache", "check_partition_health", "cache_statistics"],
     &["cache_latency_ms", "cache_pending_hits_by", "user_cache_analytics"],
 ];
-/// The functions that no earlier version has.
+/// Functions that no earlier version has.
 const NEW_FUNCTIONS: &[&str] = &["cache_grant_monitor"];
 
-/// Views, each with the function of the same name beneath it.
+/// Views, each on the function of the same name.
 const TENANT_VIEWS: &[&str] = &["user_cache_analytics"];
 const SERVICE_VIEWS: &[&str] = &[
     "cache_performance_metrics",
@@ -63,10 +63,10 @@ const SERVICE_VIEWS: &[&str] = &[
     "cache_maintenance_progress",
 ];
 
-/// The predefined role that reads every table gets the reports on them.
+/// The predefined role that may read every table, and so gets the reports on them.
 const WATCHER: &str = "pg_read_all_data";
 
-/// Roles of Supabase and PostgREST, provided for where they exist.
+/// Roles of Supabase and PostgREST, which get their grants where they exist.
 const KNOWN_TENANT: &str = "authenticated";
 const KNOWN_SERVICE: &str = "service_role";
 /// The predefined role that exporters of metrics are members of.
@@ -95,10 +95,10 @@ fn grant(role: &str, members: fn(&Extension, &str), tables: fn(&Extension, &str)
     tables(&extension, &role);
 }
 
-/// The role's name, quoted.
+/// Returns the role's name, quoted.
 ///
 /// # Errors
-/// 42704 when there is no such role, 42501 unless the current user owns the table.
+/// 42704 if there is no such role, 42501 unless the current user owns the table.
 fn checked_role(extension: &Extension, role: &str) -> String {
     owner::must_own(extension, CACHE, "Only the owner of a table can grant rights on it.", "Run it as the owner.");
     quoted_role(role).unwrap_or_else(|| {
@@ -114,8 +114,8 @@ fn quoted_role(role: &str) -> Option<String> {
     spi::run(Access::ReadLatest, sql, &[role.into()], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }
 
-/// Grants all to the roles of Supabase and PostgREST that exist, to the one of monitors, and to the database's owner
-/// what it may call as the owner of the tables.
+/// Grants to the roles of Supabase and PostgREST that exist, to [`KNOWN_MONITOR`], and to the owner of the database what it
+/// may call as the owner of the tables.
 pub fn grant_to_known_roles(extension: &Extension) {
     let members = owner::may_grant_functions(extension);
     if let Some(role) = quoted_role(KNOWN_TENANT) {
@@ -180,7 +180,7 @@ fn grant_tenant_tables(extension: &Extension, role: &str) {
     spi::execute(&format!("GRANT SELECT ON {schema}.{POLICIES} TO {role}"));
 }
 
-/// The tables of figures, and none that holds what users have stored or done, or that may quote it.
+/// Grants the tables of figures, and no table that holds or may quote what users have stored or done.
 fn grant_monitor_tables(extension: &Extension, role: &str) {
     for table in FIGURES.into_iter().chain([POLICIES]) {
         spi::execute(&format!("GRANT SELECT ON {}.{table} TO {role}", extension.schema));
@@ -194,7 +194,7 @@ fn grant_service_tables(extension: &Extension, role: &str) {
     grant_monitor_tables(extension, role);
     spi::execute(&format!("GRANT SELECT ON {schema}.{RUNS} TO {role}"));
     add_to_policy(extension, CACHE, role);
-    // Earlier versions have none there, until cache_setup() has run.
+    // The table of an earlier version has no such policy until cache_setup() has run.
     if row_policies::exists(extension, POLICIES, ADMIN) {
         add_to_policy(extension, POLICIES, role);
     }
@@ -204,8 +204,8 @@ fn grant_service_tables(extension: &Extension, role: &str) {
     }
 }
 
-/// Gives the functions and views of the extension that is being created their first privileges,
-/// whatever default privileges have granted.
+/// Gives the functions and views of the extension that is being created their initial privileges, whatever default
+/// privileges have granted.
 pub fn reset_members(extension: &Extension) {
     for function in functions(extension, &CLOSED.concat()) {
         reset_function(function);
@@ -217,7 +217,7 @@ pub fn reset_members(extension: &Extension) {
     on_views(extension, TENANT_VIEWS, WATCHER);
 }
 
-/// The same for one function that is being created. One that is for everybody keeps what default privileges grant.
+/// As [`reset_members`], for one function. A function that is open to every role keeps what default privileges grant.
 pub fn reset_function(function: pg_sys::Oid) {
     let name = function::name_of(function);
     let is_in = |list: &[&str]| list.contains(&name.as_str());
@@ -244,15 +244,15 @@ fn revoke_all(function: pg_sys::Oid, signature: &str) {
     }
 }
 
-/// The same for the functions that an update brings, while it does.
+/// As [`reset_members`], for the functions that an update has just created.
 pub fn reset_new_members(extension: &Extension) {
     for function in functions(extension, NEW_FUNCTIONS) {
         reset_function(function);
     }
 }
 
-/// What roles were granted by 0.1.0 while it was created, it had among the first privileges of functions and views: a dump
-/// has none of that, and revokes it, by number, from a role that was dropped. Makes it grants like any others.
+/// Turns grants that 0.1.0 made during CREATE EXTENSION into grants like any others. PostgreSQL recorded them as initial
+/// privileges. A dump leaves these out, and revokes them, by OID, from a role that was dropped.
 pub fn correct_first_privileges(extension: &Extension) {
     let outdated = spi::run(
         Access::ReadLatest,
@@ -267,7 +267,7 @@ pub fn correct_first_privileges(extension: &Extension) {
     );
     for (object, revokes, first, grants) in outdated {
         let set = |wanted: &[String]| revokes.iter().chain(wanted).for_each(|sql| spi::execute(sql));
-        // What leaves the extension has no first privileges any more; those that it joins with are the first again.
+        // An object that leaves the extension loses its initial privileges. The privileges that it rejoins with become initial.
         spi::execute(&format!("ALTER EXTENSION infinite_pages_cache DROP {object}"));
         outside_extension_script(|| set(&first));
         spi::execute(&format!("ALTER EXTENSION infinite_pages_cache ADD {object}"));
@@ -275,8 +275,8 @@ pub fn correct_first_privileges(extension: &Extension) {
     }
 }
 
-/// Grants the functions and views again to the roles that have rights on the tables: when the extension is
-/// created anew over them, those are all that is left of earlier grants.
+/// Grants the functions and views again to the roles that have rights on the tables. When the extension is created anew over
+/// existing tables, these rights are all that is left of earlier grants.
 pub fn renew_members(extension: &Extension) {
     if !owner::may_grant_functions(extension) {
         return;
@@ -316,7 +316,7 @@ fn on_functions(extension: &Extension, names: &[&str], statement: impl Fn(&str) 
     }
 }
 
-/// The functions of these names.
+/// Returns the functions of these names.
 fn functions(extension: &Extension, list: &[&str]) -> Vec<pg_sys::Oid> {
     let sql = "SELECT oid FROM pg_proc WHERE pronamespace = $1 AND proname = ANY ($2) ORDER BY proname";
     spi::run(Access::ReadLatest, sql, &[extension.namespace.into(), names(list).into()], |rows| {

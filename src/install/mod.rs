@@ -1,4 +1,4 @@
-//! Set-up of a database: tables, policies, grants, and what came before.
+//! Set-up of a database: tables, policies and grants, and the upgrade from earlier versions.
 
 pub mod grants;
 pub mod replaced_functions;

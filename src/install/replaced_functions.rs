@@ -1,6 +1,6 @@
-//! Functions whose arguments or columns have changed since a released version. PostgreSQL cannot alter them: an update
-//! script renames the old one, creates the new one, and calls cache_replace(), which hands over what an operator has
-//! given the old one, and drops it. The script makes cache_replace() first, and drops it at its end.
+//! Functions whose arguments or columns have changed since a released version. Because PostgreSQL cannot alter these, an
+//! update script renames the old function, creates the new one, and calls cache_replace(). That gives the new function what
+//! an operator has given the old one, and drops the old one. The script creates cache_replace() first, and drops it last.
 
 use super::grants;
 use super::upgrade::DEPENDENT;
@@ -12,11 +12,11 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// Gives `new` the owner, the grants and an operator's own comment of `old`, and drops `old`. `released` is the comment
-/// that the released version had: an operator has not changed it.
+/// Gives `new` the owner, the grants and an operator's comment of `old`, and drops `old`. A comment that differs from
+/// `released`, that of the released version, is an operator's.
 ///
 /// # Errors
-/// 2BP01 when anything but the extension depends on `old`: an update must not drop what is a user's.
+/// 2BP01 if anything but the extension depends on `old`, because an update must not drop a user's object.
 #[pg_extern(sql = false)]
 fn cache_replace(old: pg_sys::Oid, new: pg_sys::Oid, released: &str) {
     let (old_name, new_name) = (signature_of(old), signature_of(new));
@@ -37,7 +37,7 @@ fn cache_replace(old: pg_sys::Oid, new: pg_sys::Oid, released: &str) {
     spi::execute(&format!("DROP FUNCTION {old_name}"));
 }
 
-/// Gives an object that stays its new comment, unless an operator has changed the one of the released version.
+/// Gives an existing object its new comment, unless an operator has changed the comment of the released version.
 #[pg_extern(sql = false)]
 fn cache_renew_comment(catalog: pg_sys::Oid, object: pg_sys::Oid, released: &str, new: &str) {
     let statement = "SELECT format('COMMENT ON %s %s IS %L', o.type, o.identity, $4) FROM pg_identify_object($1, $2, 0) o \
@@ -47,7 +47,7 @@ fn cache_renew_comment(catalog: pg_sys::Oid, object: pg_sys::Oid, released: &str
     }
 }
 
-/// The text in the only column of the first row of a query.
+/// Returns the text in the only column of the first row of a query.
 fn one(args: &[DatumWithOid], sql: &str) -> Option<String> {
     spi::run(Access::ReadLatest, sql, args, |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }

@@ -1,5 +1,5 @@
-//! Set-up of a database: tables, indexes, policies, partitions, grants. It creates what is missing and
-//! adopts what exists, so it can be called again at any time.
+//! Set-up of a database: tables, indexes, policies, partitions, grants. Set-up creates what is missing and adopts what
+//! exists, so it can be called again at any time.
 
 use super::grants;
 use super::upgrade::{renew_comments, upgrade};
@@ -17,7 +17,7 @@ use crate::worker;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// The tables and the statements that make them.
+/// The tables, and the statements that create them.
 const TABLES: [(&str, &str); 7] = [
     (CACHE, include_str!("../../sql/tables/infinite_pages_cache_partitioned.sql")),
     (AUDIT_LOG, include_str!("../../sql/tables/cache_audit_log.sql")),
@@ -37,7 +37,7 @@ fn cache_setup() {
     let creating = creating_extension(&extension);
     if creating {
         grants::reset_members(&extension);
-        // A restore sets row_security off. It brings the tables itself, after this statement, and all grants.
+        // A restore sets row_security off. It creates the tables, and grants, itself after this statement.
         if !backend::applies_row_security() {
             former_functions::make(&extension);
             return;
@@ -47,9 +47,9 @@ fn cache_setup() {
         grants::reset_new_members(&extension);
         grants::correct_first_privileges(&extension);
     }
-    // As after CREATE EXTENSION: tables then are no members of the extension, so that a dump treats them as the user's own and DROP
-    // EXTENSION leaves them; a dump has the grants, and DROP ROLE leaves nothing of them. What is granted by a script stays in
-    // pg_init_privs: a dump would revoke it, by number, from a role that is no more.
+    // As after CREATE EXTENSION. Tables then are no members of the extension, so that a dump treats them as the user's own and
+    // DROP EXTENSION leaves them. Grants do not go to pg_init_privs, so that a dump has them and DROP ROLE finds them; from
+    // pg_init_privs a dump would revoke them, by OID, from a role that is gone.
     backend::outside_extension_script(|| set_up(&extension));
     if creating && !is_preloaded() {
         say_what_is_missing();
@@ -85,7 +85,7 @@ fn set_up(extension: &Extension) {
     grants::renew_members(extension);
 }
 
-/// Without shared memory the cache works; who installs it should know what does not.
+/// Warns that without shared memory the cache works, but does not count, and has no worker.
 fn say_what_is_missing() {
     Warning::new(PgSqlErrorCode::ERRCODE_WARNING, "infinite_pages_cache is not preloaded")
         .detail("Lookups are not counted, and no worker maintains the cache.")
@@ -93,8 +93,8 @@ fn say_what_is_missing() {
         .send();
 }
 
-/// A cache of another schema is left where it is, and misses would not tell of it: whoever dropped the extension and has
-/// created it without the SCHEMA of before should know. It is one that could be adopted, so not what anybody has planted.
+/// Warns of a cache in another schema, which stays there unused: somebody may have dropped the extension, and created it again
+/// without its SCHEMA. Considers only a table that could be adopted, so that no role can plant one to be warned of.
 fn tell_of_another_cache(extension: &Extension) {
     let schemas = spi::run(
         Access::ReadLatest,
@@ -123,8 +123,8 @@ fn tell_of_another_cache(extension: &Extension) {
 }
 
 /// # Errors
-/// 0A000 unless the database is in UTF8, the encoding of JSON: in another one the same request would have
-/// another key.
+/// 0A000 unless the encoding of the database is UTF8, that of JSON, because in another one the same request would have another
+/// key.
 fn check_encoding() {
     let (encoding, name) = backend::encoding();
     if encoding != pg_sys::pg_enc::PG_UTF8 {
@@ -138,9 +138,9 @@ fn check_encoding() {
     }
 }
 
-/// Whether CREATE EXTENSION runs. To the server ALTER EXTENSION UPDATE is the same, but then what the extension has
-/// made is older than the transaction, and has privileges that an operator may have given. Nothing alters a cast; this
-/// one every version has.
+/// Whether CREATE EXTENSION runs. The server does not tell it from ALTER EXTENSION UPDATE, in which the extension's objects are
+/// older than the transaction, and may have privileges from an operator. Looks at a cast, because no statement alters a cast,
+/// and every version has this one.
 fn creating_extension(extension: &Extension) -> bool {
     if !backend::is_in_extension_script() {
         return false;
@@ -165,7 +165,7 @@ fn create_table(extension: &Extension, name: &str, sql: &str) {
     }
 }
 
-/// Revokes what default privileges have granted on a table's sequences: they tell how many rows there are.
+/// Revokes what default privileges have granted on a table's sequences, because a sequence tells how many rows there are.
 fn secure_sequences(extension: &Extension, table: &str) {
     let sequences = spi::run(
         Access::ReadLatest,
@@ -185,11 +185,12 @@ fn has_lz4() -> bool {
     spi::run(Access::ReadLatest, sql, &[], |rows| rows.count() > 0 && rows.get(0, 1).unwrap_or(false))
 }
 
-/// Takes over a table that exists: adds the columns and indexes it lacks.
+/// Adopts a table that exists: adds the columns and indexes that it lacks.
 ///
 /// # Errors
-/// 42501 when it belongs to a role that is neither the caller, nor a superuser, nor the database's
-/// owner: whoever can create tables here could have planted it; and unless the caller has its owner's rights. 55000 when it cannot serve.
+/// 42501 if the table belongs to a role that is neither the caller, nor a superuser, nor the owner of the database, because any
+/// role that may create tables could have planted it; and unless the caller has its owner's rights. 55000 if it is not
+/// partitioned as it must be.
 fn adopt_table(extension: &Extension, name: &str, table: pg_sys::Oid, sql: &str) {
     check_origin(extension, name, table);
     owner::must_own(extension, name, "Set-up changes tables.", "Run it as the owner, or as a superuser.");
@@ -197,7 +198,7 @@ fn adopt_table(extension: &Extension, name: &str, table: pg_sys::Oid, sql: &str)
     if parent == Some(true) {
         check_partitioning(extension, name, table);
     }
-    // The statements that would create it are the description that it is compared with.
+    // The statements that would create the table make a template, to compare it with.
     let template = format!("{name}_template");
     spi::execute(&sql.replace("@extschema@", &extension.schema).replace(name, &template));
     let indexes = missing_indexes(extension.table(&template), table);
@@ -208,12 +209,12 @@ fn adopt_table(extension: &Extension, name: &str, table: pg_sys::Oid, sql: &str)
         spi::execute(&format!("CREATE INDEX ON {}.{name} {index}", extension.schema));
     }
     secure_sequences(extension, name);
-    // Row security does not restrict TRUNCATE, and a foreign key or a trigger tells of others' rows.
+    // Row security does not restrict TRUNCATE, and a foreign key or a trigger reveals other users' rows.
     secure::revoke(table, "TRUNCATE, REFERENCES, TRIGGER");
 }
 
-/// Adds the columns that a table lacks of those of another one. The rows that it has get their defaults; one without a
-/// default may be NULL.
+/// Adds to a table the columns of its template that it lacks. Existing rows get the default; a column without a default may
+/// be NULL.
 fn add_missing_columns(extension: &Extension, name: &str, template: pg_sys::Oid) {
     let missing = spi::run(
         Access::ReadLatest,
@@ -233,8 +234,8 @@ fn add_missing_columns(extension: &Extension, name: &str, template: pg_sys::Oid)
     }
 }
 
-/// What a table lacks of the indexes of its template, but for those of constraints: each from USING on. One that has
-/// further columns or parameters of its own serves as well. An index on a partitioned table is one on all its partitions.
+/// Returns the indexes of the template that a table lacks, without unique ones, each as the text from USING on. An index with
+/// further columns or parameters serves as well. An index on a partitioned table covers all its partitions.
 fn missing_indexes(template: pg_sys::Oid, table: pg_sys::Oid) -> Vec<String> {
     spi::run(
         Access::ReadLatest,
@@ -276,7 +277,7 @@ fn check_partitioning(extension: &Extension, name: &str, table: pg_sys::Oid) {
     let key =
         spi::run(Access::ReadLatest, "SELECT pg_get_partkeydef($1)", &[table.into()], |rows| rows.get::<String>(0, 1));
     let wanted = if name == CACHE { "RANGE (created_at)" } else { "RANGE (\"timestamp\")" };
-    // With quote_all_identifiers every name is quoted.
+    // The setting quote_all_identifiers quotes every name.
     let plain = |key: &str| key.replace('"', "");
     if key.as_deref().map(plain) != Some(plain(wanted)) {
         let found = key.map_or_else(|| "not partitioned".to_string(), |key| format!("partitioned by {key}"));

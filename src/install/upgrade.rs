@@ -1,6 +1,6 @@
-//! Tables of earlier versions, brought to the shape of this one. cache_setup() does it, and so serves ALTER EXTENSION
-//! UPDATE and a restored dump alike. Every row stays; a value that a new constraint refuses becomes the nearest one that
-//! it allows, and where there is none the constraint is for new rows only.
+//! Brings tables of earlier versions to the shape of this one. cache_setup() calls it, after ALTER EXTENSION UPDATE and after
+//! the restore of a dump alike. Every row stays. A value that a new constraint refuses becomes the nearest allowed one; if
+//! there is none, the constraint holds for new rows only.
 
 use crate::access::all_rows::must_change_all;
 use crate::error::Warning;
@@ -9,8 +9,8 @@ use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// The limit of token_cost in 0.1.0, as the catalog shows it. A table whose constraint has it was made by that version;
-/// one that existing clients have brought has no constraints of ours, and gets none.
+/// The limit of token_cost in 0.1.0, as the catalog shows it. That version has created a table whose constraint contains it.
+/// A table that clients have created has no constraints of ours, and gets none.
 const OLD_LIMIT: &str = "1000000000000000";
 
 /// Comments on columns as earlier versions had them.
@@ -21,10 +21,10 @@ const OLD_COMMENTS: [&str; 4] = [
     "Those of the hits that no entry got, for want of shared memory (infinite_pages_cache.max_tracked_entries)",
 ];
 
-/// Changes what a table has of an earlier version to what its template has.
+/// Brings a table of an earlier version to the shape of its template.
 pub fn upgrade(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
     if [CACHE, POLICIES].contains(&name) {
-        // Triggers that an UPDATE fires and constraints are the owner's code.
+        // The UPDATE fires triggers and checks constraints, which are the owner's code.
         privileges::without_more_than_owner_of(table, || upgrade_values(extension, name, table, template));
     }
     if name == CACHE {
@@ -84,12 +84,12 @@ fn upgrade_values(extension: &Extension, name: &str, table: pg_sys::Oid, templat
         }
     }
     if !changes.is_empty() {
-        // One statement, so that the rows are written, and read, once.
+        // One statement, so that rows are read and written once.
         spi::execute(&format!("ALTER TABLE {}.{name} {}", extension.schema, changes.join(", ")));
     }
 }
 
-/// The constraints of a table that this version has replaced, quoted.
+/// Returns the constraints of a table that this version replaces, quoted.
 fn outdated_constraints(table: pg_sys::Oid) -> Vec<String> {
     spi::run(
         Access::ReadLatest,
@@ -100,7 +100,7 @@ fn outdated_constraints(table: pg_sys::Oid) -> Vec<String> {
     )
 }
 
-/// Whether a table has a constraint of ours: what clients have brought gets none.
+/// Whether a table has a constraint of ours. A table that clients have created has none, and gets none.
 fn has_our_constraint(table: pg_sys::Oid) -> bool {
     spi::run(
         Access::ReadLatest,
@@ -110,7 +110,8 @@ fn has_our_constraint(table: pg_sys::Oid) -> bool {
     )
 }
 
-/// Whether a cost has no scale, as in 0.1.0, in a table that has a constraint of ours on it: what clients have brought stays.
+/// Whether token_cost has no scale, as in 0.1.0, and the table has a constraint of ours. A column that clients have created
+/// stays as it is.
 fn has_untyped_cost(table: pg_sys::Oid) -> bool {
     spi::run(
         Access::ReadLatest,
@@ -121,7 +122,7 @@ fn has_untyped_cost(table: pg_sys::Oid) -> bool {
     ) && has_our_constraint(table)
 }
 
-/// Brings numbers into the bounds of this version: counts to 0 at least, a cost to 10^9 at most.
+/// Brings numbers into the bounds of this version: counts to at least 0, a cost to at most 10^9.
 fn mend(extension: &Extension, name: &str, columns: &[&str]) {
     let nearest: Vec<_> = columns
         .iter()
@@ -130,7 +131,7 @@ fn mend(extension: &Extension, name: &str, columns: &[&str]) {
             count => (count, format!("greatest({count}, 0)")),
         })
         .collect();
-    // greatest() and least() pass over NULL.
+    // greatest() and least() ignore NULL, and would replace it.
     let set: Vec<String> = nearest
         .iter()
         .map(|(column, value)| format!("{column} = CASE WHEN {column} IS NOT NULL THEN {value} END"))
@@ -139,13 +140,13 @@ fn mend(extension: &Extension, name: &str, columns: &[&str]) {
     spi::execute(&format!("UPDATE {}.{name} SET {} WHERE {}", extension.schema, set.join(", "), differ.join(" OR ")));
 }
 
-/// The name of what depends on something, for a row `d` of pg_depend; of a view's rule that of the view.
+/// An expression for the name of the dependent object of a row `d` of pg_depend: for the rule of a view, the view.
 pub const DEPENDENT: &str = "\
     CASE d.classid WHEN 'pg_rewrite'::regclass \
     THEN (SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_rewrite r WHERE r.oid = d.objid) \
     ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END";
 
-/// What keeps the type of token_cost from being changed; constraints, indexes and statistics do not.
+/// Returns the objects that prevent a change of the type of token_cost. Constraints, indexes and statistics do not.
 fn dependents_of_cost(table: pg_sys::Oid) -> Option<String> {
     let sql = format!(
         "SELECT string_agg(DISTINCT {DEPENDENT}, ', ') \
@@ -157,7 +158,7 @@ fn dependents_of_cost(table: pg_sys::Oid) -> Option<String> {
     spi::run(Access::ReadLatest, &sql, &[table.into()], |rows| rows.get(0, 1))
 }
 
-/// The expressions of the CHECK constraints that a table lacks of its template's.
+/// Returns the expressions of the CHECK constraints of the template that a table lacks.
 fn missing_checks(table: pg_sys::Oid, template: pg_sys::Oid) -> Vec<String> {
     spi::run(
         Access::ReadLatest,
@@ -170,7 +171,7 @@ fn missing_checks(table: pg_sys::Oid, template: pg_sys::Oid) -> Vec<String> {
     )
 }
 
-/// How many rows break each of some constraints.
+/// Counts the rows that break each constraint.
 fn broken_by_rows(extension: &Extension, name: &str, checks: &[String]) -> Vec<i64> {
     let counts: Vec<String> = checks.iter().map(|check| format!("count(*) FILTER (WHERE NOT ({check}))")).collect();
     let sql = format!("SELECT {} FROM {}.{name}", counts.join(", "), extension.schema);
@@ -179,7 +180,7 @@ fn broken_by_rows(extension: &Extension, name: &str, checks: &[String]) -> Vec<i
     })
 }
 
-/// Lets ids be given, where the template does: those of 0.1.0 were GENERATED ALWAYS.
+/// Makes identity columns GENERATED BY DEFAULT where the template does. Those of 0.1.0 are GENERATED ALWAYS.
 fn open_identities(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
     let columns = spi::run(
         Access::ReadLatest,
@@ -196,7 +197,7 @@ fn open_identities(extension: &Extension, name: &str, table: pg_sys::Oid, templa
     }
 }
 
-/// Gives the entry indexes that 0.1.0 has named the name that the server gives them, where that is free.
+/// Renames the entry indexes of 0.1.0 to the name that the server would give them, if that is free.
 fn rename_entry_indexes(extension: &Extension, table: pg_sys::Oid) {
     let names = spi::run(
         Access::ReadLatest,
@@ -218,8 +219,7 @@ fn rename_entry_indexes(extension: &Extension, table: pg_sys::Oid) {
     }
 }
 
-/// Gives columns the comments of the template's where they have none, or one of an earlier version. Those of an operator's
-/// own stay.
+/// Gives columns the comments of the template, unless they have a comment of an operator.
 pub fn renew_comments(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) {
     let renewed = spi::run(
         Access::ReadLatest,
