@@ -8,8 +8,8 @@ use crate::audit::archive::find_archive;
 use crate::audit::reads;
 use crate::audit::writes::knows_who_acted;
 use crate::error::Refusal;
-use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Extension};
-use crate::pg::advisory_lock::{self, Class};
+use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Extension, locks};
+use crate::pg::advisory_lock;
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
@@ -70,7 +70,7 @@ fn cache_forget_user(
         }
     }
     // What is in memory, or on its way from there to the tables, must go, too.
-    advisory_lock::lock(Class::Statistics, 0);
+    advisory_lock::lock(locks::STATISTICS, 0);
     let mut audit_rows = delete(AUDIT_LOG);
     if find_archive(&extension).is_some() {
         audit_rows += delete(AUDIT_ARCHIVE);

@@ -36,9 +36,10 @@
 use super::conflicts::{self, Found};
 use super::entry_index::Entries;
 use crate::address::Address;
-use crate::extension::{CACHE, Extension};
+use crate::extension::{CACHE, Extension, locks};
 use crate::partition::create;
-use crate::pg::advisory_lock::{self, Brief, Class};
+use crate::pg::advisory_lock::{self, Brief};
+use crate::pg::relation::lock_to_write;
 use pgrx::{Uuid, pg_sys};
 use sha2::{Digest, Sha256};
 
@@ -86,18 +87,18 @@ pub enum Wrote<T> {
 pub fn with_key<'a, T>(address: &'a Address<'a>, write: impl FnOnce(&Locked<'a>) -> Wrote<T>) -> T {
     let extension = Extension::current();
     let table = extension.table(CACHE);
-    advisory_lock::lock_table_to_write(table);
+    lock_to_write(table);
     let user = spread(&address.user_id);
     if Entries::current(&extension).has_others() {
-        advisory_lock::lock_shared(Class::User, user & 0x7fff_ffff);
-        advisory_lock::lock(Class::Key, place(user, &address.digest) % KEPT_PLACES);
+        advisory_lock::lock_shared(locks::USER, user & 0x7fff_ffff);
+        advisory_lock::lock(locks::KEY, place(user, &address.digest) % KEPT_PLACES);
         let (Wrote::Openly(written) | Wrote::Hidden(written)) = write(&Locked::new(address, table));
         return written;
     }
     wait_for_erasure(&address.user_id, user);
     let place = place(user, &address.digest);
-    let lock = match Brief::try_exclusive(Class::Key, place) {
-        None if !conflicts::has_own(address) => Some(Brief::exclusive(Class::Key, place)),
+    let lock = match Brief::try_exclusive(locks::KEY, place) {
+        None if !conflicts::has_own(address) => Some(Brief::exclusive(locks::KEY, place)),
         lock => lock,
     };
     match write(&Locked::new(address, table)) {
@@ -113,13 +114,13 @@ pub fn with_key<'a, T>(address: &'a Address<'a>, write: impl FnOnce(&Locked<'a>)
 /// written some already. Waits for whoever may have written some where nobody else sees them.
 pub fn erase(user: &Uuid) {
     create::wait_for_makers();
-    advisory_lock::lock(Class::User, spread(user) & 0x7fff_ffff);
+    advisory_lock::lock(locks::USER, spread(user) & 0x7fff_ffff);
 }
 
 fn wait_for_erasure(user: &Uuid, spread: u32) {
     let place = spread & 0x7fff_ffff;
-    match Brief::try_shared(Class::User, place) {
-        None if !conflicts::has_own_of(user) => Brief::shared(Class::User, place).release(),
+    match Brief::try_shared(locks::USER, place) {
+        None if !conflicts::has_own_of(user) => Brief::shared(locks::USER, place).release(),
         lock => lock.into_iter().for_each(Brief::release),
     }
 }

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod grant_hint;
+pub mod locks;
 pub mod saved_plan;
 
 use crate::error::Refusal;

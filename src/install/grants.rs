@@ -8,9 +8,9 @@ use crate::access::{owner, row_policies};
 use crate::audit::archive::find_archive;
 use crate::error::{Refusal, shown};
 use crate::extension::grant_hint::TENANT_FUNCTION;
-use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension, POLICIES, RUNS};
+use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension, POLICIES, RUNS, locks};
 use crate::partition::secure;
-use crate::pg::advisory_lock::{self, Class};
+use crate::pg::advisory_lock;
 use crate::pg::backend::outside_extension_script;
 use crate::pg::function;
 use crate::pg::spi::{self, Access};
@@ -88,7 +88,7 @@ fn cache_grant_monitor(role: &str) {
 }
 
 fn grant(role: &str, members: fn(&Extension, &str), tables: fn(&Extension, &str)) {
-    advisory_lock::lock(Class::Setup, 0);
+    advisory_lock::lock(locks::SETUP, 0);
     let extension = Extension::current();
     let role = checked_role(&extension, role);
     members(&extension, &role);

@@ -6,10 +6,12 @@ use super::upgrade::{renew_comments, upgrade};
 use crate::access::row_policies::ensure_policies;
 use crate::access::{former_functions, owner};
 use crate::error::{Refusal, Warning};
-use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, RUNS, STATISTICS};
+use crate::extension::{
+    AUDIT_ARCHIVE, AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, POLICIES, RUNS, STATISTICS, locks,
+};
 use crate::partition::create::{Table, create, wanted_months};
 use crate::partition::secure;
-use crate::pg::advisory_lock::{self, Class};
+use crate::pg::advisory_lock;
 use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::{self, Access};
 use crate::pg::{backend, privileges};
@@ -31,7 +33,7 @@ const TABLES: [(&str, &str); 7] = [
 #[pg_extern(sql = false)]
 fn cache_setup() {
     check_encoding();
-    advisory_lock::lock(Class::Setup, 0);
+    advisory_lock::lock(locks::SETUP, 0);
     let extension = Extension::current();
     worker::announce_at_commit();
     let creating = creating_extension(&extension);

@@ -6,9 +6,9 @@ use super::step::{Outcome, Step};
 use super::steps::STEPS;
 use crate::access::owner;
 use crate::error::Warning;
-use crate::extension::{CACHE, Extension};
+use crate::extension::{CACHE, Extension, locks};
 use crate::partition::dump_check;
-use crate::pg::advisory_lock::{self, Class};
+use crate::pg::advisory_lock;
 use crate::pg::clock::{milliseconds, now};
 use crate::pg::guc::with_setting;
 use crate::pg::{privileges, subtransaction};
@@ -89,8 +89,8 @@ fn cache_run_maintenance() -> TableIterator<
 
 /// Waits for another run, such as a tick of the worker, for at most lock_timeout; returns whether none runs now.
 fn is_alone() -> bool {
-    advisory_lock::try_lock(Class::Maintenance, 0)
-        || subtransaction::attempt(|| with_lock_timeout(|| advisory_lock::lock(Class::Maintenance, 0))).is_ok()
+    advisory_lock::try_lock(locks::MAINTENANCE, 0)
+        || subtransaction::attempt(|| with_lock_timeout(|| advisory_lock::lock(locks::MAINTENANCE, 0))).is_ok()
 }
 
 fn with_lock_timeout<T>(f: impl FnOnce() -> T) -> T {

@@ -5,8 +5,8 @@ use super::step::Outcome;
 use crate::access::owner;
 use crate::audit::reads;
 use crate::error::Refusal;
-use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, STATISTICS};
-use crate::pg::advisory_lock::{self, Class};
+use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, STATISTICS, locks};
+use crate::pg::advisory_lock;
 use crate::pg::privileges;
 use crate::statistics::at_commit;
 use crate::statistics::flush::{Entries, store_counters};
@@ -57,7 +57,7 @@ fn flush_all(extension: &Extension) -> (i64, i64, i64, i64) {
 /// Waits for another flush. Returns false if this transaction has flushed already, because shared memory keeps what it has
 /// stored until it commits.
 fn begin() -> bool {
-    advisory_lock::lock(Class::Statistics, 0);
+    advisory_lock::lock(locks::STATISTICS, 0);
     !at_commit::has_stored() && !reads::has_stored()
 }
 

@@ -10,8 +10,8 @@ use crate::arguments;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
 use crate::extension::grant_hint::{Grant, with_way_out};
-use crate::extension::{AUDIT_LOG, CACHE, Extension};
-use crate::pg::advisory_lock::{self, Brief, Class};
+use crate::extension::{AUDIT_LOG, CACHE, Extension, locks};
+use crate::pg::advisory_lock::{self, Brief};
 use crate::pg::clock::now;
 use crate::pg::guc::with_settings;
 use crate::pg::spi::{self, Access};
@@ -114,7 +114,7 @@ pub fn current_moment(parent: pg_sys::Oid) -> Option<(i64, pg_sys::Oid)> {
 
 /// Waits until nobody has made a partition of the cache that others do not know yet.
 pub fn wait_for_makers() {
-    Brief::exclusive(Class::CreatePartition, Table::Cache as u32).release();
+    Brief::exclusive(locks::CREATE_PARTITION, Table::Cache as u32).release();
 }
 
 /// Creates the partition of the current month, or waits for who is creating it. It goes through the SQL function, because
@@ -167,7 +167,7 @@ pub fn create(extension: &Extension, table: Table, month: Month) -> (String, boo
         "Run it as the owner, or as a service role. Any role can make the current month's partition with \
          cache_create_current_partition().",
     );
-    advisory_lock::lock(Class::CreatePartition, table as u32);
+    advisory_lock::lock(locks::CREATE_PARTITION, table as u32);
     // Others may have made it while this backend waited.
     forget_partitions(parent);
     if let Some(partition) = existing() {

@@ -1,27 +1,18 @@
-//! Advisory locks of the extension, held until the end of the transaction unless said otherwise. The first half of a lock's key
-//! is its class, so that these and an application's own locks do not meet.
+//! Advisory locks, held until the end of the transaction unless said otherwise.
 
 #![allow(unsafe_code)]
 
 use super::backend;
 use pgrx::pg_sys;
 
-/// What a lock is for.
+/// What locks are for: the first half of their key.
 #[derive(Clone, Copy)]
-#[repr(i32)]
-pub enum Class {
-    /// A user: see `entry/key_lock.rs`.
-    User = 0x4950_4301,
-    /// A key: see `entry/key_lock.rs`.
-    Key = 0x4950_4302,
-    /// The creation of partitions of a table.
-    CreatePartition = 0x4950_4303,
-    /// A run of maintenance.
-    Maintenance = 0x4950_4304,
-    /// Set-up and grants.
-    Setup = 0x4950_4305,
-    /// Storing what has been counted.
-    Statistics = 0x4950_4306,
+pub struct Class(i32);
+
+impl Class {
+    pub const fn new(number: i32) -> Self {
+        Self(number)
+    }
 }
 
 /// Locks an object; waits for whoever has it locked.
@@ -32,12 +23,6 @@ pub fn lock(class: Class, object: u32) {
 /// Locks an object together with others who share it.
 pub fn lock_shared(class: Class, object: u32) {
     call::<()>(pg_sys::pg_advisory_xact_lock_shared_int4, class, object);
-}
-
-/// Locks a table as INSERT, UPDATE and DELETE do.
-pub fn lock_table_to_write(table: pg_sys::Oid) {
-    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
-    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
 }
 
 /// Locks an object unless somebody has it locked; returns whether it did.
@@ -86,7 +71,7 @@ impl Brief {
     fn new(class: Class, object: u32, mode: u32) -> Self {
         let tag = pg_sys::LOCKTAG {
             locktag_field1: backend::database().to_u32(),
-            locktag_field2: class as u32,
+            locktag_field2: class.0 as u32,
             locktag_field3: object,
             locktag_field4: 2,
             locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
@@ -114,5 +99,5 @@ fn call<T: pgrx::FromDatum>(
     object: u32,
 ) -> Option<T> {
     // SAFETY: the advisory lock functions take two int4, and return void or a boolean.
-    unsafe { pgrx::direct_function_call(function, &[Some((class as i32).into()), Some((object as i32).into())]) }
+    unsafe { pgrx::direct_function_call(function, &[Some(class.0.into()), Some((object as i32).into())]) }
 }

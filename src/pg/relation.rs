@@ -60,3 +60,9 @@ pub fn qualified_name(relation: pg_sys::Oid) -> String {
             .raise()
     })
 }
+
+/// Locks a table as INSERT, UPDATE and DELETE do.
+pub fn lock_to_write(table: pg_sys::Oid) {
+    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+}

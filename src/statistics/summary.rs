@@ -2,8 +2,8 @@
 //! then, and reports show the last count with the hits since. Those of a small cache count for themselves.
 
 use crate::access::all_rows::{must_change_all, must_see_all};
-use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension};
-use crate::pg::advisory_lock::{self, Class};
+use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension, locks};
+use crate::pg::advisory_lock;
 use crate::pg::spi::{self, Access};
 use crate::settings;
 
@@ -31,7 +31,7 @@ pub fn renew(extension: &Extension) -> i64 {
     let by_type = "entries expired_entries high_priority_entries hits tokens_saved last_activity";
     let by_user = "entries content_types hits tokens_saved avg_reuse_score last_accessed";
     // Hits that are stored after the count has begun would be missed by it.
-    advisory_lock::lock(Class::Statistics, 0);
+    advisory_lock::lock(locks::STATISTICS, 0);
     must_see_all(extension, &[CACHE]);
     must_change_all(extension, &[BY_TYPE, BY_USER]);
     if is_large(extension) {

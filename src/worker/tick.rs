@@ -6,12 +6,12 @@ use super::databases;
 use super::process::{self, WORKER, warning};
 use super::slot::{Found, Running};
 use super::{readiness, schedule, transaction};
-use crate::extension::{CACHE, Extension, RUNS};
+use crate::extension::{CACHE, Extension, RUNS, locks};
 use crate::maintenance::budget::{Budget, LONGEST_BATCH, share_of_time};
 use crate::maintenance::log::{self, Row};
 use crate::maintenance::step::{Locks, Outcome, Step};
 use crate::maintenance::steps::STEPS;
-use crate::pg::advisory_lock::{self, Class};
+use crate::pg::advisory_lock;
 use crate::pg::backend;
 use crate::pg::clock::{milliseconds, now};
 use crate::pg::privileges;
@@ -133,7 +133,7 @@ fn tick(database: pg_sys::Oid) {
         return databases::change_slot(database, |slot| slot.ended(run_at, false));
     }
     match transaction::run(transaction::own_role(), LONGEST_BATCH, || {
-        advisory_lock::try_lock_session(Class::Maintenance, 0)
+        advisory_lock::try_lock_session(locks::MAINTENANCE, 0)
     }) {
         Ok(true) => {}
         // Somebody runs maintenance by hand.
