@@ -29,6 +29,11 @@ pub fn session_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetSessionUserId() }
 }
 
+/// Whether a transaction is open, as in every function of a session.
+pub fn is_in_transaction() -> bool {
+    nest_level() > 0
+}
+
 /// How deep subtransactions are nested; 1 in a transaction without any.
 pub fn nest_level() -> i32 {
     // SAFETY: returns a field of the transaction's state.

@@ -55,3 +55,19 @@ pub fn with_settings<T>(settings: &[(&CStr, &CStr)], f: impl FnOnce() -> T) -> T
         result
     }
 }
+
+/// Changes a setting of this process for good: a reset of all settings goes back to this value.
+///
+/// # Errors
+/// Those of the server, for a name or a value that it does not know.
+pub fn set_default(name: &CStr, value: &CStr) {
+    // SAFETY: both are NUL-terminated, and copied by the call.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}

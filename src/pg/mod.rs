@@ -4,7 +4,9 @@
 
 pub mod advisory_lock;
 pub mod backend;
+pub mod background_worker;
 pub mod clock;
+pub mod database;
 pub mod function;
 pub mod guc;
 pub mod invalidation;
@@ -15,9 +17,11 @@ pub mod numeric;
 pub mod plain;
 pub mod privileges;
 pub mod relation;
+pub mod scratch;
 pub mod shared_memory;
 pub mod spi;
 pub mod srf;
 pub mod subtransaction;
+pub mod transaction;
 pub mod transaction_end;
 pub mod version;

@@ -66,6 +66,13 @@ pub fn is_owned(table: pg_sys::Oid) -> bool {
     has_rights_of(owner_of(table))
 }
 
+/// The role of this name, if there is one.
+pub fn find_role(name: &std::ffi::CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a lookup in the system cache by a NUL-terminated name.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
 /// The name of a role; its number when it is gone.
 pub fn name_of(role: pg_sys::Oid) -> String {
     // SAFETY: a lookup in the system caches, which gives a NUL-terminated name, or NULL for a role that is gone.

@@ -1,9 +1,9 @@
 //! What launcher, workers and views know of the databases: a slot for each, in shared memory. It is lost when
 //! the server restarts, and found anew by the first ticks.
 
-use super::database_list::DatabaseList;
 use super::slot::Slot;
 use crate::pg::clock::now;
+use crate::pg::database::DatabaseList;
 use crate::pg::latch::SharedLatch;
 use crate::pg::plain::{Plain, plain};
 use crate::pg::shared_memory::{Area, Guarded};

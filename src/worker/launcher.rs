@@ -1,18 +1,18 @@
 //! The launcher: starts a worker for each database whose tick is due, and keeps workers out of the way of
 //! DDL on their databases. It is in no database itself, and remembers nothing that shared memory does not.
 
-#![allow(unsafe_code)]
-
-use super::database_list::{DatabaseList, all_databases, databases};
-use super::process::{self, Worker, warning};
+use super::databases as slots;
+use super::process::{self, warning};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::slot::Slot;
-use super::{database_lock, databases as slots};
 use crate::audit::ring;
 use crate::maintenance::steps::STEPS;
-use crate::pg::backend;
+use crate::pg::background_worker::{self, Worker};
 use crate::pg::clock::now;
+use crate::pg::database::{self, DatabaseList, all_databases, databases};
 use crate::pg::latch::{self, SharedLatch};
+use crate::pg::scratch::Scratch;
+use crate::pg::{backend, transaction};
 use crate::statistics;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -35,45 +35,24 @@ pub const NO_PLACE: &str = "the server has no place for another background worke
 /// Longest wait when the server has no place for a worker.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// # Safety
-/// Called by the server as the main function of the launcher.
-// SAFETY: the name is this extension's own.
-#[unsafe(no_mangle)]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn infinite_pages_cache_launcher(_argument: pg_sys::Datum) {
-    process::begin();
-    // SAFETY: the process is new. Its latch lies in shared memory. It connects to no database, which lets it
-    // read the catalogs that all databases share. An error anywhere ends it, and the server starts it anew.
-    let memory = unsafe {
-        pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::null());
-        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
-        pg_sys::pgstat_report_appname(process::LAUNCHER.as_ptr());
-        slots::set_launcher(backend::process_id(), SharedLatch::own());
-        pg_sys::AllocSetContextCreateExtended(
-            pg_sys::TopMemoryContext,
-            process::LAUNCHER.as_ptr(),
-            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
-            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-        )
-    };
+background_worker::main_function!(infinite_pages_cache_launcher, launch);
+
+/// An error anywhere ends the process, and the server starts it anew.
+fn launch() {
+    background_worker::begin();
+    background_worker::before_exit(|| slots::set_launcher(0, SharedLatch::none()));
+    background_worker::connect(None);
+    background_worker::report_name(process::LAUNCHER);
+    slots::set_launcher(backend::process_id(), SharedLatch::own());
+    let mut memory = Scratch::new(process::LAUNCHER);
     let mut launcher = Launcher::default();
     loop {
-        // SAFETY: what a round has allocated is not used by the next.
-        unsafe {
-            pg_sys::MemoryContextSwitchTo(memory);
-            pg_sys::MemoryContextReset(memory);
-        }
+        memory.begin_round();
         pgrx::check_for_interrupts!();
         let sleep = launcher.round();
         // Woken at a reload, at the end of a worker, and when a database is announced.
         latch::wait(sleep);
     }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn leave(_code: i32, _argument: pg_sys::Datum) {
-    slots::set_launcher(0, SharedLatch::none());
 }
 
 /// A worker at its tick.
@@ -109,19 +88,19 @@ impl Launcher {
     /// Does what is due; returns how long nothing will be.
     fn round(&mut self) -> Option<Duration> {
         let naptime = process::naptime();
-        if process::reload_if_asked() {
+        if background_worker::reload_if_asked() {
             let naptime = process::naptime();
             slots::change(|slots| slots.hurry(now(), naptime));
             return Some(Duration::ZERO);
         }
-        self.take_leave();
+        self.reap();
         let is_on = naptime > 0;
         if self.was_on.replace(is_on) != Some(is_on) {
             let since = if is_on { now() } else { i64::MAX };
             slots::change(|slots| slots.since = since);
         }
         if is_on || !self.ticks.is_empty() {
-            self.step_aside();
+            self.yield_to_ddl();
         }
         self.end_overtime(naptime);
         if !is_on {
@@ -136,7 +115,7 @@ impl Launcher {
 
     /// Forgets the workers that have ended. One that ended before its tick did has failed, unless the
     /// launcher itself has ended it.
-    fn take_leave(&mut self) {
+    fn reap(&mut self) {
         let before = self.ticks.len();
         self.ticks.retain(|tick| {
             let stopped = tick.worker.has_stopped();
@@ -157,8 +136,8 @@ impl Launcher {
 
     /// Brings the slots up to date with the databases that there are, and ends the workers that are in the way
     /// of somebody who wants to have a database for himself.
-    fn step_aside(&mut self) {
-        in_transaction(|| {
+    fn yield_to_ddl(&mut self) {
+        transaction::read_catalogs(|| {
             let databases = databases();
             let mut known = vec![false; databases.len()];
             let now = now();
@@ -184,7 +163,7 @@ impl Launcher {
             }
             for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
                 let served = databases.contains(tick.database);
-                if !served || !database_lock::is_open(tick.database) {
+                if !served || !database::is_open(tick.database) {
                     tick.worker.terminate();
                     tick.terminated = true;
                 }
@@ -251,10 +230,10 @@ impl Launcher {
                 slot.next_tick = slot.next_tick.min(next_tick);
             });
         };
-        let worker = in_transaction(|| {
+        let worker = transaction::read_catalogs(|| {
             // In this order: a DROP that is over before the lock is taken shows in the list.
-            let free = database_lock::is_open(database) && databases().contains(database);
-            free.then(|| Worker::start(database))
+            let free = database::is_open(database) && databases().contains(database);
+            free.then(|| process::start_worker(database))
         });
         match worker {
             None => not_started(now + LOCKED.min(naptime)),
@@ -321,16 +300,4 @@ fn is_due(slot: &Slot, now: i64, naptime: i64) -> bool {
 
 fn is_running(ticks: &[Tick], database: pg_sys::Oid) -> bool {
     ticks.iter().any(|tick| tick.database == database)
-}
-
-/// Runs `f` in a transaction that reads catalogs only.
-fn in_transaction<T>(f: impl FnOnce() -> T) -> T {
-    // SAFETY: no transaction is open. An error ends the process, and with it the transaction.
-    unsafe {
-        pg_sys::StartTransactionCommand();
-        pg_sys::GetTransactionSnapshot();
-        let result = f();
-        pg_sys::CommitTransactionCommand();
-        result
-    }
 }

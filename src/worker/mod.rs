@@ -1,8 +1,6 @@
 //! The background worker: a launcher, which is in no database, and short-lived workers, one for each tick of
 //! a database, so that nothing is connected in between.
 
-mod database_list;
-mod database_lock;
 pub mod databases;
 mod launcher;
 mod process;

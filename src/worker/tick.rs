@@ -1,7 +1,5 @@
 //! A tick: what a worker does in its one database before it ends.
 
-#![allow(unsafe_code)]
-
 use super::databases;
 use super::process::{self, WORKER, warning};
 use super::slot::{Found, Running};
@@ -13,7 +11,9 @@ use crate::maintenance::step::{Locks, Outcome, Step};
 use crate::maintenance::steps::STEPS;
 use crate::pg::advisory_lock;
 use crate::pg::backend;
+use crate::pg::background_worker;
 use crate::pg::clock::{milliseconds, now};
+use crate::pg::guc::set_default;
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
 use crate::pg::version;
@@ -27,30 +27,23 @@ use std::time::{Duration, Instant};
 /// Longest time that a step works before the next one gets its budget.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
 
-/// # Safety
-/// Called by the server as the main function of a worker, with the database's OID.
-// SAFETY: the name is this extension's own.
-#[unsafe(no_mangle)]
-#[pg_guard]
-pub unsafe extern "C-unwind" fn infinite_pages_cache_worker(database: pg_sys::Datum) {
-    let database = pg_sys::Oid::from(database.value() as u32);
-    process::begin();
-    // SAFETY: the process is new, and connects once, as the bootstrap superuser.
-    unsafe {
-        pg_sys::before_shmem_exit(Some(leave), database.into());
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
-    }
+background_worker::main_function!(infinite_pages_cache_worker, work);
+
+/// The database is what the launcher has started the worker with.
+fn work() {
+    let (database, launcher) = background_worker::argument_and_starter().expect("the process is a worker");
+    background_worker::begin();
+    background_worker::before_exit(leave);
+    background_worker::connect(Some(database));
     adjust_settings();
-    tick(database);
+    tick(database, launcher);
     report_activity(None);
 }
 
 /// Takes the tick out of what the views show, however it ends.
-#[pg_guard]
-unsafe extern "C-unwind" fn leave(_code: i32, database: pg_sys::Datum) {
-    let database = pg_sys::Oid::from(database.value() as u32);
+fn leave() {
     let pid = backend::process_id();
-    databases::change_slot(database, |slot| {
+    databases::change_slot(backend::database(), |slot| {
         if slot.running.pid == pid {
             slot.running.pid = 0;
         }
@@ -76,41 +69,22 @@ fn adjust_settings() {
         (c"synchronous_commit", c"off"),
     ];
     for (name, value) in settings {
-        set(name, value);
+        set_default(name, value);
     }
     for timeout in version::TIMEOUTS {
-        set(timeout, c"0");
+        set_default(timeout, c"0");
     }
     let wait = CString::new(format!("{}ms", settings::LOCK_TIMEOUT.get())).expect("a number has no NUL byte");
-    set(c"lock_timeout", &wait);
-}
-
-fn set(name: &CStr, value: &CStr) {
-    // SAFETY: a setting that every supported version has, with a valid value; it becomes the one that a
-    // reset of all settings goes back to.
-    unsafe {
-        pg_sys::SetConfigOption(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_OVERRIDE,
-        );
-    }
+    set_default(c"lock_timeout", &wait);
 }
 
 /// Shows in pg_stat_activity what the worker does.
 fn report_activity(what: Option<&str>) {
-    let text = what.map(|what| CString::new(format!("infinite_pages_cache: {what}")).expect("no NUL byte"));
-    // SAFETY: the text is copied by the call.
-    unsafe {
-        match text {
-            Some(text) => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()),
-            None => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()),
-        }
-    }
+    let text = what.map(|what| format!("infinite_pages_cache: {what}"));
+    background_worker::report_activity(text.as_deref());
 }
 
-fn tick(database: pg_sys::Oid) {
+fn tick(database: pg_sys::Oid, launcher: i32) {
     report_activity(Some("look for work"));
     let run_at = now();
     let (roles, logger) = match transaction::run(transaction::own_role(), LONGEST_BATCH, look) {
@@ -140,12 +114,12 @@ fn tick(database: pg_sys::Oid) {
         Ok(false) => return databases::change_slot(database, |slot| slot.ticks = slot.ticks.wrapping_add(1)),
         Err(message) => return fail(database, run_at, &message),
     }
-    let mut tick = Tick { database, run_at, roles, logger, failed: false };
+    let mut tick = Tick { database, launcher, run_at, roles, logger, failed: false };
     for number in due {
         if !tick.is_wanted() {
             break;
         }
-        process::reload_if_asked();
+        background_worker::reload_if_asked();
         tick.run(number);
     }
     databases::change_slot(database, |slot| slot.ended(run_at, tick.failed));
@@ -186,12 +160,10 @@ fn roles(extension: &Extension) -> Result<Vec<Role>, String> {
             |step: &Step| step.owner_of.map_or_else(transaction::own_role, |table| owner_of(extension, table));
         return Ok(STEPS.iter().map(|step| named(role_of(step))).collect());
     };
-    // SAFETY: a lookup in the system cache by a NUL-terminated name.
-    let oid = unsafe { pg_sys::get_role_oid(wanted.as_ptr(), true) };
     let name = wanted.to_string_lossy().into_owned();
-    if oid == pg_sys::InvalidOid {
+    let Some(oid) = privileges::find_role(&wanted) else {
         return Err(format!("role \"{name}\", which infinite_pages_cache.maintenance_role names, does not exist"));
-    }
+    };
     if !privileges::role_has_rights_of(oid, owner_of(extension, CACHE)) {
         return Err(format!(
             "role \"{name}\", which infinite_pages_cache.maintenance_role names, must be owner of table {}.{CACHE}, \
@@ -266,6 +238,8 @@ fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, out
 
 struct Tick {
     database: pg_sys::Oid,
+    /// The process id of the launcher that has started the worker.
+    launcher: i32,
     run_at: i64,
     roles: Vec<Role>,
     logger: pg_sys::Oid,
@@ -275,9 +249,7 @@ struct Tick {
 impl Tick {
     /// Whether the launcher that started this worker is still there: it keeps workers out of the way of DDL.
     fn is_wanted(&self) -> bool {
-        // SAFETY: reads a variable that every worker has.
-        let launcher = unsafe { (*pg_sys::MyBgworkerEntry).bgw_notify_pid };
-        databases::read(|databases| databases.launcher) == Some(launcher)
+        databases::read(|databases| databases.launcher) == Some(self.launcher)
     }
 
     fn run(&mut self, number: usize) {

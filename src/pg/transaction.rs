@@ -1,0 +1,76 @@
+//! Transactions of a background worker. Every function of a session runs in a transaction that it must not end: here a
+//! process must be in none, or between statements, and panics elsewhere.
+
+#![allow(unsafe_code)]
+
+use super::backend;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use std::panic::AssertUnwindSafe;
+
+/// Runs `f` in a transaction that acts with the rights of a role from its first statement to its commit. `f` may call
+/// [`commit_and_begin`]. When it raises, the transaction is rolled back.
+pub fn run<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
+    assert!(!backend::is_in_transaction());
+    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
+        begin(role);
+        let value = f();
+        commit();
+        Ok(value)
+    }))
+    .catch_others(|error| Err(Box::new(error)))
+    .catch_rust_panic(|error| Err(Box::new(error)))
+    .execute();
+    if result.is_err() {
+        // SAFETY: ends whatever is left of the transaction, and gives the process back its own user. Nobody is above us
+        // who uses it.
+        unsafe { pg_sys::AbortOutOfAnyTransaction() };
+    }
+    result
+}
+
+/// Commits, runs `between`, and begins another transaction.
+pub fn commit_and_begin(role: pg_sys::Oid, between: impl FnOnce()) {
+    commit();
+    between();
+    begin(role);
+}
+
+fn begin(role: pg_sys::Oid) {
+    // SAFETY: no transaction is open. A trigger may have changed settings of the session, which is set back
+    // first, to what the process began with. The user is that of the process outside of transactions; with a
+    // local change no SET ROLE or SET SESSION AUTHORIZATION of a trigger can lead back to it.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+        pg_sys::ResetAllOptions();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_sys::SetUserIdAndSecContext(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+    }
+}
+
+/// The role acts until the transaction is over: deferred triggers run as part of the commit.
+fn commit() {
+    // SAFETY: statements, and functions that they call, have memory contexts of their own, so that none is under way. The
+    // transaction and the snapshot are those of `begin`; the session's user is the one that the process began with.
+    unsafe {
+        assert!(backend::nest_level() == 1 && pg_sys::CurrentMemoryContext == pg_sys::TopTransactionContext);
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+        pg_sys::SetUserIdAndSecContext(backend::session_user(), 0);
+    }
+}
+
+/// Runs `f` in a transaction that reads catalogs only. An error ends the process, and with it the transaction.
+pub fn read_catalogs<T>(f: impl FnOnce() -> T) -> T {
+    assert!(!backend::is_in_transaction());
+    // SAFETY: no transaction is open.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        pg_sys::GetTransactionSnapshot();
+        let result = f();
+        pg_sys::CommitTransactionCommand();
+        result
+    }
+}
