@@ -150,7 +150,7 @@ impl AtCommit for Change {
 
 /// Stores the records of this database that are in the ring; returns how many. Those of a month without a
 /// partition get one.
-pub fn store(extension: &Extension) -> i64 {
+pub fn flush(extension: &Extension) -> i64 {
     let mut stored = 0;
     let mut next = 0;
     loop {

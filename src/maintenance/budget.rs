@@ -30,6 +30,29 @@ pub trait Budget {
     fn may_drop(&self) -> bool;
 }
 
+/// The budget of a call that does all there is to do, in its caller's transaction. It drops no partition.
+pub struct Unlimited;
+
+impl Budget for Unlimited {
+    fn is_spent(&self) -> bool {
+        false
+    }
+
+    fn progress(&self, _count: i64) {}
+
+    fn commit(&self) {}
+
+    fn shorten(&self) {}
+
+    fn is_unattended(&self) -> bool {
+        false
+    }
+
+    fn may_drop(&self) -> bool {
+        false
+    }
+}
+
 /// Returns a quarter of the longest wait that maintenance may cause, in milliseconds. By hand four steps share that time:
 /// limits, expiry, the lock on the cache and the lock on the audit log. A session that waits for the first waits for all.
 pub fn share_of_wait() -> i32 {

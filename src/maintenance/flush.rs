@@ -1,6 +1,6 @@
 //! The flush: stores in the tables the statistics and audited lookups that shared memory holds.
 
-use super::budget::Budget;
+use super::budget::{Budget, Unlimited};
 use super::step::Outcome;
 use crate::access::owner;
 use crate::audit::reads;
@@ -9,7 +9,8 @@ use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, STATISTICS
 use crate::pg::advisory_lock;
 use crate::pg::privileges;
 use crate::statistics::at_commit;
-use crate::statistics::flush::{Entries, store_counters};
+use crate::statistics::flush_counters::flush_counters;
+use crate::statistics::flush_hits::Entries;
 use crate::statistics::pacing::Pacing;
 use pgrx::prelude::*;
 
@@ -37,44 +38,44 @@ fn cache_flush_statistics() -> TableIterator<
         .hint("Give them one owner: ALTER TABLE … OWNER TO.")
         .raise();
     }
-    TableIterator::once(privileges::without_more_than_owner_of(extension.table(STATISTICS), || flush_all(&extension)))
+    let flushed = privileges::without_more_than_owner_of(extension.table(STATISTICS), || flush(&extension, &Unlimited))
+        .unwrap_or_default();
+    TableIterator::once((flushed.entries_updated, flushed.entries_locked, flushed.content_types, flushed.audit_rows))
 }
 
-fn flush_all(extension: &Extension) -> (i64, i64, i64, i64) {
-    if !begin() {
-        return (0, 0, 0, 0);
-    }
-    let (content_types, audit_rows) = (store_counters(extension), reads::store(extension));
-    let mut entries = Entries::counted();
-    let (mut updated, mut locked) = (0, 0);
-    while let Some(batch) = entries.store_batch(extension, false) {
-        updated += batch.updated;
-        locked += batch.locked;
-    }
-    (updated, locked, content_types, audit_rows)
-}
-
-/// Waits for another flush. Returns false if this transaction has flushed already, because shared memory keeps what it has
-/// stored until it commits.
-fn begin() -> bool {
-    advisory_lock::lock(locks::STATISTICS, 0);
-    !at_commit::has_stored() && !reads::has_stored()
-}
-
-/// Stores what shared memory has counted. The worker stores the hits of one entry of each page at a time, and waits until the
-/// pages have room again.
-pub fn flush(extension: &Extension, budget: &dyn Budget) -> Outcome {
+/// The step of maintenance.
+pub fn step(extension: &Extension, budget: &dyn Budget) -> Outcome {
     if let Some(refusal) = Outcome::unless_of_one_owner(extension, &WRITTEN) {
         return refusal;
     }
-    if !begin() {
-        return Outcome {
-            detail: Some("this transaction has already stored its statistics".into()),
-            ..Outcome::default()
-        };
+    match flush(extension, budget) {
+        None => {
+            Outcome { detail: Some("this transaction has already stored its statistics".into()), ..Outcome::default() }
+        }
+        Some(flushed) => Outcome::in_time(flushed.entries_updated + flushed.content_types + flushed.audit_rows, budget),
     }
-    let mut stored = store_counters(extension) + reads::store(extension);
-    budget.progress(stored);
+}
+
+/// What a flush has stored.
+#[derive(Default)]
+struct Flushed {
+    entries_updated: i64,
+    entries_locked: i64,
+    content_types: i64,
+    audit_rows: i64,
+}
+
+/// Stores what shared memory has counted, as far as the budget goes. The worker stores the hits of one entry of each page at a
+/// time, and waits until the pages have room again. Returns `None` if this transaction has flushed already, because shared
+/// memory keeps what it has stored until it commits.
+fn flush(extension: &Extension, budget: &dyn Budget) -> Option<Flushed> {
+    lock();
+    if at_commit::has_stored() || reads::has_stored() {
+        return None;
+    }
+    let mut flushed =
+        Flushed { content_types: flush_counters(extension), audit_rows: reads::flush(extension), ..Flushed::default() };
+    budget.progress(flushed.content_types + flushed.audit_rows);
     let mut entries = Entries::counted();
     let mut pacing = Pacing::default();
     loop {
@@ -82,14 +83,20 @@ pub fn flush(extension: &Extension, budget: &dyn Budget) -> Outcome {
         while budget.is_unattended() && !pacing.may_go_on(extension) {
             budget.commit();
         }
-        begin();
-        let Some(batch) = entries.store_batch(extension, budget.is_unattended()) else { break };
+        lock();
+        let Some(batch) = entries.flush_batch(extension, budget.is_unattended()) else { break };
         pacing.has_updated();
-        stored += batch.updated;
+        flushed.entries_updated += batch.updated;
+        flushed.entries_locked += batch.locked;
         budget.progress(batch.updated);
         if budget.is_spent() {
             break;
         }
     }
-    Outcome::in_time(stored, budget)
+    Some(flushed)
+}
+
+/// Waits for another flush.
+fn lock() {
+    advisory_lock::lock(locks::STATISTICS, 0);
 }

@@ -46,7 +46,7 @@ pub const STEPS: [Step; 13] = [
         locks: Locks::LiveRows,
         routine: true,
         longest: longest_flush,
-        run: flush::flush,
+        run: flush::step,
         ..ORDINARY
     },
     Step { name: "premake partitions", run: |extension, budget| premake(extension, Table::Cache, budget), ..ORDINARY },

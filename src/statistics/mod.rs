@@ -4,7 +4,8 @@
 pub mod at_commit;
 pub mod content_types;
 pub mod counters;
-pub mod flush;
+pub mod flush_counters;
+pub mod flush_hits;
 pub mod histogram;
 pub mod hits;
 pub mod pacing;
