@@ -113,7 +113,7 @@ fn tell_of_another_cache(extension: &Extension) {
     let Some(first) = schemas.first() else { return };
     Warning::new(PgSqlErrorCode::ERRCODE_WARNING, "this database already has a cache in another schema")
         .detail(format!(
-            "The other cache is in schema {}; the new one is in {}, and is empty.",
+            "The other cache is in schema {}, and the new, empty one is in {}.",
             schemas.join(", "),
             extension.schema
         ))
