@@ -1,10 +1,9 @@
 """Measures the extension on this machine: make bench, make bench CASES="counting views", or make bench-quick.
 
-A case is a file in bench/cases, with a docstring that says what it measures, and a function run(options) that yields
-tables, and what has been reached of the targets (bench/targets.py). Its name is that of the file. Tables go to the
-output, progress to the error output.
+A case is a file in bench/cases. Its docstring says what it measures, and its function run(options) yields tables and the
+figures for targets (bench/targets.py). The case is named after its file. Tables go to stdout, progress to stderr.
 
-Figures of one machine and one day: what can be compared are the ratios, each to a baseline of the same run.
+The figures hold for one machine and one day. Compare ratios only, each to a baseline of the same run.
 """
 
 import argparse
@@ -30,12 +29,12 @@ def main():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; all of them if none is given")
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of a large cache")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of what is compared")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each comparison")
     parser.add_argument("--seconds", type=int, default=3, help="time of each run of pgbench")
-    parser.add_argument("--copies", type=int, default=3, help="new servers for what can be done but once")
-    parser.add_argument("--growth", type=int, default=10_000_000, help="entries of a cache that has grown")
-    parser.add_argument("--quick", action="store_true", help="what the targets need only, with less of everything")
-    parser.add_argument("--output", type=Path, help="where the results go as benchmark.md and benchmark.svg, too")
+    parser.add_argument("--copies", type=int, default=3, help="new servers for cases that can run only once on each")
+    parser.add_argument("--growth", type=int, default=10_000_000, help="entries of the largest cache")
+    parser.add_argument("--quick", action="store_true", help="run only the cases of targets, on less data")
+    parser.add_argument("--output", type=Path, help="directory for benchmark.md and benchmark.svg")
     options = parser.parse_args()
     if options.quick:
         parser.set_defaults(**QUICK)
@@ -45,7 +44,7 @@ def main():
     if unknown:
         parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
 
-    # Servers are stopped and removed on the way out. make passes on a signal that its group has got already.
+    # Stops and removes the servers. Ignores a second SIGTERM, because make passes on the signal that its group got, too.
     def leave(*_):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(143)
@@ -71,7 +70,7 @@ def main():
                 else:
                     show(f"{result}\n")
         except Exception:
-            # The others took long enough to be told.
+            # Goes on, because the other cases take long.
             failed.append(name)
             show(f"This case has failed:\n\n```\n{traceback.format_exc().strip()}\n```\n")
     if reached:
@@ -85,7 +84,7 @@ def main():
 
 
 def publish(directory, printed, reached):
-    """Text as it was printed, the table of targets with its chart first."""
+    """Returns the text as printed, but the table of targets, with its chart, first."""
     directory.mkdir(parents=True, exist_ok=True)
     head, *cases = printed
     lines = [head, "\n", *cases[-2:], "![How far from its target each one is](benchmark.svg)\n", *cases[:-2]]
@@ -95,7 +94,7 @@ def publish(directory, printed, reached):
 
 
 def machine(options):
-    """What the figures hold for."""
+    """Returns the machine, the versions and the settings that the figures hold for."""
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

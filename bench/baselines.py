@@ -1,11 +1,11 @@
-"""What somebody would do who has no extension, in the same database: the tables, and the statements on them.
+"""A cache without the extension, in the same database: tables, and statements on them.
 
 `plain` is one table with its primary key and nothing else. `legacy` is the table that such a cache has after some years:
 a primary key, the unique key, and nine secondary indexes, one of them with the number of hits, so that the cache counts
 by UPDATE and no UPDATE is HOT. `partman` is partitioned by month by pg_partman, where that is installed; a unique key of a
 partitioned table must have created_at, so the newest version is chosen, and an upsert is an UPDATE and then an INSERT."""
 
-# What is filled, in the order of COPY.
+# The columns that are filled, in the order of COPY.
 COLUMNS = ("user_id", "content_type", "cache_key", "content", "metadata", "story_id", "foundation_dependency",
            "semantic_similarity_hash", "token_cost", "created_at", "expires_at")
 
@@ -46,7 +46,7 @@ TABLES = {"plain": f"{PLAIN}; {TENANT}", "legacy": LEGACY, "partman": PARTMAN}
 
 
 def create(connection, table, months):
-    """Creates an empty table; returns whether that can be done here."""
+    """Creates an empty table; returns whether this server can."""
     if table == "partman" and not has_partman(connection):
         return False
     connection.execute(TABLES[table])
@@ -65,7 +65,7 @@ def has_partman(connection):
 
 
 def existing(server, tables):
-    """Those of some tables that could be made."""
+    """Returns those of some tables that could be created."""
     return [table for table in tables if server.execute("SELECT to_regclass(%s)", (table,))[0][0]]
 
 
@@ -83,7 +83,7 @@ def lookup(table, user, content_type, key, what="content"):
 
 
 def counted_lookup(user, content_type, key):
-    """The legacy way. pgbench gives up when nothing is found."""
+    """Returns the legacy lookup. pgbench fails when it finds nothing."""
     return (lookup("legacy", user, content_type, key, "id, content") + " \\gset found_\n"
             "UPDATE legacy SET hit_count = hit_count + 1, last_accessed = now() WHERE id = :found_id;\n")
 

@@ -1,6 +1,6 @@
-"""The entries of a benchmark: a story application's, of which each number n makes one."""
+"""The entries of a benchmark, as of a story application: each number n makes one."""
 
-# Entries of one call of cache_upsert_many; of more keys than these writers would wait for each other.
+# Entries of one call of cache_upsert_many. With more keys, writers would wait for each other.
 BATCH = 250
 
 # A user has about a hundred entries.
@@ -16,7 +16,7 @@ def user(entries, n="n"):
 
 
 def content_type(entries, n="n"):
-    """Those of cache_content_policies."""
+    """Returns the content types of cache_content_policies."""
     names = ("story_foundation main_characters setting plot_structure themes tone target_audience chapter_outline "
              "chapter_content chapter_summary key_events character_development foreshadowing improvement_general "
              "improvement_dialogue improvement_description improvement_pacing improvement_character improvement_plot "
@@ -26,12 +26,12 @@ def content_type(entries, n="n"):
 
 
 def cache_key(n="n"):
-    """As long as those of cache_key()."""
+    """Returns a key as long as those of cache_key()."""
     return f"encode(sha256(({n})::text::bytea), 'hex')"
 
 
 def load(entries, first, last):
-    """Stores the entries from one number to another, each of 1 to 2 kB. They outlive the directory they are kept in."""
+    """Stores the entries first to last, each of 1 to 2 kB. They never expire, because their data directory is kept."""
     return f"""
         SELECT cache_upsert_many(jsonb_agg(jsonb_build_object(
             'user_id', {user(entries)}, 'content_type', {content_type(entries)}, 'cache_key', {cache_key()},
@@ -43,8 +43,8 @@ def load(entries, first, last):
 
 
 def requests(name, entries, keys, each, sessions=8, chosen=None):
-    """A table of requests, so many for each session, of any of the first keys. `chosen` gives user_id,
-    content_type and cache_key of key n when they are not those of an entry."""
+    """Creates a table of requests for each session, at random of the first keys. `chosen` gives user_id,
+    content_type and cache_key of key n if they are not those of an entry."""
     chosen = chosen or f"{user(entries)}, {content_type(entries)}, {cache_key()}"
     return f"""
         CREATE TABLE {name} (session, user_id, content_type, cache_key) AS

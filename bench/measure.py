@@ -12,7 +12,7 @@ def progress(message):
 
 
 class Figure:
-    """What several runs have measured: the median, and half the width of the range of the middle half."""
+    """The median of several runs, and half the width of their middle half."""
 
     def __init__(self, values):
         self.values = list(values)
@@ -31,8 +31,8 @@ class Figure:
 
 
 def alternating(rounds, **actions):
-    """Runs actions in turns, in changing order, after a first turn that does not count. Each returns a
-    dictionary of numbers; returns for each action a Figure of each number."""
+    """Runs actions in turns, in changing order, after a first turn that does not count. An action returns a
+    dictionary of numbers. Returns for each action a Figure of each number."""
     results = {name: [] for name in actions}
     for turn in range(rounds + 1):
         for number in range(len(actions)):
@@ -44,7 +44,7 @@ def alternating(rounds, **actions):
 
 
 def table(columns, rows):
-    """A table in Markdown."""
+    """Returns a table in Markdown."""
     lines = [[str(cell) for cell in line] for line in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths))} |" for line in lines]
@@ -52,7 +52,7 @@ def table(columns, rows):
 
 
 def compared(what, found):
-    """A table of what Sessions.lookups() has found, in comparison with the first."""
+    """Returns a table of the figures of Sessions.lookups(), compared with the first."""
     baseline = next(iter(found.values()))
 
     def ratio(figures, key):
@@ -97,7 +97,7 @@ class Sessions:
         return {"us": processor / lookups / 1000, "per_second": lookups / seconds}
 
     def processor_ns(self):
-        """Time that the sessions' backends have had a processor."""
+        """Returns the processor time of the sessions' backends."""
         return sum(int(Path(f"/proc/{connection.info.backend_pid}/schedstat").read_text().split()[0])
                    for connection in self.connections)
 
@@ -107,7 +107,7 @@ class Sessions:
 
 
 def rates(what, found, baseline=None, unit="lookups"):
-    """A table of how much was done in a second, in comparison with a baseline, the first one if none is named."""
+    """Returns a table of rates per second, compared with a baseline, or else with the first row."""
     baseline = baseline or next(iter(found))
     return table((what, f"{unit}/s", "µs each, of a client", f"ratio to {baseline}"), [
         (name, f"{figures['per_second']:,.0f}", f"{figures['us']:.1f}",

@@ -23,13 +23,13 @@ EXACT = 1024
 SMALL = 100
 HOT = 0.8
 
-# What is counted and what chosen at random is spread over these by steps that have no common divisor with their number.
+# Entries are spread over these by steps that have no common divisor with their number.
 QUANTILES = 997
 SIZES = [min(30 * 1024, max(EXACT, round(2048 * math.exp(NormalDist(0, 0.75).inv_cdf((place + 0.5) / QUANTILES)))))
          for place in range(QUANTILES)]
 
 # Keys are as long as those of cache_key(): 19 digits, and the rest of a digest. A pgbench variable is a number, so the
-# server puts them together. That takes the same 0.4 µs in all that are compared.
+# server puts them together. That takes 0.4 µs in every statement that is compared.
 REST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b8"
 TYPES = ("story_foundation main_characters setting plot_structure themes tone target_audience chapter_outline "
          "chapter_content chapter_summary key_events character_development foreshadowing improvement_general "
@@ -57,9 +57,9 @@ class Months:
     """A kind of data directory."""
     entries: int
     months: int = 6
-    # All contents of about 100 bytes, where there must be very many.
+    # Contents of about 100 bytes, for caches with very many.
     small: bool = False
-    # All entries in one month, which is over, and have expired.
+    # All entries are in one month, which is over, and have expired.
     expired: bool = False
     tables: tuple = ("plain", "legacy", "partman")
 
@@ -68,7 +68,7 @@ class Months:
         return f"{'expired' if self.expired else 'small' if self.small else 'months'}-{self.entries}"
 
     def version(self):
-        """What a kept directory depends on."""
+        """Returns what a kept directory depends on."""
         month = datetime.now(timezone.utc).strftime("%Y-%m")
         return [repr(self), month, Path(__file__).read_text(), *baselines.COLUMNS, *baselines.TABLES.values()]
 
@@ -80,11 +80,11 @@ class Months:
 
     @property
     def many(self):
-        """Entries of the users that have a thousand."""
+        """Returns how many entries belong to users that have a thousand."""
         return 0 if self.small or self.expired else max(MANY_EACH, self.entries // 10 // MANY_EACH * MANY_EACH)
 
     def numbers(self, n):
-        """The user, the content type and the key of entry n, as numbers; n may be a number or SQL or of pgbench."""
+        """Returns user, content type and key of entry n as numbers; n may be a number, SQL, or a pgbench expression."""
         return f"8000000000000000 + {n} % {self.users}", f"1 + {n} / {self.users} % {len(TYPES)}", f"1000000000000000000 + {n} * 1000003"
 
     def many_numbers(self, n):
@@ -92,12 +92,12 @@ class Months:
                 f"1000000000000000000 + {n} * 1000003")
 
     def script(self, chosen, sql, many=False):
-        """A pgbench script that chooses an entry and does something with it."""
+        """Returns a pgbench script that chooses an entry and runs a statement on it."""
         user, content_type, key = (self.many_numbers if many else self.numbers)(":n")
         return f"\\set n {chosen}\n\\set u {user}\n\\set t {content_type}\n\\set k {key}\n{sql.rstrip().rstrip(';')};\n"
 
     def place_of(self, month):
-        """The numbers of the first and the last entry of a month; 0 is the newest."""
+        """Returns the numbers of the first and the last entry of a month; 0 is the newest."""
         bounds = self.bounds()
         return bounds[month] + 1, bounds[month + 1]
 
@@ -106,7 +106,7 @@ class Months:
         return [round(self.entries * sum(weights[:month]) / sum(weights)) for month in range(self.months)] + [self.entries]
 
     def content(self, n):
-        """The JSON of entry n, as jsonb shows it."""
+        """Returns the JSON of entry n, as jsonb prints it."""
         size = SMALL if self.small else EXACT if n % 8 == 0 else SIZES[n * 611 % QUANTILES]
         start = n * 7919 % (len(TEXT) - size)
         if self.small:
@@ -129,12 +129,12 @@ class Months:
         workers = os.cpu_count()
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda worker: self.copy(server, range(1 + worker, total + 1, workers)), range(workers)))
-            # The other tables get them in the same order, as if they had been in use as long.
+            # The other tables get the rows in the same order, as if they had been in use as long.
             list(pool.map(lambda table: server.execute(baselines.fill(table)), made))
         self.check(server, made)
 
     def check(self, server, tables):
-        """Makes sure that every month has the entries that it should have, in every table."""
+        """Checks that every month has its entries, in every table."""
         bounds, extra = self.bounds(), [len(range(month, self.many, self.months)) for month in range(self.months)]
         ago = 1 if self.expired else 0
         expected = sorted((months_before(month + ago), bounds[month + 1] - bounds[month] + extra[month]) for month in range(self.months))
@@ -171,7 +171,7 @@ class Months:
                 copy.write("".join(block))
 
     def address(self, n, many=False):
-        """The user, the content type and the key of an entry."""
+        """Returns user, content type and key of an entry."""
         if many:
             user, content_type = self.users + (n - self.entries - 1) // MANY_EACH, TYPES[MANY_TYPE - 1]
         else:
@@ -179,7 +179,7 @@ class Months:
         return user_id(user), content_type, f"{1000000000000000000 + n * 1000003}{REST}"
 
     def row(self, n, created, expires, many=False):
-        """A line for COPY. JSON as it is here has no backslash, tab or newline."""
+        """Returns a line for COPY. This JSON has no backslash, tab or newline."""
         user, content_type, key = self.address(n, many)
         return (f"{user}\t{content_type}\t{key}\t{self.content(n)}\t{{\"genre\": \"genre {n % 17}\"}}\t{user}\t"
                 f"foundation {user[16:]}\t{key[:19]}\t2\t{created}\t{expires}\n")
@@ -189,10 +189,10 @@ def user_id(number):
     return f"0000000000004000{8000000000000000 + number}"
 
 
-# What is compared is in memory on both sides: two of the tables with a million entries fit, in 24 GB.
+# Both sides of a comparison are in memory: two of the tables with a million entries fit in 24 GB.
 SETTINGS = {"shared_buffers": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') * 2 // 5 >> 20}MB"}
 
-# The address of an entry in a statement, made of the numbers u, t and k; with ":" as it stands for pgbench.
+# The address of an entry in a statement, made of the numbers u, t and k; with ":", as pgbench reads it.
 USER = "('0000000000004000' || :u::text)::uuid"
 TYPE = f"('{{{','.join(TYPES)}}}'::text[])[:t::integer]"
 KEY = f"(:k::text || '{REST}')"
@@ -201,21 +201,21 @@ LOOKUP = f"SELECT cache_lookup({', '.join(ADDRESS)})"
 
 
 def for_numbers(sql, numbers):
-    """A statement for pgbench as an expression of SQL."""
+    """Turns a statement for pgbench into an SQL expression."""
     for name, number in zip("utk", numbers):
         sql = re.sub(rf"(?<!:):{name}\b", f"({number})", sql)
     return sql
 
 
 def months_before(count):
-    """The first moment of the month so many before this one."""
+    """Returns the start of the month that is `count` months before this one."""
     now = datetime.now(timezone.utc)
     month = now.year * 12 + now.month - 1 - count
     return datetime(month // 12, month % 12 + 1, 1, tzinfo=timezone.utc)
 
 
 def warm(server, *tables):
-    """Reads the cache and other tables into shared buffers, where the server has pg_prewarm."""
+    """Reads the cache and other tables into shared buffers, if the server has pg_prewarm."""
     if not server.execute("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_prewarm'")[0][0]:
         return
     server.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
@@ -232,7 +232,7 @@ def warm(server, *tables):
 
 
 def reachable(server, months, lookups):
-    """Makes sure that statements for pgbench find the entries that they should, and that all return the same bytes."""
+    """Checks that statements for pgbench find their entries, and that all return the same bytes."""
     progress("checking that all return the same …")
     sample = max(1, (months.entries + 1999) // 2000)
     query = "SELECT n::bigint, " + ", ".join(

@@ -5,8 +5,8 @@ import statistics
 
 
 def pgbench(server, scripts, seconds=2, clients=8, variables=None, settings=None, each=1, p50=False):
-    """Runs a script, or several in equal shares; `each` is what a transaction does of what is counted. Returns how much
-    was done in a second, the mean time of one, and, if wanted, the median of it, in microseconds."""
+    """Runs a script, or several in equal shares; `each` is how many operations a transaction does. Returns operations
+    per second, the mean time of one and, if wanted, the median, in microseconds."""
     arguments = []
     for number, script in enumerate([scripts] if isinstance(scripts, str) else scripts):
         file = server.directory / f"script{number}.sql"

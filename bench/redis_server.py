@@ -65,7 +65,7 @@ class Redis:
         return self.cli("GET", f"key:{number:012d}")
 
     def benchmark(self, *command, seconds=2, clients=8, each=1, text=None):
-        """Runs a command, in which each __rand_int__ is one of the keys. Returns how much was done in a second."""
+        """Runs a command, in which each __rand_int__ is one of the keys. Returns operations per second."""
         # redis-benchmark takes a number of requests, not a time.
         kind = (command, clients, text)
         if kind not in self.rates:
@@ -82,11 +82,11 @@ class Redis:
         done = subprocess.run(["redis-benchmark", "-s", self.socket, "-c", str(clients), "-n", str(requests), "-r", str(self.keys),
                                "--csv", *(["-x"] if text else []), *command],
                               input=text, capture_output=True, text=True, check=True)
-        # The command stands in the line, quoted as it is, so figures are counted from the end.
+        # The line quotes the command, commas and all, so figures are counted from the end.
         return float(done.stdout.strip().splitlines()[-1].rsplit(",", 7)[1].strip('"'))
 
     def found(self):
-        """Hits so far; a miss is an error, which redis-benchmark would not notice."""
+        """Returns the hits so far. A miss raises, because redis-benchmark would not notice it."""
         statistics = dict(line.split(":") for line in self.cli("INFO", "stats").splitlines() if ":" in line)
         if int(statistics["keyspace_misses"]):
             raise RuntimeError(f"Redis has missed {statistics['keyspace_misses']} keys")

@@ -17,7 +17,7 @@ from . import data, measure
 
 KEPT = ROOT / "target" / "bench"
 
-# As a server of its own would have them; nothing that comes at a time of its own may disturb a run.
+# Settings of a dedicated server, without autovacuum and the worker, which could disturb a run.
 SETTINGS = {
     "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off", "fsync": "on",
     "infinite_pages_cache.naptime": "0",
@@ -40,14 +40,14 @@ class Copy(Cluster):
 
 
 class Entries:
-    """A kind of data directory: so many entries of one month, in the cache only."""
+    """A kind of data directory: entries of one month, in the cache only."""
 
     def __init__(self, entries):
         self.entries = entries
         self.name = str(entries)
 
     def version(self):
-        """What a kept directory depends on, beside the extension."""
+        """Returns what a kept directory depends on, beside the extension."""
         return [data.load(self.entries, 0, 0)]
 
     def fill(self, server):
@@ -67,10 +67,10 @@ class Entries:
 
 @contextmanager
 def start(kind, settings=None):
-    """A server with so many entries, or those of a kind of data directory; stopped and removed at the end."""
+    """Starts a server with a number of entries, or with a kind of data directory; stops and removes it at the end."""
     server = Copy(kept(kind if hasattr(kind, "fill") else Entries(kind)), settings or {})
     try:
-        # In memory, as far as it goes.
+        # In memory, if there is enough.
         server.execute("SELECT count(*), count(content) FROM infinite_pages_cache_partitioned")
         yield server
     finally:
@@ -78,7 +78,7 @@ def start(kind, settings=None):
 
 
 def kept(kind):
-    """A data directory of a kind, made once for each version of what is in it."""
+    """Returns a data directory of a kind, made once for each version of its contents."""
     major = subprocess.check_output([str(BINDIR / "postgres"), "--version"], text=True).split()[2].split(".")[0]
     texts = [*kind.version(), *(source.read_text() for source in sources())]
     version = hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
@@ -95,11 +95,11 @@ def kept(kind):
 
 
 def sources():
-    """The files that decide over what is in a data directory: those that make tables and partitions."""
+    """Returns the files that decide what a data directory contains: those that create tables and partitions."""
     for path in (ROOT / "sql", ROOT / "src/partition", ROOT / "src/calendar.rs"):
         files = [file for file in (path, *sorted(path.rglob("*"))) if file.is_file() and "reports" not in file.parts]
         if not files:
-            # Without this error, data that an older version made would be measured.
+            # Otherwise data of an older version would be measured.
             raise FileNotFoundError(f"there is no file in {path}: name the place that they have moved to in {__file__}")
         yield from files
 

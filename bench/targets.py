@@ -1,11 +1,11 @@
-"""What the extension should reach, and the table and the chart of what it does."""
+"""The targets of the extension, and the table and the chart of what it reaches."""
 
 import math
 from dataclasses import dataclass
 
 from .measure import Figure, table
 
-# The rows of the table, in its order: what is measured, in comparison with what, and how much it should be.
+# The rows of the table, in order: what is measured, compared with what, and the target.
 TARGETS = {
     "lookup/empty": ("lookup hit, uniform keys, 1 kB, 2 clients", "empty function call", ">=", 0.60),
     "lookup/plain 2": ("lookup hit, uniform keys, 2 clients", "plain table, SELECT by primary key", ">=", 1.0),
@@ -30,17 +30,17 @@ TARGETS = {
     "memory": ("memory of a backend after many lookups, MB", "after 1,000 lookups", "<=", 1),
 }
 
-# A chart does not go farther than this from a target.
+# The chart ends at this distance from a target.
 FARTHEST = 100
 
 
 @dataclass
 class Reached:
-    """A figure for a row of the table; none when it could not be measured, for a reason."""
+    """A figure for a row of the table, or the reason why it could not be measured."""
     target: str
     figure: Figure = None
     reason: str = ""
-    # In place of those of the table, where the numbers of a run belong there.
+    # Replace the texts of the table where they contain figures of the run.
     work: str = None
     against: str = None
 
@@ -53,7 +53,7 @@ class Reached:
         return self.figure.median >= self.limit if self.sense == ">=" else self.figure.median <= self.limit
 
     def margin(self, noises=0):
-        """How many times better than it should be, as far as a chart can show it; so many times the noise away."""
+        """Returns how many times better than its target the figure is, moved by `noises` times its noise, within the chart."""
         value = max(self.figure.median + noises * self.figure.noise, self.limit / FARTHEST)
         return min(FARTHEST, max(1 / FARTHEST, value / self.limit if self.sense == ">=" else self.limit / value))
 
@@ -76,7 +76,7 @@ class Reached:
 
 
 def decimals(number):
-    """For three significant digits."""
+    """Returns the decimals for three significant digits."""
     return 2 if number == 0 else min(7, max(0, 2 - math.floor(math.log10(abs(number)))))
 
 
@@ -86,13 +86,13 @@ def ordered(reached):
 
 
 def summary(reached):
-    """The table of all targets that were measured."""
+    """Returns the table of all targets that were measured."""
     return table(("work", "against", "measured", "target", "met"),
                  [(one.work, one.against, one.measured, one.wanted, one.verdict) for one in ordered(reached)])
 
 
 def chart(reached, file, title):
-    """How far from its target each one is, as a picture."""
+    """Draws how far each figure is from its target."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -40,7 +40,7 @@ def run(options):
 
 
 def store_types(one, name):
-    """Stores entries of a type each, and makes requests for them."""
+    """Stores entries, each of its own type, and makes requests for them."""
     one.execute(f"""
         SELECT cache_upsert_many(jsonb_agg(jsonb_build_object(
             'user_id', md5('{name}'), 'content_type', '{name} ' || n, 'cache_key', 'the key',

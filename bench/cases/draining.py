@@ -30,13 +30,13 @@ def run(options):
 
 
 def chosen(entries, seed):
-    """A query for the numbers of some entries."""
+    """Returns a query for the addresses of some entries."""
     return f"""(SELECT {data.user(entries)} AS user_id, {data.content_type(entries)} AS content_type, {data.cache_key()} AS cache_key
                 FROM (SELECT n FROM generate_series(0, {entries - 1}) n ORDER BY md5(n || '{seed}') LIMIT {PLACES}) k)"""
 
 
 def flush(one, entries):
-    """Has entries looked up; returns the statement that stores their hits."""
+    """Looks up entries; returns the statement that stores their hits."""
     one.execute(f"SELECT count(cache_lookup(user_id, content_type, cache_key)) FROM {entries} e")
     return "SELECT entries_updated FROM cache_flush_statistics()"
 
@@ -55,7 +55,7 @@ def plain(one, entries):
 
 
 def measured(one, prepare, entries):
-    """Seconds, rows in a second, bytes of WAL for a row, share of HOT updates."""
+    """Returns seconds, rows per second, bytes of WAL for a row, and the share of HOT updates."""
     sql = prepare(one, entries)
     one.execute("CHECKPOINT")
     before, position = updates(one), one.execute("SELECT pg_current_wal_lsn()")[0][0]

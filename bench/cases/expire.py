@@ -21,7 +21,7 @@ def run(options):
     for turn in range(options.copies):
         progress(f"expire: {turn + 1} of {options.copies} …")
         with server.start(kind, months.SETTINGS) as one:
-            # What is first may find less in memory; VACUUM comes after the DELETE in any case.
+            # The first may find less in memory. VACUUM always comes after the DELETE.
             order = list(actions) if turn % 2 else [*list(actions)[1:], *list(actions)[:1]]
             for name in order:
                 found.setdefault(name, []).append(measured(one, kind, actions[name]))
@@ -36,7 +36,7 @@ def run(options):
 
 
 def measured(one, kind, action):
-    """Seconds, and bytes of WAL."""
+    """Returns seconds, and bytes of WAL."""
     with one.connect() as connection:
         connection.execute("CHECKPOINT")
         before = sizes(connection)

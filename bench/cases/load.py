@@ -67,7 +67,7 @@ def copied(one, kind, table, first, each):
 
 
 def timed(one, table, work, each):
-    """How many entries were stored in a second, by all connections; makes sure that they were."""
+    """Returns entries stored per second by all connections; checks that they are there."""
     before = one.execute(f"SELECT count(*) FROM {table}")[0][0]
     connections = [one.connect() for _ in range(os.cpu_count())]
     with ThreadPoolExecutor(len(connections)) as pool:

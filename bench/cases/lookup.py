@@ -14,7 +14,7 @@ from ..measure import alternating, progress, rates
 from ..months import ADDRESS, LOOKUP, Months
 from ..targets import Reached
 
-# Does nothing, and is as fast to call as a function can be.
+# Does nothing, and is called as fast as any function.
 EMPTY = "CREATE FUNCTION empty(uuid, text, text) RETURNS void LANGUAGE internal AS 'void_in'"
 
 
@@ -33,7 +33,7 @@ def run(options):
 def one_key(options, one, kind, statements):
     every, exact = f"random(1, {kind.entries})", f"8 * random(1, {kind.entries // 8})"
     empty = f"SELECT empty({', '.join(ADDRESS)})"
-    # A number after the last entry's gives a key that nobody has, of a user who has others.
+    # A number past the last entry gives a missing key of a user who has other entries.
     missing = kind.script(f"random({2 * kind.entries}, {3 * kind.entries})", LOOKUP)
 
     months.warm(one, "plain")
@@ -130,7 +130,7 @@ def ran(options, one, script, clients, settings=None):
 
 
 def hits(options, one, script, clients, settings=None, miss=False):
-    """Lookups of which the cache itself says that all were hits, or all were misses."""
+    """Measures lookups, and checks by the cache's counters that all were hits, or all were misses."""
     sql = "SELECT coalesce(sum(hits), 0)::bigint, coalesce(sum(misses), 0)::bigint FROM cache_statistics()"
     before = one.execute(sql)[0]
     result = ran(options, one, script, clients, settings)

@@ -59,7 +59,7 @@ def run(options):
 
 
 def choose(kind):
-    """The numbers of the entries of each request: all of one user."""
+    """Returns the numbers of the entries of each request, all of one user."""
     chance = random.Random(5)
     users = kind.many // MANY_EACH
     firsts = [kind.entries + 1 + number % users * MANY_EACH for number in range(REQUESTS)]
@@ -67,7 +67,7 @@ def choose(kind):
 
 
 def same(one, kind, requests):
-    """Makes sure that both statements return what was asked for."""
+    """Checks that both statements return the entries asked for."""
     with one.connect() as connection:
         for keys in requests:
             user, content_type, _ = kind.address(keys[0], many=True)

@@ -31,12 +31,12 @@ def run(options):
 
 
 def looked_up(connection, kind, chance, count):
-    """Makes sure that there were as many hits as there should be."""
+    """Checks the number of hits."""
     sql = "SELECT cache_lookup(%s, %s, %s) IS NOT NULL"
     hits = expected = 0
     with connection.cursor() as cursor:
         for start in range(0, count, 1000):
-            # An entry's number, or one that is far after the last.
+            # The number of an entry, or one far past the last.
             numbers = [chance.randint(1, kind.entries) + (20 * kind.entries if chance.random() < 1 / 8 else 0)
                        for _ in range(min(1000, count - start))]
             expected += sum(n <= kind.entries for n in numbers)
@@ -51,7 +51,7 @@ def looked_up(connection, kind, chance, count):
 
 
 def own_memory(connection):
-    """In megabytes."""
+    """Returns megabytes."""
     rollup = Path(f"/proc/{connection.info.backend_pid}/smaps_rollup").read_text()
     return int(re.search(r"^Anonymous:\s+(\d+) kB", rollup, re.M)[1]) / 1024
 

@@ -64,7 +64,7 @@ def content(n="n"):
 
 
 def content_type(entries, n="n"):
-    """Any, whoever the user is."""
+    """Returns a random content type, whoever the user is."""
     return data.content_type(entries, f"({random(2, 2_000_000_000, n)} * {data.users(entries)}::bigint)::bigint")
 
 
@@ -85,7 +85,7 @@ def load(one, entries, sizes):
             FROM (SELECT n, start + (now() - start) * sqrt({random(3, 1_000_000)} / 1e6) AS created_at
                   FROM generate_series(0, {entries - 1}) n, LATERAL (SELECT date_trunc('month', now(), 'UTC') - interval '{MONTHS - 1} months') s (start)) k
             ORDER BY created_at""")
-        # The index in question is made and dropped by name.
+        # The index that is compared is created and dropped by name.
         connection.execute(f"DROP INDEX {index_of(connection)}")
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
@@ -97,7 +97,7 @@ def index_of(connection):
 
 
 class Searcher:
-    """A connection of the user with so many entries, as the owner of the table or as a tenant."""
+    """Connects for the user with this many entries, as the owner of the table or as a tenant."""
 
     def __init__(self, one, size, role=None, **settings):
         self.connection = one.connect()
@@ -111,7 +111,7 @@ class Searcher:
             self.connection.execute(f"SET ROLE {role}")
 
     def searches(self, statement, repeated):
-        """The time of one search, of so many in a row, each for another type and genre."""
+        """Returns the time of one search, measured over many, each for another type and genre."""
         self.turn += 1
         began = time.monotonic()
         for number in range(repeated):
@@ -123,7 +123,7 @@ class Searcher:
             f"EXECUTE {statement} ('{searcher(self.size)}', '{content_type}', '{{\"genre\": \"{genre}\"}}')").fetchall()
 
     def ranks(self, statement):
-        """What the search in each type finds, as far as it is determined."""
+        """Returns what the search in each type finds, as far as the order determines it."""
         return [[row[4:6] for row in self.search(statement, content_type, GENRES[0])] for content_type in TYPES]
 
 
@@ -142,7 +142,7 @@ def searches(one, options, sizes):
         for role in roles:
             progress(f"search: {what}, {role or 'owner'} …")
             searchers = {size: Searcher(one, size, role, **settings) for size in sizes if limit is None or size <= limit}
-            # All find the same.
+            # All ways must find the same.
             for size, by in searchers.items():
                 if (found := by.ranks(statement)) != ranks.setdefault(size, found) or (size >= 1_000 and not any(found)):
                     raise RuntimeError(f"{what} finds {found} where others find {ranks[size]}")
@@ -155,7 +155,7 @@ def searches(one, options, sizes):
 
 
 def upserts(one, options):
-    """Sizes of the indexes, and what it costs to store new keys and existing ones. The index is there in turns."""
+    """Measures the sizes of the indexes, and the cost of storing new and existing keys, with and without the index in turns."""
     variants = {"without": None, "(user_id, content_type)": OURS, "GIN on metadata": GIN, "GIN, fastupdate = off": GIN_AT_ONCE}
     results = {name: {"new": [], "existing": []} for name in variants}
     size = {}
@@ -189,7 +189,7 @@ def upserts(one, options):
 
 
 def store(connection, entries, first, number):
-    """Stores entries one by one; returns time of the processor and bytes of WAL for one."""
+    """Stores entries one by one; returns processor time and bytes of WAL for each."""
     def processor_ns():
         return int(Path(f"/proc/{connection.info.backend_pid}/schedstat").read_text().split()[0])
 

@@ -72,14 +72,14 @@ def statement(table, number):
 
 
 def contents_of(kind):
-    """Of the sizes that divide the entries into equal parts."""
+    """Returns contents of the sizes that divide the entries into equal parts."""
     sizes = [SIZES[round((part + 0.5) / CONTENTS * QUANTILES)] for part in range(CONTENTS)]
     # Multiples of 8 have another size.
     return [next(kind.content(n) for n in range(1, 8 * QUANTILES, 2) if SIZES[n * 611 % QUANTILES] == size) for size in sizes]
 
 
 def moved(options, one, kind, contents):
-    """Each turn takes keys that have not been written yet."""
+    """Returns an action, each turn of which takes keys that have not been written yet."""
     first, last = kind.place_of(0)[1] + 1, kind.entries
     turns = iter(range(options.rounds + 1))
     each = (last - first) // (options.rounds + 1)
@@ -104,7 +104,7 @@ def redis_set(options, kind, contents):
 
 
 def check(one, kind, stored, contents):
-    """Makes sure that what was done has been stored: every new key, and contents that were sent."""
+    """Checks that every new key is stored, with a content that was sent."""
     total = kind.entries + kind.many
     for table, new in stored.items():
         table = "infinite_pages_cache_partitioned" if table == "cache" else table

@@ -13,7 +13,7 @@ TARGET = TARGETS["views"][-1]
 ROUNDS = 5
 PLACES = 65_536
 
-# Those that a monitoring system reads all the time, whole.
+# Views that a monitoring system polls, whole.
 METRICS = ("cache_alerts", "cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "user_cache_analytics")
 
 # Reports are read as docs/monitoring.md reads them.
@@ -76,7 +76,7 @@ def run(options):
 
 
 def exists(connection, name):
-    """Whether this version has the relation or function."""
+    """Returns whether this version has the relation or function."""
     name = name.split(",")[0].split("(")[0]
     return connection.execute("SELECT to_regclass(%s) IS NOT NULL OR to_regproc(%s) IS NOT NULL", (name, name)).fetchone()[0]
 
@@ -86,14 +86,14 @@ def measured(connection, reports):
 
 
 def timed(connection, sql):
-    """The time until the client has all rows."""
+    """Returns the time until the client has all rows."""
     began = time.monotonic()
     cursor = connection.execute(sql)
     return {"ms": (time.monotonic() - began) * 1000, "rows": cursor.rowcount}
 
 
 def maintenance(connection):
-    """The steps of maintenance: the first run, and those after it."""
+    """Measures the steps of maintenance in the first run, and in those after it."""
     def run():
         rows = connection.execute("SELECT step, status, duration_ms, affected, detail FROM cache_run_maintenance()").fetchall()
         failed = [row for row in rows if row[1] != "ok"]

@@ -1,5 +1,5 @@
--- The story application: its users, the texts that a language model would write for it, and what it
--- does with a request. Everything that concerns the cache is in app.ask.
+-- The story application: its users, the texts that a language model would write for it, and how it handles a request.
+-- Everything that concerns the cache is in app.ask.
 CREATE SCHEMA app;
 
 CREATE TABLE app.users (name text PRIMARY KEY, id uuid NOT NULL);

@@ -33,7 +33,7 @@ SELECT id AS tomas FROM app.users WHERE name = 'tomas' \gset
 SET ROLE authenticated;
 SELECT count(*) > 0 AND bool_and(user_id = :'tomas') AS isolated FROM infinite_pages_cache_partitioned \gset
 RESET ROLE;
-INSERT INTO claims VALUES ('a tenant sees his own entries only', :'isolated');
+INSERT INTO claims VALUES ('a tenant sees only entries of its user', :'isolated');
 
 \pset footer off
 \echo

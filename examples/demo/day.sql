@@ -75,11 +75,11 @@ SELECT cache_lookup(:'ilse', 'export_txt', 'preview') AS after_a_second,
        (SELECT count(*) FROM infinite_pages_cache_partitioned WHERE cache_key = 'preview') AS rows_left;
 
 \echo
-\echo '── 6. Each author sees his own entries and no others ──────────────────────────────────────'
+\echo '── 6. Each author sees only their own entries ─────────────────────────────────────────────'
 \echo 'Over the web, requests run in a tenant\'s role, with the user in the claims of the token.'
 \echo
 SELECT cache_grant_tenant('authenticated');
-\echo 'Tomas counts the entries: his own. Nadia\'s foundation is not there for him.'
+\echo 'Tomas counts his entries. He cannot see Nadia\'s foundation.'
 \echo
 \set ECHO none
 SELECT app.key('flat-water/story_foundation') AS foundation \gset
@@ -117,7 +117,7 @@ FROM app.log WHERE at >= '22:00' ORDER BY id;
 
 \echo
 \echo '── 9. Cleanup ─────────────────────────────────────────────────────────────────────────────'
-\echo 'The row of the preview, expired in section 5, gives back its space.'
+\echo 'The row of the preview, which expired in section 5, is deleted.'
 \echo
 SELECT * FROM cleanup_expired_cache_entries_production();
 

@@ -8,13 +8,13 @@ dir=$(realpath -- "$1")
 cd "$(dirname "$0")"
 sql() { ../../tests/tools/cluster.sh psql "$dir" -X -q -v ON_ERROR_STOP=1 -P pager=off "$@"; }
 
-# What a reader's own settings would change in the output.
+# Keeps a reader's own settings from changing the output.
 export PGOPTIONS='-c client_min_messages=warning' PSQL_PAGER='' PGTZ=UTC
 
 sql -d postgres <<'SQL'
 DROP DATABASE IF EXISTS demo WITH (FORCE);
 CREATE DATABASE demo;
--- Section 9 does by hand, to show it, what the background worker would do.
+-- The background worker leaves out the step that section 9 shows by hand.
 ALTER DATABASE demo SET infinite_pages_cache.skip_steps = 'delete expired entries';
 -- The role that the application's users act as. The extension never creates roles.
 SELECT 'CREATE ROLE authenticated NOLOGIN'
