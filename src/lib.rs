@@ -50,11 +50,8 @@ static AT_COMMIT: [&dyn Owner; 3] =
 /// Runs once in each backend that loads the library, or at the start of the server if the library is preloaded.
 #[allow(non_snake_case)]
 #[pg_guard]
-#[allow(unsafe_code)]
 pub extern "C-unwind" fn _PG_init() {
-    // Keeps stack traces out of the DETAIL of errors, even if the server was started with RUST_BACKTRACE.
-    // SAFETY: a server process that loads a library has one thread.
-    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    backend::keep_stack_traces_from_errors();
     settings::define(backend::is_preloading(), &maintenance::steps::NAMES);
     pg::invalidation::watch();
     transaction_end::watch(&AT_COMMIT);

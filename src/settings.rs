@@ -1,11 +1,8 @@
 //! The settings of the extension, each with its unit, range, default and reason.
 
-#![allow(unsafe_code)]
-
-use crate::pg::version;
+use crate::pg::{guc, version};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use pgrx::prelude::*;
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString};
 use std::sync::OnceLock;
 
 /// What the audit log records.
@@ -188,20 +185,13 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
-    // SAFETY: the hook is guarded.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"infinite_pages_cache.skip_steps",
-            c"Steps of maintenance that the background worker leaves out, separated by commas.",
-            c"ALTER DATABASE ... SET leaves them out in one database. cache_run_maintenance() runs them nevertheless.",
-            &SKIP_STEPS,
-            GucContext::Suset,
-            GucFlags::default(),
-            Some(check_steps),
-            None,
-            None,
-        );
-    }
+    guc::define_checked_string::<StepNames>(
+        c"infinite_pages_cache.skip_steps",
+        c"Steps of maintenance that the background worker leaves out, separated by commas.",
+        c"ALTER DATABASE ... SET leaves them out in one database. cache_run_maintenance() runs them nevertheless.",
+        &SKIP_STEPS,
+        GucContext::Suset,
+    );
     GucRegistry::define_string_guc(
         c"infinite_pages_cache.maintenance_role",
         c"Role that the background worker acts as; empty = the owners of the tables.",
@@ -261,28 +251,16 @@ fn names_in(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty())
 }
 
-/// Refuses a list that contains a name that no step has.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_steps(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the value is a NUL-terminated string, or NULL; the server reads the detail right after the call,
-    // from memory of the current context.
-    unsafe {
-        if (*value).is_null() {
-            return true;
-        }
-        let list = CStr::from_ptr(*value).to_bytes();
+/// A list of names that steps have.
+struct StepNames;
+
+impl guc::Check for StepNames {
+    fn refusal(list: &CStr) -> Option<String> {
         let known = STEPS.get().copied().unwrap_or_default();
         let is_known = |name: &[u8]| known.iter().any(|step| step.as_bytes() == name);
-        let Some(unknown) = names_in(list).find(|name| !is_known(name)) else { return true };
+        let unknown = names_in(list.to_bytes()).find(|name| !is_known(name))?;
         let unknown = String::from_utf8_lossy(unknown);
-        let detail = format!("There is no step \"{unknown}\". The steps are: {}.", known.join(", "));
-        let detail = CString::new(detail).expect("names have no NUL byte");
-        pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr());
-        false
+        Some(format!("There is no step \"{unknown}\". The steps are: {}.", known.join(", ")))
     }
 }
 

@@ -1,13 +1,10 @@
 //! The type `cache_ttl`: a positive number of microseconds, or [`INFINITE`]. PostgreSQL has no infinite interval before
 //! version 17.
 
-#![allow(unsafe_code)]
-
 use crate::calendar::DAY;
 use crate::error::{Refusal, shown};
-use crate::pg::subtransaction;
-use pgrx::datum::{FromDatum, Interval};
-use pgrx::pg_sys;
+use crate::pg::{interval, subtransaction};
+use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
 
@@ -32,7 +29,7 @@ pub fn parse(text: &CStr) -> i64 {
         return within_time(total).unwrap_or_else(|| not_positive(&text.to_string_lossy()));
     }
     let interval = subtransaction::translate_any(
-        || read_interval(text),
+        || interval::read(text),
         |code, message| {
             Refusal::new(code, message)
                 .detail(format!("The time to live is {}.", shown(&text.to_string_lossy())))
@@ -48,18 +45,6 @@ fn read_seconds(text: &CStr) -> Option<i128> {
     let whole = text.parse::<i64>().ok().map(|seconds| i128::from(seconds) * 1_000_000);
     // The conversion to an integer saturates, and makes 0 of NaN.
     whole.or_else(|| Some((text.parse::<f64>().ok()? * 1e6).round_ties_even() as i128))
-}
-
-fn read_interval(text: &CStr) -> Interval {
-    // SAFETY: interval_in takes a NUL-terminated string, an OID and a type modifier, and returns an interval.
-    let interval = unsafe {
-        let datum = pgrx::direct_function_call_as_datum(
-            pg_sys::interval_in,
-            &[Some(pg_sys::Datum::from(text.as_ptr())), Some(pg_sys::InvalidOid.into()), Some((-1i32).into())],
-        );
-        datum.and_then(|datum| Interval::from_datum(datum, false))
-    };
-    interval.expect("interval_in never returns NULL")
 }
 
 #[pg_extern(sql = false)]

@@ -1,8 +1,6 @@
 //! Reads in the audit log. A read writes nothing, so its record goes to a ring in shared memory, and whoever
 //! flushes the statistics stores it.
 
-#![allow(unsafe_code)]
-
 use super::ring;
 use super::writes::knows_who_acted;
 use super::writes::user_agent_of;
@@ -15,7 +13,7 @@ use crate::partition::create;
 use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::{self, Access};
 use crate::pg::transaction_end::{AtCommit, Queue};
-use crate::pg::{backend, clock, guc, privileges};
+use crate::pg::{backend, client, clock, guc, privileges};
 use crate::settings::{self, Audit};
 use crate::statistics::at_commit::refusal_to_prepare;
 use crate::statistics::counters;
@@ -35,7 +33,7 @@ pub fn record(address: &Address, success: bool) {
     }
     let Some(counted_at) = counters::overflow_slot() else { return };
     let agent = guc::value_of(c"request.headers").and_then(|headers| user_agent_of(&headers)).unwrap_or_default();
-    let client = client_address();
+    let client = client::address().unwrap_or_default();
     let record = Record {
         moment: clock::now(),
         user_id: address.user_id,
@@ -103,13 +101,6 @@ impl<'a> Record<'a> {
 /// Whether a record in the ring is of a user: of an entry of his, or of what he has asked for.
 pub fn is_of(body: &[u8], user_id: &Uuid) -> bool {
     body[8..24] == **user_id || (body[24] == 1 && body[25..41] == **user_id)
-}
-
-/// The address of the session's client as text, empty when it came through a Unix socket.
-fn client_address() -> String {
-    // SAFETY: the function takes no arguments, and returns an inet or NULL.
-    let address = unsafe { pgrx::direct_function_call::<pgrx::Inet>(pg_sys::inet_client_addr, &[]) };
-    address.map(|address| address.0).unwrap_or_default()
 }
 
 /// To be done to the ring at commit.

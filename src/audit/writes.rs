@@ -6,16 +6,14 @@ use crate::address::Address;
 use crate::extension::{AUDIT_LOG, Extension, saved_plan};
 use crate::partition::create;
 use crate::pg::spi::{self, Access};
-use crate::pg::{backend, guc, privileges};
+use crate::pg::{backend, guc, privileges, relation};
 use crate::settings::{self, Audit};
 use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys};
 
 /// Whether a log has the column that names whom a session acted for. One made by version 0.1.0 lacks it until cache_setup().
-#[allow(unsafe_code)]
 pub fn knows_who_acted(log: pg_sys::Oid) -> bool {
-    // SAFETY: a lookup in the system cache by a NUL-terminated name.
-    unsafe { pg_sys::get_attnum(log, c"acting_user_id".as_ptr()) != 0 }
+    relation::has_column(log, c"acting_user_id")
 }
 
 /// One audited change. Texts are bytes in the database's encoding.

@@ -1,7 +1,5 @@
 //! The steps of maintenance.
 
-#![allow(unsafe_code)]
-
 use super::budget::{Budget, LONGEST_BATCH, LONGEST_SCAN};
 use super::cleanup::delete_expired;
 use super::limits::evict_over_limit;
@@ -16,9 +14,9 @@ use crate::partition::secure::secure_all;
 use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
 use crate::pg::subtransaction;
+use crate::pg::table_lock::try_lock_to_analyze;
 use crate::settings;
 use crate::statistics::summary;
-use pgrx::pg_sys;
 use std::time::Duration;
 
 /// Most steps.
@@ -205,12 +203,12 @@ fn analyze(extension: &Extension, _turn: &dyn Budget) -> Outcome {
         return Outcome { detail: Some("not due".into()), ..Outcome::default() };
     }
     // Does not wait for a session that vacuums or changes a table, above all autovacuum.
-    if !try_lock(parent) {
+    if !try_lock_to_analyze(parent) {
         return in_the_way(0, format!("put off: somebody vacuums or changes {CACHE}"));
     }
     let partitions = partitions_of(parent);
     let busy: Vec<String> =
-        partitions.iter().filter(|partition| !try_lock(partition.oid)).map(Partition::name).collect();
+        partitions.iter().filter(|partition| !try_lock_to_analyze(partition.oid)).map(Partition::name).collect();
     let sql = format!("ANALYZE (SKIP_LOCKED) {}.{CACHE}", extension.schema);
     match subtransaction::unless_locked(|| spi::execute(&sql)) {
         None => in_the_way(0, format!("put off: somebody has a partition of {CACHE} locked")),
@@ -221,10 +219,4 @@ fn analyze(extension: &Extension, _turn: &dyn Budget) -> Outcome {
 
 fn in_the_way(affected: i64, detail: String) -> Outcome {
     Outcome { affected, detail: Some(detail), put_off: true, ..Outcome::default() }
-}
-
-/// Takes the lock of ANALYZE on a table, unless that would wait.
-fn try_lock(table: pg_sys::Oid) -> bool {
-    // SAFETY: the end of the transaction releases the lock. A lock on a table that has just been dropped does no harm.
-    unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE) }
 }

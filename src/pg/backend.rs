@@ -79,6 +79,12 @@ pub fn refuse_if_read_only(function: &CStr) {
     unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
 }
 
+/// Keeps stack traces out of the DETAIL of errors, even if the server was started with RUST_BACKTRACE.
+pub fn keep_stack_traces_from_errors() {
+    // SAFETY: the process has one thread.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+}
+
 /// Whether the server is loading `shared_preload_libraries`.
 pub fn is_preloading() -> bool {
     // SAFETY: a plain variable.

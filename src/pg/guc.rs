@@ -2,8 +2,10 @@
 
 #![allow(unsafe_code)]
 
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
-use std::ffi::{CStr, CString};
+use pgrx::pg_sys::panic::pgrx_extern_c_guard;
+use std::ffi::{CStr, CString, c_char, c_void};
 
 /// The value of a setting, also of one that no library has defined; `None` when it was never set.
 pub fn value_of(name: &CStr) -> Option<Vec<u8>> {
@@ -69,5 +71,54 @@ pub fn set_default(name: &CStr, value: &CStr) {
             pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_OVERRIDE,
         );
+    }
+}
+
+/// What a setting may be.
+pub trait Check {
+    /// Why a value is refused, for the DETAIL of the error.
+    fn refusal(value: &CStr) -> Option<String>;
+}
+
+/// Defines a setting of text whose values are checked.
+pub fn define_checked_string<C: Check>(
+    name: &'static CStr,
+    description: &'static CStr,
+    details: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    context: GucContext,
+) {
+    let flags = GucFlags::default();
+    // SAFETY: the hook is guarded.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            description,
+            details,
+            setting,
+            context,
+            flags,
+            Some(check::<C>),
+            None,
+            None,
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn check<C: Check>(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the guard makes an ERROR of a panic. The value is a NUL-terminated string, or NULL. The server reads the detail
+    // right after the call, from memory of the current context.
+    unsafe {
+        pgrx_extern_c_guard(|| {
+            let refusal = if (*value).is_null() { None } else { C::refusal(CStr::from_ptr(*value)) };
+            let Some(refusal) = refusal else { return true };
+            let detail = CString::new(refusal).expect("what is made of values has no NUL byte");
+            pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr());
+            false
+        })
     }
 }

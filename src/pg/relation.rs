@@ -66,3 +66,9 @@ pub fn lock_to_write(table: pg_sys::Oid) {
     // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
 }
+
+/// Whether a relation has a column.
+pub fn has_column(relation: pg_sys::Oid, name: &std::ffi::CStr) -> bool {
+    // SAFETY: a lookup in the system cache by a NUL-terminated name.
+    unsafe { pg_sys::get_attnum(relation, name.as_ptr()) > 0 }
+}

@@ -3,8 +3,6 @@
 //! whoever stores entries of many types can take half of the slots. And what an entry costs of which only its type
 //! is known.
 
-#![allow(unsafe_code)]
-
 use super::counters::{self, Quota};
 use super::tokens::{MILLIONTHS, Tokens};
 use crate::address::EVERY_OTHER_TYPE;
@@ -12,7 +10,7 @@ use crate::extension::{Extension, POLICIES, saved_plan};
 use crate::pg::privileges;
 use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::Access;
-use pgrx::pg_sys;
+use crate::pg::table_lock;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -125,8 +123,7 @@ fn renew() -> bool {
 fn read_listed() -> Option<HashMap<Vec<u8>, Tokens>> {
     let extension = Extension::current();
     let table = extension.find_table(POLICIES)?;
-    // SAFETY: takes a lock until the end of the transaction, as a statement would.
-    let locked = unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    let locked = table_lock::try_lock_to_read(table);
     // It may have been dropped before it was locked.
     if !locked || extension.find_table(POLICIES) != Some(table) {
         return None;

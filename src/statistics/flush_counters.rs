@@ -1,16 +1,13 @@
 //! The flush of counters: they are added to the roll-up by hours. What is stored counts as such when the transaction that has
 //! stored it commits.
 
-#![allow(unsafe_code)]
-
 use super::at_commit::{Change, at_commit, counted};
 use super::counters::{self, COUNTERS, Count, Counted};
 use crate::access::all_rows::must_change_all;
 use crate::extension::{Extension, STATISTICS, saved_plan};
-use crate::pg::clock;
 use crate::pg::spi::{self, Access};
+use crate::pg::{clock, relation};
 use pgrx::datum::DatumWithOid;
-use pgrx::pg_sys;
 
 /// Adds the counters to the current hour of the roll-up; returns of how many content types.
 pub fn flush_counters(extension: &Extension) -> i64 {
@@ -39,8 +36,7 @@ pub fn flush_counters(extension: &Extension) -> i64 {
 /// Whether the roll-up has a column for evictions; a table of 0.2.0 has none until the extension's update, or after the
 /// restore of a dump until cache_setup().
 fn knows_evictions(extension: &Extension) -> bool {
-    // SAFETY: a lookup in the system cache by a NUL-terminated name.
-    unsafe { pg_sys::get_attnum(extension.table(STATISTICS), c"evictions".as_ptr()) > 0 }
+    relation::has_column(extension.table(STATISTICS), c"evictions")
 }
 
 fn store(hour: i64, counted: &Counted, knows_evictions: bool) {

@@ -1,9 +1,7 @@
 //! Pacing: a flush by the worker waits between two batches, so that the pages that it updates have room again.
 
-#![allow(unsafe_code)]
-
 use crate::extension::{Extension, POLICIES};
-use crate::pg::backend;
+use crate::pg::{backend, horizon};
 use pgrx::pg_sys;
 use std::time::Duration;
 
@@ -19,7 +17,6 @@ pub struct Pacing {
 impl Pacing {
     /// The longest that all batches together wait.
     const LONGEST: Duration = Duration::from_millis(500);
-    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
     /// The current transaction has updated entries.
     pub fn has_updated(&mut self) {
@@ -31,17 +28,8 @@ impl Pacing {
     pub fn may_go_on(&mut self, extension: &Extension) -> bool {
         const MOMENT: Duration = Duration::from_millis(1);
         let Some(updated_by) = self.updated_by else { return true };
-        // SAFETY: the relation is open while the server is asked about it; NULL stands for any table.
-        let free = unsafe {
-            // One with rows of its own, as a partition is: in a partitioned table nothing can be removed.
-            let table = extension.find_table(POLICIES);
-            let relation = table.map_or(std::ptr::null_mut(), |table| pg_sys::try_relation_open(table, Self::LOCK));
-            let oldest = pg_sys::GetOldestNonRemovableTransactionId(relation);
-            if !relation.is_null() {
-                pg_sys::relation_close(relation, Self::LOCK);
-            }
-            pg_sys::TransactionIdPrecedes(updated_by, oldest)
-        };
+        // A table with rows of its own, as a partition is.
+        let free = horizon::has_passed(updated_by, extension.find_table(POLICIES));
         if free || self.waited >= Self::LONGEST {
             return true;
         }

@@ -1,14 +1,13 @@
 //! What prepared transactions have counted. Nobody tells a library how such a one ends, which another session decides,
 //! so the numbers are kept with its id, and who reads counters asks what has become of it.
 
-#![allow(unsafe_code)]
-
 use super::counters::{self, Count};
 use crate::pg::backend::{database, full_transaction_id};
+use crate::pg::guc;
 use crate::pg::plain::plain;
 use crate::pg::shared_memory::{Area, Guarded};
+use crate::pg::transaction_status::has_committed;
 use pgrx::pg_sys;
-use std::ffi::CStr;
 
 /// Numbers that can be kept for each of `max_prepared_transactions`, on average. A type that a transaction writes takes up
 /// to three.
@@ -33,12 +32,8 @@ pub static AREA: Area = Area { name: c"infinite_pages_cache prepared transaction
 
 /// As the setting says, which cannot change while the server runs.
 fn capacity() -> usize {
-    // SAFETY: a setting of the server's; its value is text that stays until the next call.
-    let setting = unsafe {
-        let value = pg_sys::GetConfigOption(c"max_prepared_transactions".as_ptr(), false, false);
-        CStr::from_ptr(value).to_str().ok().and_then(|value| value.parse::<usize>().ok())
-    };
-    setting.unwrap_or(0).max(1) * NUMBERS
+    let setting = guc::value_of(c"max_prepared_transactions").and_then(|value| String::from_utf8(value).ok());
+    setting.and_then(|value| value.parse::<usize>().ok()).unwrap_or(0).max(1) * NUMBERS
 }
 
 /// Keeps a number of the transaction that is being prepared; returns whether there was room for it.
@@ -66,22 +61,10 @@ pub fn settle() {
     prepared.sort_unstable();
     prepared.dedup();
     for transaction in prepared {
-        if let Some(committed) = outcome_of(transaction) {
+        // One so old that nobody knows any more has not been asked about for two hundred million others.
+        if let Some(committed) = has_committed(transaction) {
             end(transaction, committed);
         }
-    }
-}
-
-/// Whether a transaction has committed; `None` while it is prepared. One so old that nobody knows any more has not been
-/// asked about for two hundred million others.
-fn outcome_of(transaction: u64) -> Option<bool> {
-    // SAFETY: the function takes a transaction id that has been assigned, passed by value.
-    let status = unsafe {
-        pgrx::direct_function_call::<&str>(pg_sys::pg_xact_status, &[Some(pg_sys::Datum::from(transaction))])
-    };
-    match status {
-        Some("in progress") => None,
-        status => Some(status == Some("committed")),
     }
 }
 

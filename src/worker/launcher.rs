@@ -12,7 +12,7 @@ use crate::pg::clock::now;
 use crate::pg::database::{self, DatabaseList, all_databases, databases};
 use crate::pg::latch::{self, SharedLatch};
 use crate::pg::scratch::Scratch;
-use crate::pg::{backend, transaction};
+use crate::pg::{backend, worker_transaction};
 use crate::statistics;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -137,7 +137,7 @@ impl Launcher {
     /// Brings the slots up to date with the databases that there are, and ends the workers that are in the way
     /// of somebody who wants to have a database for himself.
     fn yield_to_ddl(&mut self) {
-        transaction::read_catalogs(|| {
+        worker_transaction::read_catalogs(|| {
             let databases = databases();
             let mut known = vec![false; databases.len()];
             let now = now();
@@ -230,7 +230,7 @@ impl Launcher {
                 slot.next_tick = slot.next_tick.min(next_tick);
             });
         };
-        let worker = transaction::read_catalogs(|| {
+        let worker = worker_transaction::read_catalogs(|| {
             // In this order: a DROP that is over before the lock is taken shows in the list.
             let free = database::is_open(database) && databases().contains(database);
             free.then(|| process::start_worker(database))

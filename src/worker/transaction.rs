@@ -3,7 +3,7 @@
 
 use super::databases;
 use crate::pg::subtransaction::{self, Caught};
-use crate::pg::{backend, transaction, version};
+use crate::pg::{backend, version, worker_transaction};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use std::cell::Cell;
@@ -18,7 +18,7 @@ thread_local! {
 /// may, the transaction is rolled back and what the error said is returned.
 pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Result<T, String> {
     begins(longest);
-    let result = transaction::run(role, f);
+    let result = worker_transaction::run(role, f);
     version::unlimit_time();
     result.map_err(|error| text_of(&error))
 }
@@ -35,7 +35,7 @@ fn text_of(error: &CaughtError) -> String {
 
 /// Commits, and begins another transaction with the same rights.
 pub fn commit_and_begin(role: pg_sys::Oid, longest: Duration) {
-    transaction::commit_and_begin(role, || {
+    worker_transaction::commit_and_begin(role, || {
         version::unlimit_time();
         begins(longest);
     });

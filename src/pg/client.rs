@@ -1,0 +1,12 @@
+//! The client of the session.
+
+#![allow(unsafe_code)]
+
+use pgrx::pg_sys;
+
+/// Its address as text; `None` when it came through a Unix socket.
+pub fn address() -> Option<String> {
+    // SAFETY: the function takes no arguments, and returns an inet or NULL.
+    let address = unsafe { pgrx::direct_function_call::<pgrx::Inet>(pg_sys::inet_client_addr, &[]) };
+    address.map(|address| address.0)
+}

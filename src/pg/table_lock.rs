@@ -1,0 +1,20 @@
+//! Locks on tables, held until the end of the transaction. A lock on a table that has just been dropped does no harm.
+
+#![allow(unsafe_code)]
+
+use pgrx::pg_sys;
+
+/// Locks a table as SELECT does, unless that means to wait; returns whether it did.
+pub fn try_lock_to_read(table: pg_sys::Oid) -> bool {
+    try_lock(table, pg_sys::AccessShareLock)
+}
+
+/// Locks a table as ANALYZE and VACUUM do, unless that means to wait; returns whether it did.
+pub fn try_lock_to_analyze(table: pg_sys::Oid) -> bool {
+    try_lock(table, pg_sys::ShareUpdateExclusiveLock)
+}
+
+fn try_lock(table: pg_sys::Oid, mode: u32) -> bool {
+    // SAFETY: takes any OID.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, mode as pg_sys::LOCKMODE) }
+}
