@@ -5,9 +5,9 @@
 use super::tenant;
 use crate::extension::Extension;
 use crate::pg::relation::while_it_stays;
-use crate::pg::{backend, nodes, privileges, version};
+use crate::pg::{backend, privileges, version};
 use pgrx::datum::FromDatum;
-use pgrx::pg_sys;
+use pgrx::{PgList, pg_sys};
 
 /// Which rows of a table a role may use in some way.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Visible {
             }
             let user_id = pg_sys::SPI_fnumber((*table).rd_att, c"user_id".as_ptr());
             let mut found = Vec::new();
-            for policy in nodes::pointers::<pg_sys::RowSecurityPolicy>((*described).policies) {
+            for policy in PgList::<pg_sys::RowSecurityPolicy>::from_pg((*described).policies).iter_ptr() {
                 let roles = pg_sys::Datum::from((*policy).roles);
                 let roles = Vec::<pg_sys::Oid>::from_datum(roles, false).unwrap_or_default();
                 let is_for_this = [b'*', way as u8].contains(&((*policy).polcmd as u8));
@@ -130,8 +130,8 @@ unsafe fn is_of_session(expression: *mut pg_sys::Node, user_id: i32) -> bool {
             return false;
         }
         let comparison = expression.cast::<pg_sys::OpExpr>();
-        let mut sides = nodes::pointers::<pg_sys::Node>((*comparison).args);
-        let (Some(left), Some(right)) = (sides.next(), sides.next()) else { return false };
+        let sides = PgList::<pg_sys::Node>::from_pg((*comparison).args);
+        let (Some(left), Some(right)) = (sides.get_ptr(0), sides.get_ptr(1)) else { return false };
         if pg_sys::get_opcode((*comparison).opno) != pg_sys::Oid::from(pg_sys::F_UUID_EQ)
             || (*left).type_ != pg_sys::NodeTag::T_Var
             || (*right).type_ != pg_sys::NodeTag::T_FuncExpr

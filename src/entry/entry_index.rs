@@ -6,13 +6,12 @@
 use crate::access::row_security::Visible;
 use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::{forget_partitions, partitions_of};
-use crate::pg::function;
 use crate::pg::guc::with_setting;
 use crate::pg::invalidation::{DEFINITIONS, RELATIONS, ROLES, watch_relations};
 use crate::pg::relation::while_it_stays;
 use crate::pg::spi::{self, Access};
-use crate::pg::{backend, nodes};
-use pgrx::pg_sys;
+use crate::pg::{backend, function};
+use pgrx::{PgList, pg_sys};
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -270,7 +269,7 @@ fn described(extension: &Extension, table: pg_sys::Relation) -> Option<Partition
             values.map_or(0, |values| values.id.max(values.content).max(values.expires_at).max(values.token_cost));
         let last = user_id.max(content_type).max(cache_key).max(created_at).max(of_values);
         let columns = Columns { user_id, content_type, cache_key, created_at, last, values };
-        let index = nodes::oids(pg_sys::RelationGetIndexList(table)).find(|&index| {
+        let index = PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(table)).iter_oid().find(|&index| {
             let index = pg_sys::index_open(index, LOCK);
             let serves = is_entry_index(extension, index, &columns);
             pg_sys::index_close(index, LOCK);
@@ -303,8 +302,8 @@ unsafe fn is_entry_index(extension: &Extension, index: pg_sys::Relation, columns
         if (0..2).any(|key| *(*index).rd_opfamily.add(key) != of_uuid) {
             return false;
         }
-        let mut expressions = nodes::pointers(pg_sys::RelationGetIndexExpressions(index));
-        expressions.next().is_some_and(|expression| is_digest(extension, expression, columns))
+        let expressions = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
+        expressions.head().is_some_and(|expression| is_digest(extension, expression, columns))
     }
 }
 
@@ -319,9 +318,9 @@ unsafe fn is_digest(extension: &Extension, expression: *mut pg_sys::Node, column
             return false;
         }
         let call = expression.cast::<pg_sys::FuncExpr>();
-        let arguments = nodes::pointers::<pg_sys::Node>((*call).args);
+        let arguments = PgList::<pg_sys::Node>::from_pg((*call).args);
         let is_column = |place, column| {
-            arguments.clone().nth(place).is_some_and(|mut argument| {
+            arguments.get_ptr(place).is_some_and(|mut argument| {
                 if (*argument).type_ == pg_sys::NodeTag::T_RelabelType {
                     argument = (*argument.cast::<pg_sys::RelabelType>()).arg.cast();
                 }

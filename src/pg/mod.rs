@@ -15,7 +15,6 @@ pub mod interval;
 pub mod invalidation;
 pub mod jsonb;
 pub mod latch;
-pub mod nodes;
 pub mod numeric;
 pub mod plain;
 pub mod privileges;
