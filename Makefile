@@ -34,10 +34,12 @@ package: prerequisites ## Build a tree of files to pack, under target/package
 	@$(call build,target/package/pg$(MAJOR))
 	@find target/package/pg$(MAJOR) -type f
 
-lint: prerequisites ## Formatting and clippy
+# A check in tests/lint is a program that says what is wrong, and then fails.
+lint: prerequisites ## Formatting, clippy, and each check in tests/lint
 	@echo '== Formatting and clippy: about 1 minute the first time'
 	cargo fmt --all --check
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
+	@for check in tests/lint/*; do echo "$$check"; "$$check" || exit; done
 
 test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
 	@tests/tools/cluster.sh stop $(DEMO)

@@ -11,8 +11,9 @@ fail() { echo "$*" >&2; exit 1; }
 # What a target needs beside a C compiler and libclang, which the build needs. `make test-all` makes `test`.
 needs() { # TARGET
     case $1 in
+    lint) echo shellcheck python3 ;;
     test)
-        echo sudo python3-venv
+        echo shellcheck sudo python3-venv
         echo curl libevent-dev libc-ares-dev # to build PgBouncer
         ;;
     test-all | test-restore)

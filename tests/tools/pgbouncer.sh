@@ -19,6 +19,8 @@ curl -sSfL --retry 3 -o "$source/tarball" "$mirror/pool/main/p/pgbouncer/pgbounc
 echo "$sha256  $source/tarball" | sha256sum --check --quiet
 tar -xzf "$source/tarball" --strip-components=1 -C "$source"
 cd "$source"
-./configure --prefix="$prefix" --with-cares=yes --without-openssl > build.log 2>&1 &&
-    make -j "$(nproc)" pgbouncer >> build.log 2>&1 || { tail -30 build.log >&2; exit 1; }
+if ! { ./configure --prefix="$prefix" --with-cares=yes --without-openssl && make -j "$(nproc)" pgbouncer; } >build.log 2>&1; then
+    tail -30 build.log >&2
+    exit 1
+fi
 install -D pgbouncer "$prefix/bin/pgbouncer"
