@@ -3,6 +3,7 @@
 #   DESTDIR=/path                  install under this directory
 #   TESTS="tests/entry"            what `make test` runs of tests/
 #   MAJORS="16 17"                 the PostgreSQL versions of test-all and test-restore
+#   REGRESS="setup lookup"         the themes of installcheck
 #   CASES="counting views"         the cases of bench
 
 help: ## List the targets
@@ -33,6 +34,9 @@ package: prerequisites ## Build a tree of files to pack, under target/package
 	@rm -rf target/package/pg$(MAJOR)
 	@$(call build,target/package/pg$(MAJOR))
 	@find target/package/pg$(MAJOR) -type f
+
+installcheck: ## Check the extension that is installed: pg_regress against the server of PGHOST and PGPORT
+	@tests/tools/installcheck.sh $(REGRESS)
 
 # A check in tests/lint is a program that says what is wrong, and then fails.
 lint: prerequisites ## Formatting, clippy, and each check in tests/lint
@@ -83,7 +87,7 @@ clean: ## Stop the demo and remove everything under target
 
 # ── what the targets above need ──────────────────────────────────────────────────────────────────
 
-.PHONY: help demo psql demo-stop install package lint test test-all test-restore soak hostile crash fuzz load \
+.PHONY: help demo psql demo-stop install package installcheck lint test test-all test-restore soak hostile crash fuzz load \
 	bench bench-quick clean packages tools prerequisites partman
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory

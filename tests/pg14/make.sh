@@ -17,6 +17,6 @@ export DOCS_RS=1 RUSTC_WRAPPER=$here/rustc.sh
 
 # The client programs are 16's, which write what 14 cannot read: a part of the suite runs.
 export TESTS=${TESTS:-tests/entry/test_lookups.py tests/entry/test_lookup_paths.py tests/lifecycle/test_setup.py \
-    tests/partition/test_partitions.py tests/security/test_tenants.py tests/lifecycle/test_restore.py}
+    tests/partition/test_partitions.py tests/security/test_tenants.py tests/lifecycle/test_restore.py tests/regress}
 
 exec make -C "$here/../.." PG_CONFIG="$pg_config" "$@"

@@ -5,6 +5,7 @@
 #                                                  "-": where its postgresql.conf says)
 #   tests/tools/cluster.sh stop DIR [MODE]         stop it (default: fast)
 #   tests/tools/cluster.sh psql DIR [ARGS]         psql as its superuser, postgres
+#   tests/tools/cluster.sh env DIR                 what other clients need to know of it: PGHOST=...
 #   tests/tools/cluster.sh remove DIR              stop it and delete it
 # PG_CONFIG names the server (default: the newest one installed), CLUSTER_USER the user that runs it
 # when root calls (default: postgres; PostgreSQL refuses to run as root). Whoever can log in to the
@@ -13,7 +14,7 @@
 set -euo pipefail
 
 fail() { echo "cluster.sh: $*" >&2; exit 1; }
-usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 [ $# -ge 2 ] || usage
 action=$1
@@ -154,6 +155,11 @@ psql)
     client=$bin/psql
     [ -x "$client" ] || client=psql
     PGCLIENTENCODING=UTF8 exec "$client" -h "$home" -p "$(running_port)" -U postgres "$@"
+    ;;
+env)
+    locate
+    running || fail "no cluster is running in $dir"
+    echo "PGHOST=$home PGPORT=$(running_port) PGUSER=postgres"
     ;;
 *) usage ;;
 esac
