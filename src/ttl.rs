@@ -3,7 +3,7 @@
 
 use crate::calendar::DAY;
 use crate::error::{Refusal, shown};
-use crate::pg::{interval, subtransaction};
+use crate::pg::{datetime, subtransaction};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
@@ -29,7 +29,7 @@ pub fn parse(text: &CStr) -> i64 {
         return within_time(total).unwrap_or_else(|| not_positive(&text.to_string_lossy()));
     }
     let interval = subtransaction::translate_any(
-        || interval::read(text),
+        || datetime::read_interval(text),
         |code, message| {
             Refusal::new(code, message)
                 .detail(format!("The time to live is {}.", shown(&text.to_string_lossy())))

@@ -12,12 +12,12 @@ use crate::extension::saved_plan;
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::Access;
-use crate::pg::{clock, subtransaction};
+use crate::pg::{clock, datetime, subtransaction};
 use crate::statistics::Call;
 use crate::statistics::counters::Latency;
 use crate::{settings, ttl};
 use pgrx::Uuid;
-use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
+use pgrx::datum::AnyNumeric;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -144,7 +144,7 @@ impl Raw {
         let values = Values {
             content: checked_content(object("content"))?,
             ttl: self.read(position, "ttl", "a time to live such as \"7 days\", seconds or \"infinity\"", ttl::parse),
-            expires_at: self.read(position, "expires_at", "a timestamp with time zone", parse_timestamp),
+            expires_at: self.read(position, "expires_at", "a timestamp with time zone", datetime::read_timestamptz),
             metadata: object("metadata"),
             token_cost: self.number("token_cost")?,
             prompt_template: bytes("prompt_template"),
@@ -203,16 +203,4 @@ impl Raw {
 #[track_caller]
 fn invalid(message: &str, detail: String, hint: &str) -> Refusal {
     Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message).detail(detail).hint(hint)
-}
-
-#[allow(unsafe_code)]
-fn parse_timestamp(text: &std::ffi::CStr) -> i64 {
-    // SAFETY: timestamptz_in takes a NUL-terminated string, an OID and a type modifier.
-    let timestamp = unsafe {
-        pgrx::direct_function_call::<TimestampWithTimeZone>(
-            pgrx::pg_sys::timestamptz_in,
-            &[Some(text.as_ptr().into()), Some(pgrx::pg_sys::InvalidOid.into()), Some((-1i32).into())],
-        )
-    };
-    timestamp.expect("timestamptz_in never returns NULL").into()
 }

@@ -1,8 +1,6 @@
 //! Creation of partitions. One is built beside the table and then attached: readers of the table never
 //! wait, as they would behind CREATE TABLE … PARTITION OF.
 
-#![allow(unsafe_code)]
-
 use super::catalog::{forget_partitions, partitions_of};
 use super::secure::secure;
 use crate::access::{owner, service};
@@ -15,7 +13,7 @@ use crate::pg::advisory_lock::{self, Brief};
 use crate::pg::clock::now;
 use crate::pg::guc::with_settings;
 use crate::pg::spi::{self, Access};
-use crate::pg::{privileges, subtransaction};
+use crate::pg::{datetime, privileges, subtransaction};
 use crate::settings;
 use pgrx::datum::Timestamp;
 use pgrx::pg_sys;
@@ -84,11 +82,7 @@ fn show(timestamp: Timestamp) -> String {
     match i64::from(timestamp) {
         i64::MAX => "infinity".into(),
         i64::MIN => "-infinity".into(),
-        // SAFETY: timestamp_out takes a timestamp, which is a 64-bit integer, and returns a string.
-        value => unsafe {
-            pgrx::direct_function_call::<&core::ffi::CStr>(pg_sys::timestamp_out, &[Some(value.into())])
-                .map_or_else(String::new, |text| text.to_string_lossy().into_owned())
-        },
+        value => datetime::show_timestamp(value),
     }
 }
 

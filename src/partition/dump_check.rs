@@ -2,14 +2,13 @@
 //! connected for several round trips before its snapshot, so whoever asks for it as the last thing before the commit
 //! of a drop meets it.
 
-#![allow(unsafe_code)]
-
 use crate::error::Refusal;
 use crate::extension::{CACHE, Extension};
+use crate::pg::activity;
 use crate::pg::guc::with_setting;
 use crate::pg::spi::{self, Access};
 use crate::pg::transaction_end::{AtCommit, Queue};
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::PgSqlErrorCode;
 
 /// Why a month is left where it is.
 pub const AT_WORK: &str = "a dump or a restore is at work (pg_dump, pg_restore)";
@@ -22,8 +21,7 @@ pub fn is_at_work(extension: &Extension) -> bool {
 /// Whether one of these programs is connected to this database. A name that a client chose for itself counts
 /// only if it could do as an owner does.
 pub fn is_connected(extension: &Extension, programs: &[&str]) -> bool {
-    // SAFETY: forgets what this transaction has seen of other sessions, which else would stay what it was.
-    unsafe { pg_sys::pgstat_clear_backend_activity_snapshot() };
+    activity::look_again();
     let programs: Vec<String> = programs.iter().map(|program| (*program).to_string()).collect();
     spi::run(
         Access::ReadLatest,

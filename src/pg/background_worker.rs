@@ -5,7 +5,7 @@
 use super::{backend, version};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
 /// Declares the C function `$symbol` as the main function of a background worker, which `$body` is the work of. An error
@@ -162,22 +162,4 @@ pub fn reload_if_asked() -> bool {
         }
         asked
     }
-}
-
-/// Shows in pg_stat_activity what the process does; `None` = nothing.
-pub fn report_activity(what: Option<&str>) {
-    let text = what.map(|what| CString::new(what).expect("no NUL byte"));
-    // SAFETY: the text is copied by the call.
-    unsafe {
-        match text {
-            Some(text) => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()),
-            None => pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()),
-        }
-    }
-}
-
-/// Shows a name in pg_stat_activity.
-pub fn report_name(name: &CStr) {
-    // SAFETY: the name is copied by the call.
-    unsafe { pg_sys::pgstat_report_appname(name.as_ptr()) };
 }

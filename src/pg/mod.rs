@@ -2,16 +2,18 @@
 
 #![allow(unsafe_code)]
 
+pub mod activity;
 pub mod advisory_lock;
 pub mod backend;
 pub mod background_worker;
 pub mod client;
 pub mod clock;
 pub mod database;
+pub mod datetime;
 pub mod function;
 pub mod guc;
 pub mod horizon;
-pub mod interval;
+
 pub mod invalidation;
 pub mod jsonb;
 pub mod latch;

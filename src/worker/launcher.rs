@@ -12,7 +12,7 @@ use crate::pg::clock::now;
 use crate::pg::database::{self, DatabaseList, all_databases, databases};
 use crate::pg::latch::{self, SharedLatch};
 use crate::pg::scratch::Scratch;
-use crate::pg::{backend, worker_transaction};
+use crate::pg::{activity, backend, worker_transaction};
 use crate::statistics;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -42,7 +42,7 @@ fn launch() {
     background_worker::begin();
     background_worker::before_exit(|| slots::set_launcher(0, SharedLatch::none()));
     background_worker::connect(None);
-    background_worker::report_name(process::LAUNCHER);
+    activity::report_name(process::LAUNCHER);
     slots::set_launcher(backend::process_id(), SharedLatch::own());
     let mut memory = Scratch::new(process::LAUNCHER);
     let mut launcher = Launcher::default();

@@ -9,6 +9,7 @@ use crate::maintenance::budget::{Budget, LONGEST_BATCH, share_of_time};
 use crate::maintenance::log::{self, Row};
 use crate::maintenance::step::{Locks, Outcome, Step};
 use crate::maintenance::steps::STEPS;
+use crate::pg::activity;
 use crate::pg::advisory_lock;
 use crate::pg::backend;
 use crate::pg::background_worker;
@@ -81,7 +82,7 @@ fn adjust_settings() {
 /// Shows in pg_stat_activity what the worker does.
 fn report_activity(what: Option<&str>) {
     let text = what.map(|what| format!("infinite_pages_cache: {what}"));
-    background_worker::report_activity(text.as_deref());
+    activity::report(text.as_deref());
 }
 
 fn tick(database: pg_sys::Oid, launcher: i32) {
