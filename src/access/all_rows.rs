@@ -66,7 +66,7 @@ fn check(table: pg_sys::Oid, uses: &[Use]) {
 }
 
 /// Whether row security lets a role use every row of a table in some ways. A policy counts only if it is the constant true,
-/// because of any other it is not known.
+/// because what any other lets through is not known.
 fn may_all(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> bool {
     // SAFETY: a catalog lookup, which finds nothing for a table that is gone.
     let restricted =

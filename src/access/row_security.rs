@@ -43,8 +43,8 @@ impl Visible {
         }
     }
 
-    /// Returns the rows that the policies of a table let a role use in a way. Each permissive policy adds to them. SQL is to
-    /// be asked if a policy is restrictive or not one of the extension's own, because it has to be evaluated.
+    /// Returns the rows that the policies of a table let a role use in a way. Each permissive policy adds to them. A
+    /// policy that is restrictive, or not one of the extension's own, has to be evaluated: then only SQL can tell.
     pub fn by_policies(table: pg_sys::Relation, role: pg_sys::Oid, way: Use) -> Self {
         // SAFETY: the policies stay as long as the relation is open. A policy consists of complete expressions, and its roles
         // are an array of oid without NULLs.

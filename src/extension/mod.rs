@@ -1,6 +1,6 @@
-//! The extension in this database: its schema, which functions, views and tables are in, and how its statements are run. The
-//! schema is looked up once and kept until a function or a schema of the database changes, so that a renamed schema or an
-//! extension created anew elsewhere is noticed at the next call.
+//! The extension in this database: its schema, which holds its functions, views and tables, and how its statements run. The
+//! schema is looked up once and kept until a function or a schema of the database changes, so that the next call notices a
+//! renamed schema, or an extension that was created anew elsewhere.
 
 #![allow(unsafe_code)]
 
@@ -26,7 +26,7 @@ pub const AUDIT_ARCHIVE: &str = "cache_audit_archive";
 pub const POLICIES: &str = "cache_content_policies";
 /// The table behind the view cache_maintenance_log.
 pub const RUNS: &str = "cache_maintenance_runs";
-/// What was counted in each hour.
+/// The counters of each hour.
 pub const STATISTICS: &str = "cache_statistics_hourly";
 /// Entries of a large cache by partition and content type.
 pub const BY_TYPE: &str = "cache_entry_summary";
@@ -41,7 +41,7 @@ pub struct Extension {
     pub namespace: pg_sys::Oid,
     /// The schema's name, quoted for use in a statement.
     pub schema: String,
-    /// That of [`DEFINITIONS`]: of another a plan with the schema's name in it must be made anew.
+    /// The generation of [`DEFINITIONS`]. A saved plan of another generation must be made anew, because it names the schema.
     pub generation: u64,
 }
 
@@ -50,10 +50,10 @@ thread_local! {
 }
 
 impl Extension {
-    /// The schema that the extension lives in now.
+    /// Returns the schema that the extension is in now.
     ///
     /// # Errors
-    /// 55000 when the extension is not installed in this database.
+    /// 55000 if the extension is not installed in this database.
     pub fn current() -> Rc<Extension> {
         Self::find().unwrap_or_else(|| {
             Refusal::new(
@@ -65,9 +65,9 @@ impl Extension {
         })
     }
 
-    /// The same; `None` when the extension is not installed in this database.
+    /// As [`Self::current`], but `None` if the extension is not installed in this database.
     pub fn find() -> Option<Rc<Extension>> {
-        // Read first: a change that comes while the catalog is read outdates what is read.
+        // Read first, so that a change during the read of the catalog outdates the result.
         let generation = DEFINITIONS.current();
         if let Some(extension) =
             KNOWN.with_borrow(|extension| extension.clone().filter(|extension| extension.generation == generation))
@@ -88,15 +88,15 @@ impl Extension {
         Some(extension)
     }
 
-    /// The OID of one of the extension's tables, if it exists.
+    /// Returns the OID of one of the extension's tables, if it exists.
     pub fn find_table(&self, name: &str) -> Option<pg_sys::Oid> {
         let name = std::ffi::CString::new(name).expect("a table name has no NUL byte");
-        // SAFETY: a lookup in the system cache by a NUL-terminated name.
+        // SAFETY: looks up a NUL-terminated name in the system cache.
         let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), self.namespace) };
         (oid != pg_sys::InvalidOid).then_some(oid)
     }
 
-    /// Whether the extension has a function: its SQL may be of an older version than its library.
+    /// Whether the extension has a function, because its SQL may be of an older version than its library.
     pub fn has_function(&self, name: &str) -> bool {
         spi::run(
             Access::ReadLatest,
@@ -107,10 +107,10 @@ impl Extension {
         )
     }
 
-    /// The OID of one of the extension's tables.
+    /// Returns the OID of one of the extension's tables.
     ///
     /// # Errors
-    /// 42P01 when it does not exist, with the way to create it.
+    /// 42P01 if it does not exist, with the way to create it.
     pub fn table(&self, name: &str) -> pg_sys::Oid {
         self.find_table(name).unwrap_or_else(|| {
             Refusal::new(

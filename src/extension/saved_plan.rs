@@ -1,4 +1,4 @@
-//! The extension's own statements with a saved plan. Each is planned anew when the extension's schema or functions change.
+//! The extension's own statements, with saved plans. A plan is made anew when the extension's schema or functions change.
 
 use super::grant_hint::{Grant, with_way_out};
 use super::{CACHE, Extension, POLICIES};
@@ -9,7 +9,7 @@ use pgrx::datum::DatumWithOid;
 /// Runs a statement with the plan that the backend has saved under `name`. `sql` gets the quoted schema of the extension.
 ///
 /// # Errors
-/// 42P01 when a table is missing, with the way to make it.
+/// 42P01 if a table is missing, with the way to create it.
 pub fn run<T>(
     access: Access,
     name: &'static str,

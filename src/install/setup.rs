@@ -39,7 +39,7 @@ fn cache_setup() {
     let creating = creating_extension(&extension);
     if creating {
         grants::reset_members(&extension);
-        // A restore sets row_security off. It creates the tables, and grants, itself after this statement.
+        // A restore, which sets row_security off, creates the tables and the grants itself after this statement.
         if !backend::applies_row_security() {
             former_functions::make(&extension);
             return;
