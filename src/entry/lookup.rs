@@ -7,6 +7,7 @@ use crate::audit::reads;
 use crate::error::Refusal;
 use crate::extension::saved_plan;
 use crate::pg::jsonb::RawJsonb;
+use crate::pg::memory::Memory;
 use crate::pg::spi::{self, Access, Rows};
 use crate::pg::srf::{Call, Stored, set_returning};
 use crate::statistics::at_commit::pending_hits_of;
@@ -27,15 +28,20 @@ const MAX_KEYS: usize = 10_000;
 /// The content of the live entry, or `None`. The newest version decides: when it has expired, an older
 /// one that has not is outdated all the same.
 #[pg_extern(sql = false)]
-fn cache_lookup(user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key: Option<&[u8]>) -> Option<RawJsonb> {
+fn cache_lookup<'fcx>(
+    memory: Memory<'fcx>,
+    user_id: Option<Uuid>,
+    content_type: Option<&[u8]>,
+    cache_key: Option<&[u8]>,
+) -> Option<RawJsonb<'fcx>> {
     let lookup = statistics::Call::begins(Latency::Lookup);
     let address = or_raise(Address::new(user_id, content_type, cache_key));
     if !settings::ENABLED.get() {
         return None;
     }
     let mut version = None;
-    if !newest_version::newest(&[&address], |_, found| version = Some(found)) {
-        version = newest_by_statement(&address);
+    if !newest_version::newest(&[&address], memory, |_, found| version = Some(found)) {
+        version = newest_by_statement(&address, memory);
     }
     let counted_at = lookup.place(address.content_type, version.is_some());
     looked_up(&lookup, counted_at, &address, Found::of(version.as_ref()));
@@ -49,7 +55,7 @@ fn looked_up(lookup: &statistics::Call, counted_at: Option<u32>, address: &Addre
     lookup.looked_up(counted_at, address, found);
 }
 
-fn content_of(version: Option<Version>) -> Option<RawJsonb> {
+fn content_of(version: Option<Version<'_>>) -> Option<RawJsonb<'_>> {
     match version {
         Some(Version::Live(content, _)) => Some(content),
         _ => None,
@@ -67,8 +73,8 @@ impl Found {
 }
 
 /// The newest version in a row of a statement that has its content, if it is live, its cost in millionths, and its id.
-fn version(rows: &Rows, row: u64, content: i32, cost: i32, id: i32) -> Version {
-    match rows.jsonb(row, content) {
+fn version<'a>(rows: &Rows, row: u64, (content, cost, id): (i32, i32, i32), memory: Memory<'a>) -> Version<'a> {
+    match rows.jsonb(row, content, memory) {
         Some(content) => Version::Live(content, hit(rows, row, cost, id)),
         None => Version::Expired,
     }
@@ -78,7 +84,7 @@ fn hit(rows: &Rows, row: u64, cost: i32, id: i32) -> Hit {
     Hit { id: rows.uuid(row, id), cost: rows.get(row, cost).map(Tokens::of_cost) }
 }
 
-fn newest_by_statement(address: &Address) -> Option<Version> {
+fn newest_by_statement<'a>(address: &Address, memory: Memory<'a>) -> Option<Version<'a>> {
     let sql = |schema: &str| {
         format!(
             "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END, \
@@ -88,7 +94,7 @@ fn newest_by_statement(address: &Address) -> Option<Version> {
         )
     };
     saved_plan::run(Access::Read, "lookup", sql, &address.args(), |rows| {
-        (rows.count() > 0).then(|| version(rows, 0, 1, 2, 3))
+        (rows.count() > 0).then(|| version(rows, 0, (1, 2, 3), memory))
     })
 }
 
@@ -168,9 +174,9 @@ fn lookup_many(
         let mut order: Vec<usize> = (0..addresses.len()).collect();
         order.sort_unstable_by_key(|&number| addresses[number].digest.as_bytes());
         let ordered: Vec<&Address> = order.iter().map(|&number| &addresses[number]).collect();
-        if !newest_version::newest(&ordered, |number, version| versions[order[number]] = Some(version)) {
+        if !newest_version::newest(&ordered, call.memory(), |number, version| versions[order[number]] = Some(version)) {
             let keys = spi::texts(addresses.iter().map(|address| address.cache_key));
-            versions = newest_of_each_by_statement(user_id, content_type, keys);
+            versions = newest_of_each_by_statement(user_id, content_type, keys, call.memory());
         }
         let counted_at = lookup.place(content_type, versions.iter().any(Option::is_some));
         for (address, version) in addresses.iter().zip(&versions) {
@@ -186,7 +192,12 @@ fn lookup_many(
 }
 
 /// The newest version of each key, in their order.
-fn newest_of_each_by_statement(user_id: Uuid, content_type: &[u8], keys: DatumWithOid) -> Vec<Option<Version>> {
+fn newest_of_each_by_statement<'a>(
+    user_id: Uuid,
+    content_type: &[u8],
+    keys: DatumWithOid,
+    memory: Memory<'a>,
+) -> Vec<Option<Version<'a>>> {
     let sql = |schema: &str| {
         format!(
             "SELECT e.found, e.content, e.cost, e.id FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
@@ -202,6 +213,6 @@ fn newest_of_each_by_statement(user_id: Uuid, content_type: &[u8], keys: DatumWi
     };
     let args = [user_id.into(), spi::text(content_type), keys];
     saved_plan::run(Access::Read, "lookup many", sql, &args, |rows| {
-        rows.map(|rows, row| (!rows.is_null(row, 1)).then(|| version(rows, row, 2, 3, 4)))
+        rows.map(|rows, row| (!rows.is_null(row, 1)).then(|| version(rows, row, (2, 3, 4), memory)))
     })
 }

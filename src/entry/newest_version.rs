@@ -10,6 +10,7 @@ use crate::access::tenant;
 use crate::address::Address;
 use crate::pg::clock;
 use crate::pg::jsonb::RawJsonb;
+use crate::pg::memory::Memory;
 use crate::statistics::Hit;
 use crate::statistics::tokens::Tokens;
 use pgrx::datum::FromDatum;
@@ -17,15 +18,15 @@ use pgrx::{Uuid, pg_sys};
 use std::cell::Cell;
 
 /// The newest version of an entry.
-pub enum Version {
-    /// Its content, in memory of the caller's, and what is counted of it.
-    Live(RawJsonb, Hit),
+pub enum Version<'a> {
+    /// Its content, copied, and what is counted of it.
+    Live(RawJsonb<'a>, Hit),
     Expired,
 }
 
 /// Finds the newest version of each entry: hands the number of its address, and the version, to `found`. Fastest
 /// in the order of users and digests. Returns whether it could; if not, a statement has to find the way.
-pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> bool {
+pub fn newest<'a>(addresses: &[&Address], memory: Memory<'a>, mut found: impl FnMut(usize, Version<'a>)) -> bool {
     let mut missing: Vec<usize> = (0..addresses.len()).collect();
     // Whose entries the caller may see, where it is not all.
     let only = Cell::new(None);
@@ -39,7 +40,7 @@ pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> 
             let mut is_missing = true;
             scan.each(&address.user_id, Some(&address.digest), |row| {
                 if row.is_of(address) {
-                    found(number, version(row));
+                    found(number, version(row, memory));
                     is_missing = false;
                 }
                 is_missing
@@ -64,16 +65,15 @@ pub fn newest(addresses: &[&Address], mut found: impl FnMut(usize, Version)) -> 
     entries.is_some()
 }
 
-fn version(row: &Row) -> Version {
+fn version<'a>(row: &Row, memory: Memory<'a>) -> Version<'a> {
     let columns = row.columns.values.expect("a walk has no partitions without them");
     let moment = row.value(columns.expires_at);
     let is_live = moment.is_some_and(|moment| moment.value() as i64 > clock::now());
     let Some(content) = row.value(columns.content).filter(|_| is_live) else { return Version::Expired };
     // SAFETY: columns of type uuid, jsonb and numeric; the content is copied into the memory of the caller.
     unsafe {
-        let content = RawJsonb::from_datum(content, false).expect("it is not NULL");
         let id = row.value(columns.id).and_then(|id| Uuid::from_datum(id, false));
         let cost = row.value(columns.token_cost).map(|cost| Tokens::of_numeric(cost));
-        Version::Live(content.copied_into(pg_sys::CurrentMemoryContext), Hit { id, cost })
+        Version::Live(RawJsonb::copy(content, memory), Hit { id, cost })
     }
 }

@@ -95,7 +95,7 @@ fn audit(user_id: Uuid, content_type: &[u8], rows: &Rows) {
 
 /// # Errors
 /// 22004 for NULL, 22023 for anything but an object.
-fn checked_metadata(metadata: Option<RawJsonb>) -> Result<RawJsonb, Refusal> {
+fn checked_metadata(metadata: Option<RawJsonb<'_>>) -> Result<RawJsonb<'_>, Refusal> {
     let hint =
         "Pass what the metadata of the entries must contain, such as {\"genre\": \"noir\"}; {} is in all of them.";
     let metadata = metadata.ok_or_else(|| missing("metadata").hint(hint))?;

@@ -11,6 +11,7 @@ use crate::error::{Refusal, shown};
 use crate::extension::saved_plan;
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::jsonb::RawJsonb;
+use crate::pg::memory::Memory;
 use crate::pg::spi::Access;
 use crate::pg::{clock, datetime, subtransaction};
 use crate::statistics::Call;
@@ -26,11 +27,11 @@ use std::ffi::CString;
 const MAX_ENTRIES: usize = 10_000;
 
 #[pg_extern(sql = false)]
-fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
+fn cache_upsert_many<'fcx>(memory: Memory<'fcx>, entries: Option<RawJsonb<'fcx>>) -> Option<Vec<Option<Uuid>>> {
     let call = Call::begins(Latency::Upsert);
     let entries =
         entries.unwrap_or_else(|| arguments::missing("entries").hint("Pass a JSON array of objects.").raise());
-    let objects = unpack(entries);
+    let objects = unpack(memory, entries);
     let now = clock::now();
     let entries: Vec<NewEntry> = objects.iter().enumerate().map(|(index, entry)| entry.check(index + 1, now)).collect();
     if !settings::ENABLED.get() {
@@ -41,18 +42,18 @@ fn cache_upsert_many(entries: Option<RawJsonb>) -> Option<Vec<Option<Uuid>>> {
 }
 
 /// An entry as it stands in the batch: what is of type jsonb keeps its form, all else is text.
-struct Raw {
+struct Raw<'a> {
     kind: String,
     unknown: Option<String>,
     texts: HashMap<&'static str, String>,
-    objects: HashMap<&'static str, RawJsonb>,
+    objects: HashMap<&'static str, RawJsonb<'a>>,
 }
 
 /// Takes the array apart.
 ///
 /// # Errors
 /// 22023 unless it is an array, 54000 when it is too long.
-fn unpack(entries: RawJsonb) -> Vec<Raw> {
+fn unpack<'a>(memory: Memory<'a>, entries: RawJsonb<'a>) -> Vec<Raw<'a>> {
     let (kind, length) = saved_plan::run(
         Access::Read,
         "upsert many: length",
@@ -96,7 +97,9 @@ fn unpack(entries: RawJsonb) -> Vec<Raw> {
             for ((field, form), column) in fields().zip(3..) {
                 match form {
                     Form::Text => texts.extend(rows.get(row, column).map(|text| (field, text))),
-                    Form::Json | Form::JsonOrNull => objects.extend(rows.jsonb(row, column).map(|json| (field, json))),
+                    Form::Json | Form::JsonOrNull => {
+                        objects.extend(rows.jsonb(row, column, memory).map(|json| (field, json)))
+                    }
                 }
             }
             Raw { kind: rows.get(row, 1).unwrap_or_default(), unknown: rows.get(row, 2), texts, objects }
@@ -104,7 +107,7 @@ fn unpack(entries: RawJsonb) -> Vec<Raw> {
     })
 }
 
-impl Raw {
+impl Raw<'_> {
     /// The entry, checked, or an error that names its position.
     fn check(&self, position: usize, now: i64) -> NewEntry<'_> {
         match self.checked(position, now) {

@@ -13,13 +13,13 @@ use pgrx::prelude::*;
 /// What is stored at an address. `None` takes the default: of the content policy for expiry, cost and
 /// priority, of the column for the rest.
 pub struct Values<'a> {
-    pub content: RawJsonb,
+    pub content: RawJsonb<'a>,
     pub ttl: Option<i64>,
     pub expires_at: Option<i64>,
-    pub metadata: Option<RawJsonb>,
+    pub metadata: Option<RawJsonb<'a>>,
     pub token_cost: Option<AnyNumeric>,
     pub prompt_template: Option<&'a [u8]>,
-    pub prompt_variables: Option<RawJsonb>,
+    pub prompt_variables: Option<RawJsonb<'a>>,
     pub story_id: Option<Uuid>,
     pub foundation_dependency: Option<&'a [u8]>,
     pub priority_tier: Option<i32>,
@@ -29,7 +29,7 @@ pub struct Values<'a> {
 
 /// # Errors
 /// 22004 for NULL, 54000 over the limit.
-pub fn checked_content(content: Option<RawJsonb>) -> Result<RawJsonb, Refusal> {
+pub fn checked_content(content: Option<RawJsonb<'_>>) -> Result<RawJsonb<'_>, Refusal> {
     let content = content.ok_or_else(|| {
         missing("content").hint("Store what was generated; to store that nothing was, use the JSON value null.")
     })?;

@@ -1,8 +1,7 @@
 //! jsonb passed through as PostgreSQL holds it. Parsing it into a tree and back costs a lookup a third
 //! of its time, and the cache never needs to look inside.
 
-#![allow(unsafe_code)]
-
+use super::memory::Memory;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::datum::{Datum, FromDatum, IntoDatum};
 use pgrx::nullable::Nullable;
@@ -10,12 +9,14 @@ use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
+use std::marker::PhantomData;
 
-/// A jsonb value that stays where it is: a pointer into memory that lives as long as the function call.
+/// A jsonb value where it is, as an argument of a call or in the call's memory. It has no FromDatum, which would make one
+/// of any lifetime: what a statement returns goes with its SPI connection, unless it is copied.
 #[derive(Clone, Copy)]
-pub struct RawJsonb(pg_sys::Datum);
+pub struct RawJsonb<'a>(pg_sys::Datum, PhantomData<&'a ()>);
 
-impl RawJsonb {
+impl<'a> RawJsonb<'a> {
     /// Size in bytes before compression.
     pub fn size(self) -> usize {
         // SAFETY: the datum is a varlena; the function reads its header, or its TOAST pointer's.
@@ -32,38 +33,48 @@ impl RawJsonb {
         }
     }
 
-    /// A copy in the given memory context; out-of-line data are fetched, compressed data stay so.
+    /// A copy of a jsonb; out-of-line data are fetched, compressed data stay so.
     ///
     /// # Safety
-    /// `context` must be a live memory context.
-    pub unsafe fn copied_into(self, context: pg_sys::MemoryContext) -> Self {
-        // SAFETY: the datum is a varlena, the context is live (the caller's duty), and the old context
-        // is restored. If the fetch raises, PostgreSQL resets CurrentMemoryContext itself.
-        unsafe {
-            let old = pg_sys::MemoryContextSwitchTo(context);
-            let source: *mut pg_sys::varlena = self.0.cast_mut_ptr();
+    /// The datum is a jsonb.
+    #[inline]
+    pub unsafe fn copy(datum: pg_sys::Datum, memory: Memory<'a>) -> Self {
+        // SAFETY: the caller's duty; a varlena has as many bytes as its header says.
+        let copy = memory.within(|| unsafe {
+            let source: *mut pg_sys::varlena = datum.cast_mut_ptr();
             let fetched = pg_sys::detoast_external_attr(source);
-            let copy = if fetched == source {
-                let size = pgrx::varsize_any(source);
-                let copy = pg_sys::palloc(size);
-                std::ptr::copy_nonoverlapping(source.cast::<u8>(), copy.cast::<u8>(), size);
-                copy.cast()
-            } else {
-                fetched
-            };
-            pg_sys::MemoryContextSwitchTo(old);
-            Self(pg_sys::Datum::from(copy))
-        }
+            if fetched != source {
+                return fetched;
+            }
+            let size = pgrx::varsize_any(source);
+            let copy = pg_sys::palloc(size);
+            std::ptr::copy_nonoverlapping(source.cast::<u8>(), copy.cast::<u8>(), size);
+            copy.cast()
+        });
+        Self(pg_sys::Datum::from(copy), PhantomData)
     }
 }
 
-impl FromDatum for RawJsonb {
+/// What [`Rows`](super::spi::Rows) read of a column of type jsonb: its datum alone.
+pub(super) struct Unowned(pub(super) pg_sys::Datum);
+
+impl FromDatum for Unowned {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _type: pg_sys::Oid) -> Option<Self> {
         (!is_null).then_some(Self(datum))
     }
 }
 
-impl IntoDatum for RawJsonb {
+impl IntoDatum for Unowned {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(self.0)
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
+    }
+}
+
+impl IntoDatum for RawJsonb<'_> {
     fn into_datum(self) -> Option<pg_sys::Datum> {
         Some(self.0)
     }
@@ -74,7 +85,7 @@ impl IntoDatum for RawJsonb {
 }
 
 // SAFETY: the SQL type is jsonb, both ways.
-unsafe impl SqlTranslatable for RawJsonb {
+unsafe impl SqlTranslatable for RawJsonb<'_> {
     const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(RawJsonb);
     const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
     const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb"));
@@ -82,20 +93,22 @@ unsafe impl SqlTranslatable for RawJsonb {
 }
 
 // SAFETY: an argument of type jsonb is passed as a varlena datum that outlives the call.
-unsafe impl<'fcx> ArgAbi<'fcx> for RawJsonb {
+unsafe impl<'fcx> ArgAbi<'fcx> for RawJsonb<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: as above; the wrapper calls this for arguments that are not NULL only.
-        unsafe { arg.unbox_arg_using_from_datum() }.expect("the argument is not NULL")
+        let value: Option<Unowned> = unsafe { arg.unbox_arg_using_from_datum() };
+        Self(value.expect("the argument is not NULL").0, PhantomData)
     }
 
     unsafe fn unbox_nullable_arg(arg: Arg<'_, 'fcx>) -> Nullable<Self> {
         // SAFETY: as above.
-        unsafe { arg.unbox_arg_using_from_datum().into() }
+        let value: Option<Unowned> = unsafe { arg.unbox_arg_using_from_datum() };
+        value.map(|value| Self(value.0, PhantomData)).into()
     }
 }
 
-// SAFETY: the datum is a jsonb varlena in memory of the calling context.
-unsafe impl BoxRet for RawJsonb {
+// SAFETY: the datum is a jsonb varlena that lives as long as the call.
+unsafe impl BoxRet for RawJsonb<'_> {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         // SAFETY: as above.
         unsafe { fcinfo.return_raw_datum(self.0) }

@@ -17,6 +17,8 @@ pub mod horizon;
 pub mod invalidation;
 pub mod jsonb;
 pub mod latch;
+pub mod memory;
+pub mod nodes;
 pub mod numeric;
 pub mod plain;
 pub mod privileges;

@@ -2,6 +2,7 @@
 //! returns its rows one by one, made of Rust values. That is why some functions have a C symbol of their own, and others the one
 //! that pgrx gives a `#[pg_extern]`: its Rust name with `_wrapper`. Released SQL names both, so neither may change.
 
+use super::memory::Memory;
 use super::spi::Rows;
 use crate::error::another_type;
 use pgrx::callconv::{ArgAbi, Args, FcInfo};
@@ -70,7 +71,13 @@ pub unsafe fn next<'fcx, T: ArgAbi<'fcx>>(arguments: &mut Args<'_, 'fcx>) -> Opt
     unsafe { arguments.next_arg_unchecked::<Option<T>>().flatten() }
 }
 
-impl Call<'_> {
+impl<'fcx> Call<'fcx> {
+    /// The memory that lives as long as the call.
+    pub fn memory(&self) -> Memory<'fcx> {
+        // SAFETY: the call lives as long.
+        unsafe { Memory::of_call() }
+    }
+
     /// The SQL function that is called.
     pub fn function(&self) -> pg_sys::Oid {
         // SAFETY: a function called by PostgreSQL has its lookup record.

@@ -5,8 +5,10 @@
 
 pub mod saved_plan;
 
+use super::jsonb::{RawJsonb, Unowned};
+use super::memory::Memory;
 use crate::error::another_type;
-use pgrx::datum::{DatumWithOid, FromDatum, IntoDatum};
+use pgrx::datum::{AnyNumeric, DatumWithOid, FromDatum, Interval, IntoDatum, TimestampWithTimeZone};
 use pgrx::{Uuid, pg_sys};
 use std::ffi::CString;
 
@@ -25,8 +27,16 @@ pub enum Access {
 pub struct Rows {
     table: *mut pg_sys::SPITupleTable,
     processed: u64,
-    caller_context: pg_sys::MemoryContext,
 }
+
+/// Types whose values are copies of what a row holds, so that they may outlive it.
+pub trait Owned: FromDatum + IntoDatum {}
+
+macro_rules! owned {
+    ($($type:ty),*) => { $(impl Owned for $type {})* };
+}
+owned!(bool, i32, i64, f64, String, Uuid, pg_sys::Oid, AnyNumeric, Interval, TimestampWithTimeZone, Text, Unowned);
+impl<T: Owned> Owned for Vec<T> where Vec<T>: FromDatum + IntoDatum {}
 
 impl Rows {
     /// Rows returned or, of a statement without RETURNING, affected.
@@ -35,8 +45,8 @@ impl Rows {
     }
 
     /// The value of a column (the first is 1) in a row (the first is 0); `None` for NULL. Values are
-    /// copied, except [`RawJsonb`](crate::pg::jsonb::RawJsonb), for which see [`Rows::jsonb`].
-    pub fn get<T: FromDatum + IntoDatum>(&self, row: u64, column: i32) -> Option<T> {
+    /// copied.
+    pub fn get<T: Owned>(&self, row: u64, column: i32) -> Option<T> {
         assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
         // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number;
         // the type of the column is checked before the datum is read as a T.
@@ -76,11 +86,10 @@ impl Rows {
         self.get::<Text>(row, column).map(|text| text.0)
     }
 
-    /// A jsonb column, copied into the memory of the function's caller.
-    pub fn jsonb(&self, row: u64, column: i32) -> Option<crate::pg::jsonb::RawJsonb> {
-        let value: Option<crate::pg::jsonb::RawJsonb> = self.get(row, column);
-        // SAFETY: the context was current when the statement was started, and still lives.
-        value.map(|value| unsafe { value.copied_into(self.caller_context) })
+    /// A jsonb column, copied.
+    pub fn jsonb<'m>(&self, row: u64, column: i32, memory: Memory<'m>) -> Option<RawJsonb<'m>> {
+        // SAFETY: the datum is one of a jsonb, in the memory of the open SPI connection.
+        self.get(row, column).map(|Unowned(datum)| unsafe { RawJsonb::copy(datum, memory) })
     }
 
     /// Every row, turned into a value by `f`.
@@ -103,7 +112,7 @@ pub fn uses_transaction_snapshot() -> bool {
 /// Runs a statement once.
 pub fn run<T>(access: Access, sql: &str, args: &[DatumWithOid], f: impl FnOnce(&Rows) -> T) -> T {
     let sql = CString::new(sql).expect("a statement has no NUL byte");
-    connected(access, |caller_context| {
+    connected(access, || {
         let (mut types, mut values, nulls) = split(args);
         // SAFETY: SPI is connected; the three arrays have as many elements as there are arguments, and
         // the statement's text lives until the call returns.
@@ -118,7 +127,7 @@ pub fn run<T>(access: Access, sql: &str, args: &[DatumWithOid], f: impl FnOnce(&
                 0,
             )
         };
-        f(&rows(code, caller_context))
+        f(&rows(code))
     })
 }
 
@@ -151,12 +160,11 @@ pub fn texts<'a>(values: impl Iterator<Item = &'a [u8]>) -> DatumWithOid<'static
     values.map(|value| Text(value.to_vec())).collect::<Vec<_>>().into()
 }
 
-/// Runs `f` with SPI connected; it gets the memory context of the caller.
-fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) -> T {
+/// Runs `f` with SPI connected.
+fn connected<T>(access: Access, f: impl FnOnce() -> T) -> T {
     // SAFETY: connection and snapshot are taken and given back in order. When a statement raises, the
     // end of the transaction or subtransaction gives both back, so nothing here has to be a guard.
     unsafe {
-        let caller_context = pg_sys::CurrentMemoryContext;
         // While a query runs in parallel no new snapshot may be taken; the query's own serves.
         let latest = access == Access::ReadLatest && !pg_sys::IsInParallelMode();
         if latest {
@@ -164,7 +172,7 @@ fn connected<T>(access: Access, f: impl FnOnce(pg_sys::MemoryContext) -> T) -> T
         }
         let code = pg_sys::SPI_connect();
         assert!(code == pg_sys::SPI_OK_CONNECT as i32, "SPI_connect returned {code}");
-        let result = f(caller_context);
+        let result = f();
         pg_sys::SPI_finish();
         if latest {
             pg_sys::PopActiveSnapshot();
@@ -195,10 +203,10 @@ fn split(args: &[DatumWithOid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Vec<st
 }
 
 /// What the statement that has just been executed with this result returned.
-fn rows(code: i32, caller_context: pg_sys::MemoryContext) -> Rows {
+fn rows(code: i32) -> Rows {
     assert!(code >= 0, "SPI returned {code}");
     // SAFETY: both are set by the statement that has just been executed.
-    unsafe { Rows { table: pg_sys::SPI_tuptable, processed: pg_sys::SPI_processed, caller_context } }
+    unsafe { Rows { table: pg_sys::SPI_tuptable, processed: pg_sys::SPI_processed } }
 }
 
 /// A text value as bytes in the database's encoding.

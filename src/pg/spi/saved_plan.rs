@@ -19,7 +19,7 @@ pub fn run<T>(
     args: &[DatumWithOid],
     f: impl FnOnce(&Rows) -> T,
 ) -> T {
-    connected(access, |caller_context| {
+    connected(access, || {
         let (mut types, mut values, nulls) = split(args);
         let plan = saved_plan(name, generation, sql, &mut types);
         let _executing = Executing::begin();
@@ -31,7 +31,7 @@ pub fn run<T>(
         let code = with_settings(&settings, || unsafe {
             pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), access != Access::Write, 0)
         });
-        f(&rows(code, caller_context))
+        f(&rows(code))
     })
 }
 
