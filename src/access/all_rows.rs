@@ -1,14 +1,12 @@
 //! Maintenance decides by all rows of a table: if row security may hide some, it refuses to work. FORCE ROW LEVEL SECURITY
 //! puts a table's owner under its policies, too.
 
-#![allow(unsafe_code)]
-
 use super::row_security::{Use, Visible};
 use crate::error::Refusal;
 use crate::extension::{Extension, TABLES};
 use crate::pg::backend::{self, current_user};
 use crate::pg::privileges;
-use crate::pg::relation::{qualified_name, while_it_stays};
+use crate::pg::relation::{self, Relation, qualified_name, while_it_stays};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 const CHANGES: [Use; 3] = [Use::Read, Use::Update, Use::Delete];
@@ -58,8 +56,8 @@ pub fn hidden_from_owners(extension: &Extension) -> Vec<&'static str> {
 
 fn check(table: pg_sys::Oid, uses: &[Use]) {
     let role = current_user();
-    // SAFETY: the end of the transaction releases the lock. Until then no session can change the table's row security.
-    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    // Until the end of the transaction no other session can change the table's row security.
+    relation::lock_to_read(table);
     if !may_all(table, role, uses) {
         refuse(table, role, uses);
     }
@@ -68,17 +66,14 @@ fn check(table: pg_sys::Oid, uses: &[Use]) {
 /// Whether row security lets a role use every row of a table in some ways. A policy counts only if it is the constant true,
 /// because what any other lets through is not known.
 fn may_all(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> bool {
-    // SAFETY: a catalog lookup, which finds nothing for a table that is gone.
-    let restricted =
-        unsafe { pg_sys::check_enable_rls(table, role, true) } == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
-    let allowed = |table| uses.iter().all(|way| Visible::by_policies(table, role, *way) == Visible::All);
+    let restricted = privileges::is_role_restricted(table, role);
+    let allowed = |table: &Relation| uses.iter().all(|way| Visible::by_policies(table, role, *way) == Visible::All);
     !restricted || (!backend::has_row_security_hook() && while_it_stays(table, allowed).unwrap_or(true))
 }
 
 fn refuse(table: pg_sys::Oid, role: pg_sys::Oid, uses: &[Use]) -> ! {
     let role = privileges::name_of(role);
-    // SAFETY: the relation is open.
-    let forced = while_it_stays(table, |table| unsafe { (*(*table).rd_rel).relforcerowsecurity }).unwrap_or(false);
+    let forced = while_it_stays(table, Relation::forces_row_security).unwrap_or(false);
     let name = qualified_name(table);
     let (what, way_out) = if forced && privileges::is_owned(table) {
         let way_out = format!(

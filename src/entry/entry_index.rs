@@ -1,22 +1,20 @@
 //! The entry index of each partition, as the backend knows it until something about the table, its partitions
 //! or roles changes: what a lookup needs to go to the index by itself.
 
-#![allow(unsafe_code)]
-
 use crate::access::row_security::Visible;
 use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::{forget_partitions, partitions_of};
+use crate::pg::backend;
+use crate::pg::function;
 use crate::pg::guc::with_setting;
 use crate::pg::invalidation::{DEFINITIONS, RELATIONS, ROLES, watch_relations};
-use crate::pg::relation::while_it_stays;
+use crate::pg::nodes::Expression;
+use crate::pg::relation::{self, Index, Relation, default_operator_family, while_it_stays};
 use crate::pg::spi::{self, Access};
-use crate::pg::{backend, function};
-use pgrx::{PgList, pg_sys};
+use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
-
-const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// The columns of a partition by which an entry is found, by number.
 #[derive(Clone, Copy)]
@@ -212,125 +210,65 @@ fn is_whole(table: pg_sys::Oid) -> bool {
         WHERE t.partrelid = $1 AND t.partstrat = 'r' AND t.partnatts = 1 AND a.attname = 'created_at' \
           AND a.atttypid = 'timestamptz'::regtype";
     spi::run(Access::ReadLatest, BY_CREATION, &[table.into()], |rows| rows.count() > 0)
-        && while_it_stays(table, |relation| {
-            // SAFETY: the relation is open while its partition descriptor, which lives as long, is read.
-            unsafe {
-                let descriptor = pg_sys::RelationGetPartitionDesc(relation, true);
-                let bounds = (*descriptor).boundinfo;
-                !(*descriptor).detached_exist && (bounds.is_null() || (*bounds).default_index < 0)
-            }
-        })
-        .unwrap_or(false)
+        && while_it_stays(table, |table| !table.has_irregular_partition()).unwrap_or(false)
 }
 
 /// Whether the rows of a table are in shards elsewhere.
 fn is_distributed(table: pg_sys::Oid) -> bool {
     const IS_DISTRIBUTED: &str = "SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::regclass";
-    // SAFETY: a lookup in a system cache.
-    let distributes = unsafe {
-        pg_sys::get_relname_relid(c"pg_dist_partition".as_ptr(), pg_sys::PG_CATALOG_NAMESPACE.into())
-            != pg_sys::InvalidOid
-    };
+    let distributes = relation::find(pg_sys::PG_CATALOG_NAMESPACE.into(), c"pg_dist_partition").is_some();
     distributes && spi::run(Access::ReadLatest, IS_DISTRIBUTED, &[table.into()], |rows| rows.count() > 0)
 }
 
 /// What is known of an ordinary table in which entries can be found; `None` of any other.
-fn described(extension: &Extension, table: pg_sys::Relation) -> Option<Partition> {
-    // SAFETY: the relation is open and locked, so that its indexes stay.
-    unsafe {
-        if (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION
-            || (*(*table).rd_rel).relam != pg_sys::HEAP_TABLE_AM_OID
-        {
-            return None;
-        }
-        let column = |name: &CStr, types: &[pg_sys::Oid]| {
-            let number = pg_sys::SPI_fnumber((*table).rd_att, name.as_ptr());
-            let is_there = number > 0 && types.contains(&pg_sys::SPI_gettypeid((*table).rd_att, number));
-            // What is generated when it is read does not stand in the row.
-            let stands_in_row = || pg_sys::get_attgenerated((*table).rd_id, number as i16) as u8 != b'v';
-            (is_there && stands_in_row()).then_some(number as i16)
-        };
-        // A varchar is stored as a text is.
-        let text = [pg_sys::TEXTOID, pg_sys::VARCHAROID];
-        let user_id = column(c"user_id", &[pg_sys::UUIDOID])?;
-        let content_type = column(c"content_type", &text)?;
-        let cache_key = column(c"cache_key", &text)?;
-        let created_at = column(c"created_at", &[pg_sys::TIMESTAMPTZOID])?;
-        let values = || {
-            Some(Values {
-                id: column(c"id", &[pg_sys::UUIDOID])?,
-                content: column(c"content", &[pg_sys::JSONBOID])?,
-                expires_at: column(c"expires_at", &[pg_sys::TIMESTAMPTZOID])?,
-                token_cost: column(c"token_cost", &[pg_sys::NUMERICOID])?,
-            })
-        };
-        let values = values();
-        let of_values =
-            values.map_or(0, |values| values.id.max(values.content).max(values.expires_at).max(values.token_cost));
-        let last = user_id.max(content_type).max(cache_key).max(created_at).max(of_values);
-        let columns = Columns { user_id, content_type, cache_key, created_at, last, values };
-        let index = PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(table)).iter_oid().find(|&index| {
-            let index = pg_sys::index_open(index, LOCK);
-            let serves = is_entry_index(extension, index, &columns);
-            pg_sys::index_close(index, LOCK);
-            serves
-        });
-        Some(Partition { table: (*table).rd_id, index, columns })
+fn described(extension: &Extension, table: &Relation) -> Option<Partition> {
+    if !table.is_heap() {
+        return None;
     }
+    let column = |name: &CStr, types: &[pg_sys::Oid]| {
+        let column = table.column(name)?;
+        (types.contains(&column.type_oid) && !column.is_virtual).then_some(column.number)
+    };
+    // A varchar is stored as a text is.
+    let text = [pg_sys::TEXTOID, pg_sys::VARCHAROID];
+    let user_id = column(c"user_id", &[pg_sys::UUIDOID])?;
+    let content_type = column(c"content_type", &text)?;
+    let cache_key = column(c"cache_key", &text)?;
+    let created_at = column(c"created_at", &[pg_sys::TIMESTAMPTZOID])?;
+    let values = || {
+        Some(Values {
+            id: column(c"id", &[pg_sys::UUIDOID])?,
+            content: column(c"content", &[pg_sys::JSONBOID])?,
+            expires_at: column(c"expires_at", &[pg_sys::TIMESTAMPTZOID])?,
+            token_cost: column(c"token_cost", &[pg_sys::NUMERICOID])?,
+        })
+    };
+    let values = values();
+    let of_values =
+        values.map_or(0, |values| values.id.max(values.content).max(values.expires_at).max(values.token_cost));
+    let last = user_id.max(content_type).max(cache_key).max(created_at).max(of_values);
+    let columns = Columns { user_id, content_type, cache_key, created_at, last, values };
+    let is_entry_index =
+        |index: &pg_sys::Oid| table.index(*index).is_some_and(|index| is_entry_index(extension, &index, &columns));
+    let index = table.indexes().into_iter().find(is_entry_index);
+    Some(Partition { table: table.oid(), index, columns })
 }
 
 /// Whether an index is unique on the user and the digest of the entry, in the order of their types, complete, and
 /// ready for any snapshot.
-///
-/// # Safety
-/// The index is open.
-unsafe fn is_entry_index(extension: &Extension, index: pg_sys::Relation, columns: &Columns) -> bool {
-    // SAFETY: an open index has its row of pg_index, and arrays with an element for each of its columns.
-    unsafe {
-        let definition = &*(*index).rd_index;
-        let fits = definition.indisunique
-            && definition.indisvalid
-            && !definition.indcheckxmin
-            && definition.indnkeyatts == 2
-            && definition.indkey.values.as_slice(2) == [columns.user_id, 0]
-            && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-            && pg_sys::RelationGetIndexPredicate(index).is_null();
-        if !fits {
-            return false;
-        }
-        let of_uuid = pg_sys::get_opclass_family(pg_sys::GetDefaultOpClass(pg_sys::UUIDOID, pg_sys::BTREE_AM_OID));
-        if (0..2).any(|key| *(*index).rd_opfamily.add(key) != of_uuid) {
-            return false;
-        }
-        let expressions = PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexExpressions(index));
-        expressions.head().is_some_and(|expression| is_digest(extension, expression, columns))
-    }
+fn is_entry_index(extension: &Extension, index: &Index, columns: &Columns) -> bool {
+    let of_uuid = default_operator_family(pg_sys::UUIDOID);
+    index.is_unique
+        && index.is_usable
+        && !index.is_partial
+        && index.keys == [(columns.user_id, of_uuid), (0, of_uuid)]
+        && index.expressions.first().is_some_and(|expression| is_digest(extension, expression, columns))
 }
 
 /// Whether an expression of an index is the digest of its entry.
-///
-/// # Safety
-/// The expression is a whole one.
-unsafe fn is_digest(extension: &Extension, expression: *mut pg_sys::Node, columns: &Columns) -> bool {
-    // SAFETY: what a node is, its tag says. A function that an index uses exists.
-    unsafe {
-        if (*expression).type_ != pg_sys::NodeTag::T_FuncExpr {
-            return false;
-        }
-        let call = expression.cast::<pg_sys::FuncExpr>();
-        let arguments = PgList::<pg_sys::Node>::from_pg((*call).args);
-        let is_column = |place, column| {
-            arguments.get_ptr(place).is_some_and(|mut argument| {
-                if (*argument).type_ == pg_sys::NodeTag::T_RelabelType {
-                    argument = (*argument.cast::<pg_sys::RelabelType>()).arg.cast();
-                }
-                (*argument).type_ == pg_sys::NodeTag::T_Var && (*argument.cast::<pg_sys::Var>()).varattno == column
-            })
-        };
-        arguments.len() == 2
-            && is_column(0, columns.content_type)
-            && is_column(1, columns.cache_key)
-            && pg_sys::get_func_namespace((*call).funcid) == extension.namespace
-            && function::name_of((*call).funcid) == "cache_entry_digest"
-    }
+fn is_digest(extension: &Extension, expression: &Expression, columns: &Columns) -> bool {
+    let Expression::Call(called, arguments) = expression else { return false };
+    *arguments == [Expression::Column(columns.content_type), Expression::Column(columns.cache_key)]
+        && function::namespace_of(*called) == extension.namespace
+        && function::name_of(*called) == "cache_entry_digest"
 }

@@ -2,14 +2,13 @@
 //! schema is looked up once and kept until a function or a schema of the database changes, so that the next call notices a
 //! renamed schema, or an extension that was created anew elsewhere.
 
-#![allow(unsafe_code)]
-
 pub mod grant_hint;
 pub mod locks;
 pub mod saved_plan;
 
 use crate::error::Refusal;
 use crate::pg::invalidation::DEFINITIONS;
+use crate::pg::relation;
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -91,9 +90,7 @@ impl Extension {
     /// Returns the OID of one of the extension's tables, if it exists.
     pub fn find_table(&self, name: &str) -> Option<pg_sys::Oid> {
         let name = std::ffi::CString::new(name).expect("a table name has no NUL byte");
-        // SAFETY: looks up a NUL-terminated name in the system cache.
-        let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), self.namespace) };
-        (oid != pg_sys::InvalidOid).then_some(oid)
+        relation::find(self.namespace, &name)
     }
 
     /// Whether the extension has a function, because its SQL may be of an older version than its library.

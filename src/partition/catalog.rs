@@ -1,7 +1,5 @@
 //! The partitions that a table has, as the server's own cache of them tells.
 
-#![allow(unsafe_code)]
-
 use crate::pg::{invalidation, relation};
 use pgrx::pg_sys;
 
@@ -40,36 +38,6 @@ pub fn forget_partitions(parent: pg_sys::Oid) {
 /// The partitions of a table partitioned by a range of one timestamp, oldest first; none of any other table. A
 /// DEFAULT partition, which holds no range, is left out.
 pub fn partitions_of(parent: pg_sys::Oid) -> Vec<Partition> {
-    const DATUM_VALUE: i32 = pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE;
-    // SAFETY: the relation is open while its partition descriptor, which lives as long, is read. Of a
-    // range the entry i of `indexes` names the partition between the bounds i-1 and i, -1 a gap.
-    unsafe {
-        let relation = pg_sys::relation_open(parent, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let mut partitions = Vec::new();
-        let descriptor = if (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE {
-            pg_sys::RelationGetPartitionDesc(relation, true)
-        } else {
-            std::ptr::null_mut()
-        };
-        // Without partitions there are no bounds; only those of ranges have kinds.
-        let bounds = descriptor.as_ref().map_or(std::ptr::null_mut(), |descriptor| descriptor.boundinfo);
-        if bounds.as_ref().is_some_and(|bounds| !bounds.kind.is_null()) {
-            let bound = |index: usize| -> i64 {
-                match **(*bounds).kind.add(index) as i32 {
-                    DATUM_VALUE => (**(*bounds).datums.add(index)).value() as i64,
-                    kind if kind < DATUM_VALUE => i64::MIN,
-                    _ => i64::MAX,
-                }
-            };
-            for index in 1..(*bounds).ndatums as usize {
-                let partition = *(*bounds).indexes.add(index);
-                if partition >= 0 {
-                    let oid = *(*descriptor).oids.add(partition as usize);
-                    partitions.push(Partition { oid, from: bound(index - 1), to: bound(index) });
-                }
-            }
-        }
-        pg_sys::relation_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        partitions
-    }
+    let partition = |(oid, from, to)| Partition { oid, from, to };
+    relation::range_partitions(parent).into_iter().map(partition).collect()
 }

@@ -47,7 +47,7 @@ fn all_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 /// anything. What it has is left alone: each of the statements would lock it.
 pub fn secure(extension: &Extension, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
     let owner = privileges::owner_of(extension.table(parent));
-    let read = |_| {
+    let read = || {
         let indexed = !index || parent != CACHE || has_entry_index(partition);
         spi::run(
             Access::ReadLatest,
@@ -59,7 +59,7 @@ pub fn secure(extension: &Extension, parent: &str, partition: pg_sys::Oid, index
             },
         )
     };
-    let Some((right_owner, row_security, indexed, owner_name)) = while_it_stays(partition, read) else {
+    let Some((right_owner, row_security, indexed, owner_name)) = while_it_stays(partition, |_| read()) else {
         return false; // somebody has dropped it meanwhile
     };
     let name = qualified_name(partition);

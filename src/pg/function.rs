@@ -12,6 +12,22 @@ pub fn name_of(function: pg_sys::Oid) -> String {
     unsafe { std::ffi::CStr::from_ptr(pg_sys::get_func_name(function)).to_string_lossy().into_owned() }
 }
 
+/// The schema of a function; `InvalidOid` when it is gone.
+pub fn namespace_of(function: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a lookup in a system cache.
+    unsafe { pg_sys::get_func_namespace(function) }
+}
+
+/// Whether a function that exists is a C function at an address.
+pub fn is_of_library(function: pg_sys::Oid, address: *const ()) -> bool {
+    // SAFETY: fills in the structure for a function that exists, and raises for one that does not.
+    unsafe {
+        let mut called = pg_sys::FmgrInfo::default();
+        pg_sys::fmgr_info(function, &mut called);
+        called.fn_addr.is_some_and(|found| found as *const () == address)
+    }
+}
+
 /// The name of a function with its arguments, quoted.
 pub fn signature_of(function: pg_sys::Oid) -> String {
     let sql = "SELECT $1::regprocedure::text";

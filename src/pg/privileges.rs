@@ -125,8 +125,12 @@ fn holds(table: pg_sys::Oid, privilege: pg_sys::AclMode) -> bool {
 
 /// Whether row security restricts the current user on a table.
 pub fn is_restricted(table: pg_sys::Oid) -> bool {
-    // SAFETY: a catalog lookup for an existing table; InvalidOid stands for the current user.
-    unsafe {
-        pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
-    }
+    // That stands for the current user.
+    is_role_restricted(table, pg_sys::InvalidOid)
+}
+
+/// Whether row security restricts a role on a table; it does not on one that is gone.
+pub fn is_role_restricted(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in the system caches.
+    unsafe { pg_sys::check_enable_rls(table, role, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 }
 }

@@ -1,44 +1,250 @@
 //! Relations: their names, and a look at one that stays what it is meanwhile.
 
-#![allow(unsafe_code)]
-
+use super::nodes::Expression;
 use super::spi::{self, Access};
+use super::version;
 use crate::error::Refusal;
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::datum::FromDatum;
+use pgrx::{PgList, PgSqlErrorCode, pg_sys};
+use std::ffi::CStr;
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+const KEEP_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
+
+/// A relation that is open and locked, as a statement that reads it has it.
+pub struct Relation(pg_sys::Relation);
+
+/// Runs `f` with a relation locked, so that it stays what it is meanwhile: the server shows no definition, as of an
+/// index, when a table goes while it looks. `None` when it is gone.
+pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce(&Relation) -> T) -> Option<T> {
+    open(relation, LOCK, f)
+}
+
+/// The same with the lock kept until the end of the transaction, as a statement would.
+#[inline]
+pub fn locked<T>(relation: pg_sys::Oid, f: impl FnOnce(&Relation) -> T) -> Option<T> {
+    open(relation, KEEP_LOCK, f)
+}
+
+#[inline]
+fn open<T>(relation: pg_sys::Oid, unlock: pg_sys::LOCKMODE, f: impl FnOnce(&Relation) -> T) -> Option<T> {
+    // SAFETY: what is not NULL is open until it is closed; an error closes it, with the resource owner.
+    unsafe {
+        let open = pg_sys::try_relation_open(relation, LOCK);
+        if open.is_null() {
+            return None;
+        }
+        let result = f(&Relation(open));
+        pg_sys::relation_close(open, unlock);
+        Some(result)
+    }
+}
+
+/// The relation of a name in a schema, if there is one.
+pub fn find(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a lookup in a system cache by a NUL-terminated name.
+    let relation = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    (relation != pg_sys::InvalidOid).then_some(relation)
+}
+
+/// Locks a table as SELECT does.
+pub fn lock_to_read(table: pg_sys::Oid) {
+    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
+    unsafe { pg_sys::LockRelationOid(table, LOCK) };
+}
+
+/// A column of a relation.
+#[derive(Clone, Copy)]
+pub struct Column {
+    /// The first is 1.
+    pub number: i16,
+    pub type_oid: pg_sys::Oid,
+    /// Whether it is generated when it is read, so that it does not stand in the row.
+    pub is_virtual: bool,
+}
+
+/// A policy of row security.
+pub struct Policy {
+    /// The letter of its command in the catalog, `*` for all.
+    pub command: u8,
+    pub is_permissive: bool,
+    /// `InvalidOid` stands for PUBLIC.
+    pub roles: Vec<pg_sys::Oid>,
+    pub using: Option<Expression>,
+    pub with_check: Option<Expression>,
+}
+
+/// A B-tree index.
+pub struct Index {
+    pub is_unique: bool,
+    /// Whether it is complete, and ready for any snapshot.
+    pub is_usable: bool,
+    pub is_partial: bool,
+    /// Of each key its column of the table, 0 for an expression, and its operator family.
+    pub keys: Vec<(i16, pg_sys::Oid)>,
+    pub expressions: Vec<Expression>,
+}
+
+/// The operator family that B-tree indexes on a type have unless they say otherwise.
+pub fn default_operator_family(of_type: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: lookups in the system caches.
+    unsafe { pg_sys::get_opclass_family(pg_sys::GetDefaultOpClass(of_type, pg_sys::BTREE_AM_OID)) }
+}
+
+impl Relation {
+    #[inline]
+    pub(super) fn raw(&self) -> pg_sys::Relation {
+        self.0
+    }
+
+    #[inline]
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*self.0).rd_id }
+    }
+
+    /// Whether it is an ordinary table whose rows lie in a heap.
+    #[inline]
+    pub fn is_heap(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe {
+            let class = (*self.0).rd_rel;
+            (*class).relkind as u8 == pg_sys::RELKIND_RELATION && (*class).relam == pg_sys::HEAP_TABLE_AM_OID
+        }
+    }
+
+    /// Whether row security holds for the owner, too.
+    pub fn forces_row_security(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.0).rd_rel).relforcerowsecurity }
+    }
+
+    pub fn column(&self, name: &CStr) -> Option<Column> {
+        // SAFETY: the relation is open; the number is that of a column which is not a system column.
+        unsafe {
+            let description = (*self.0).rd_att;
+            let number = pg_sys::SPI_fnumber(description, name.as_ptr());
+            (number > 0).then(|| {
+                let attribute = version::attribute(description, number as usize - 1);
+                let is_virtual = (*attribute).attgenerated as u8 == b'v';
+                Column { number: number as i16, type_oid: (*attribute).atttypid, is_virtual }
+            })
+        }
+    }
+
+    /// Its indexes.
+    pub fn indexes(&self) -> Vec<pg_sys::Oid> {
+        // SAFETY: the relation is open; the list is a copy.
+        unsafe { PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.0)).iter_oid().collect() }
+    }
+
+    /// One of its indexes; `None` of one that is no B-tree.
+    pub fn index(&self, index: pg_sys::Oid) -> Option<Index> {
+        // SAFETY: while its table is locked an index stays; an open one has its row of pg_index, and arrays with an element
+        // for each of its columns.
+        unsafe {
+            let open = pg_sys::index_open(index, LOCK);
+            let definition = &*(*open).rd_index;
+            let index = ((*(*open).rd_rel).relam == pg_sys::BTREE_AM_OID).then(|| {
+                let keys = definition.indnkeyatts as usize;
+                let columns = definition.indkey.values.as_slice(keys);
+                Index {
+                    is_unique: definition.indisunique,
+                    is_usable: definition.indisvalid && !definition.indcheckxmin,
+                    is_partial: !pg_sys::RelationGetIndexPredicate(open).is_null(),
+                    keys: (0..keys).map(|key| (columns[key], *(*open).rd_opfamily.add(key))).collect(),
+                    expressions: Expression::of_each(pg_sys::RelationGetIndexExpressions(open)),
+                }
+            });
+            pg_sys::index_close(open, LOCK);
+            index
+        }
+    }
+
+    /// The policies of its row security.
+    pub fn policies(&self) -> Vec<Policy> {
+        // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and its
+        // roles are an array of oid without NULLs.
+        unsafe {
+            let Some(described) = (*self.0).rd_rsdesc.as_ref() else { return Vec::new() };
+            let expression = |node: *const pg_sys::Expr| (!node.is_null()).then(|| Expression::of(node.cast()));
+            let policy = |policy: *mut pg_sys::RowSecurityPolicy| Policy {
+                command: (*policy).polcmd as u8,
+                is_permissive: (*policy).permissive,
+                roles: Vec::from_datum(pg_sys::Datum::from((*policy).roles), false).unwrap_or_default(),
+                using: expression((*policy).qual),
+                with_check: expression((*policy).with_check_qual),
+            };
+            PgList::from_pg(described.policies).iter_ptr().map(policy).collect()
+        }
+    }
+
+    /// The partitions of a table partitioned by a range of one timestamp, oldest first, each with its first moment and the
+    /// first one after it; none of any other table. MINVALUE and MAXVALUE are those of `i64`. A DEFAULT partition, which holds
+    /// no range, is left out.
+    pub fn range_partitions(&self) -> Vec<(pg_sys::Oid, i64, i64)> {
+        const DATUM_VALUE: i32 = pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE;
+        let Some(descriptor) = self.partition_descriptor() else { return Vec::new() };
+        // SAFETY: the descriptor lives as long as the relation is open. Without partitions there are no bounds; only those of
+        // ranges have kinds. Of a range the entry i of `indexes` names the partition between the bounds i-1 and i, -1 a gap.
+        unsafe {
+            let Some(bounds) = (*descriptor).boundinfo.as_ref().filter(|bounds| !bounds.kind.is_null()) else {
+                return Vec::new();
+            };
+            let bound = |index: usize| -> i64 {
+                match **bounds.kind.add(index) {
+                    DATUM_VALUE => (**bounds.datums.add(index)).value() as i64,
+                    kind if kind < DATUM_VALUE => i64::MIN,
+                    _ => i64::MAX,
+                }
+            };
+            let partition = |index: usize| {
+                let partition = *bounds.indexes.add(index);
+                (partition >= 0).then(|| (*(*descriptor).oids.add(partition as usize), bound(index - 1), bound(index)))
+            };
+            (1..bounds.ndatums as usize).filter_map(partition).collect()
+        }
+    }
+
+    /// Whether a partition of it is being detached, or is there for what fits nowhere else.
+    pub fn has_irregular_partition(&self) -> bool {
+        // SAFETY: the descriptor lives as long as the relation is open.
+        self.partition_descriptor().is_some_and(|descriptor| unsafe {
+            let bounds = (*descriptor).boundinfo;
+            (*descriptor).detached_exist || (!bounds.is_null() && (*bounds).default_index >= 0)
+        })
+    }
+
+    fn partition_descriptor(&self) -> Option<pg_sys::PartitionDesc> {
+        // SAFETY: the relation is open, and partitioned.
+        unsafe {
+            ((*(*self.0).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE)
+                .then(|| pg_sys::RelationGetPartitionDesc(self.0, true))
+        }
+    }
+}
+
+/// The partitions of a table: see [`Relation::range_partitions`].
+///
+/// # Errors
+/// 42P01 when somebody has dropped it meanwhile.
+pub fn range_partitions(table: pg_sys::Oid) -> Vec<(pg_sys::Oid, i64, i64)> {
+    while_it_stays(table, Relation::range_partitions).unwrap_or_else(|| gone(table))
+}
+
+/// Whether this transaction has made a relation, so that nobody else knows it yet.
+pub fn is_of_this_transaction(relation: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is open.
+    while_it_stays(relation, |relation| unsafe { (*relation.0).rd_createSubid != 0 }).unwrap_or(false)
+}
 
 /// The name of a relation, without its schema.
 pub fn name_of(relation: pg_sys::Oid) -> String {
     // SAFETY: get_rel_name returns a palloc'd string, or NULL when the relation is gone.
     unsafe {
         let name = pg_sys::get_rel_name(relation);
-        if name.is_null() {
-            relation.to_u32().to_string()
-        } else {
-            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
-        }
+        if name.is_null() { relation.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
     }
-}
-
-/// Runs `f` with a relation locked, so that it stays what it is meanwhile: the server shows no definition, as of an
-/// index, when a table goes while it looks. `None` when it is gone.
-pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce(pg_sys::Relation) -> T) -> Option<T> {
-    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: what is not NULL is open until it is closed; an error closes it.
-    unsafe {
-        let open = pg_sys::try_relation_open(relation, LOCK);
-        if open.is_null() {
-            return None;
-        }
-        let result = f(open);
-        pg_sys::relation_close(open, LOCK);
-        Some(result)
-    }
-}
-
-/// Whether this transaction has made a relation, so that nobody else knows it yet.
-pub fn is_of_this_transaction(relation: pg_sys::Oid) -> bool {
-    // SAFETY: the relation is open.
-    while_it_stays(relation, |relation| unsafe { (*relation).rd_createSubid != 0 }).unwrap_or(false)
 }
 
 /// The name of a relation with its schema, quoted for use in a statement.
@@ -53,12 +259,14 @@ pub fn qualified_name(relation: pg_sys::Oid) -> String {
         &[relation.into()],
         |rows| if rows.count() > 0 { rows.get(0, 1) } else { None },
     )
-    .unwrap_or_else(|| {
-        Refusal::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("the relation with OID {relation} is gone"))
-            .detail("Somebody has dropped it meanwhile.")
-            .hint("Try again.")
-            .raise()
-    })
+    .unwrap_or_else(|| gone(relation))
+}
+
+fn gone(relation: pg_sys::Oid) -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("the relation with OID {relation} is gone"))
+        .detail("Somebody has dropped it meanwhile.")
+        .hint("Try again.")
+        .raise()
 }
 
 /// Locks a table as INSERT, UPDATE and DELETE do.

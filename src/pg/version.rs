@@ -163,3 +163,20 @@ pub unsafe fn begin_index_scan(
     #[cfg(feature = "pg18")]
     return unsafe { pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), columns, 0) };
 }
+
+/// The description of a column of a row (the first is 0).
+///
+/// # Safety
+/// The description has the column.
+#[inline]
+pub unsafe fn attribute(description: pg_sys::TupleDesc, column: usize) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: the caller's duty; an array of them is part of the description.
+    #[cfg(not(feature = "pg18"))]
+    return unsafe { (*description).attrs.as_ptr().add(column) };
+    // SAFETY: the caller's duty; the array of them follows that of the compact ones.
+    #[cfg(feature = "pg18")]
+    return unsafe {
+        let columns = (*description).natts as usize;
+        (*description).compact_attrs.as_ptr().add(columns).cast::<pg_sys::FormData_pg_attribute>().add(column)
+    };
+}
