@@ -11,11 +11,11 @@ use crate::error::Refusal;
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Extension, locks};
 use crate::pg::advisory_lock;
 use crate::pg::backend::refuse_if_read_only;
-use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
+use crate::pg::{privileges, snapshot};
 use crate::statistics::at_commit::{Change, at_commit};
+use pgrx::Uuid;
 use pgrx::prelude::*;
-use pgrx::{Uuid, pg_sys};
 
 /// Erases a user's entries and audit rows, of what the user has done to others' entries and those in the archive, too. It
 /// works while the cache is switched off: the duty to erase does not wait.
@@ -32,7 +32,7 @@ fn cache_forget_user(
     // What a writer has stored and not yet committed must go, too. It may be about to write what is deleted below, and would
     // wait for this transaction.
     key_lock::erase(&user_id);
-    while let Left::Written(other) = since_now(|snapshot| conflicts::left_of(&user_id, snapshot)) {
+    while let Left::Written(other) = snapshot::with_next(|snapshot| conflicts::left_of(&user_id, snapshot)) {
         other.wait();
     }
     let delete = |table: &str| {
@@ -56,7 +56,7 @@ fn cache_forget_user(
     };
     let mut entries = 0;
     loop {
-        let left = since_now(|snapshot| {
+        let left = snapshot::with_next(|snapshot| {
             entries += delete(CACHE);
             conflicts::left_of(&user_id, snapshot)
         });
@@ -82,19 +82,6 @@ fn cache_forget_user(
     at_commit(Change::ForgetUser(user_id));
     reads::forget_at_commit(user_id);
     TableIterator::once((entries, audit_rows))
-}
-
-/// Runs `f` with the snapshot that a statement would have, which stays what it is meanwhile.
-#[allow(unsafe_code)]
-fn since_now<T>(f: impl FnOnce(pg_sys::Snapshot) -> T) -> T {
-    // SAFETY: the snapshot is given back at the end; when `f` raises, the end of the transaction or subtransaction does
-    // that.
-    unsafe {
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
-        let result = f(snapshot);
-        pg_sys::UnregisterSnapshot(snapshot);
-        result
-    }
 }
 
 /// Entries are left that were there, and that nobody else has written since.

@@ -2,8 +2,6 @@
 //! sees what the caller's snapshot shows, and takes the locks that a statement would, until the end of the
 //! transaction.
 
-#![allow(unsafe_code)]
-
 use super::index_scan::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
 use crate::access::tenant;
@@ -11,10 +9,9 @@ use crate::address::Address;
 use crate::pg::clock;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::memory::Memory;
+use crate::pg::snapshot::with_active;
 use crate::statistics::Hit;
 use crate::statistics::tokens::Tokens;
-use pgrx::datum::FromDatum;
-use pgrx::{Uuid, pg_sys};
 use std::cell::Cell;
 
 /// The newest version of an entry.
@@ -49,10 +46,9 @@ pub fn newest<'a>(addresses: &[&Address], memory: Memory<'a>, mut found: impl Fn
         });
         !missing.is_empty()
     };
-    // SAFETY: the snapshot of the caller's statement stays.
-    let entries = unsafe {
+    let entries = with_active(|snapshot| {
         scan_tables(
-            pg_sys::GetActiveSnapshot(),
+            snapshot,
             true,
             |extension, entries| {
                 let (partitions, visible) = entries.partitions(extension)?;
@@ -61,19 +57,16 @@ pub fn newest<'a>(addresses: &[&Address], memory: Memory<'a>, mut found: impl Fn
             },
             visit,
         )
-    };
+    });
     entries.is_some()
 }
 
 fn version<'a>(row: &Row, memory: Memory<'a>) -> Version<'a> {
     let columns = row.columns.values.expect("a walk has no partitions without them");
-    let moment = row.value(columns.expires_at);
-    let is_live = moment.is_some_and(|moment| moment.value() as i64 > clock::now());
-    let Some(content) = row.value(columns.content).filter(|_| is_live) else { return Version::Expired };
-    // SAFETY: columns of type uuid, jsonb and numeric; the content is copied into the memory of the caller.
-    unsafe {
-        let id = row.value(columns.id).and_then(|id| Uuid::from_datum(id, false));
-        let cost = row.value(columns.token_cost).map(|cost| Tokens::of_numeric(cost));
-        Version::Live(RawJsonb::copy(content, memory), Hit { id, cost })
+    if row.row.timestamptz(columns.expires_at).is_none_or(|moment| moment <= clock::now()) {
+        return Version::Expired;
     }
+    let Some(content) = row.row.jsonb(columns.content, memory) else { return Version::Expired };
+    let cost = row.row.numeric(columns.token_cost).map(Tokens::of_double);
+    Version::Live(content, Hit { id: row.row.uuid(columns.id), cost })
 }

@@ -38,7 +38,7 @@ impl<'a> RawJsonb<'a> {
     /// # Safety
     /// The datum is a jsonb.
     #[inline]
-    pub unsafe fn copy(datum: pg_sys::Datum, memory: Memory<'a>) -> Self {
+    pub(super) unsafe fn copy(datum: pg_sys::Datum, memory: Memory<'a>) -> Self {
         // SAFETY: the caller's duty; a varlena has as many bytes as its header says.
         let copy = memory.within(|| unsafe {
             let source: *mut pg_sys::varlena = datum.cast_mut_ptr();

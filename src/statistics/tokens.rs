@@ -1,10 +1,7 @@
 //! Tokens: what answers have cost and hits have saved, in the application's unit, to a millionth. A sum is
 //! kept in two counters, which need not agree with each other at any moment: whole units, and millionths.
 
-#![allow(unsafe_code)]
-
 use pgrx::datum::AnyNumeric;
-use pgrx::pg_sys;
 
 /// The greatest cost of an answer. Counters of units hold nine thousand million of them.
 pub const MOST_OF_AN_ANSWER: i64 = 1_000_000_000;
@@ -31,13 +28,8 @@ impl Tokens {
     }
 
     /// From a column token_cost, as [`MILLIONTHS`] reads it. A double holds as many digits as a cost has.
-    ///
-    /// # Safety
-    /// The value must be a numeric that is not NULL.
-    pub unsafe fn of_numeric(cost: pg_sys::Datum) -> Self {
-        // SAFETY: the caller's duty.
-        let cost = unsafe { pgrx::direct_function_call::<f64>(pg_sys::numeric_float8_no_overflow, &[Some(cost)]) };
-        let cost = cost.unwrap_or_default().min(MOST_OF_AN_ANSWER as f64).max(0.0);
+    pub fn of_double(cost: f64) -> Self {
+        let cost = cost.min(MOST_OF_AN_ANSWER as f64).max(0.0);
         Self::of_cost((cost * MILLION as f64).round() as i64)
     }
 
