@@ -1,7 +1,5 @@
 //! pg_stat_activity.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 

@@ -1,7 +1,5 @@
 //! Advisory locks, held until the end of the transaction unless said otherwise.
 
-#![allow(unsafe_code)]
-
 use super::backend;
 use pgrx::pg_sys;
 

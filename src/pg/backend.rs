@@ -1,8 +1,6 @@
 //! Variables of this process and of its transaction. Reading them is sound because a PostgreSQL process has one thread:
 //! nothing writes while we read. No function here allocates, and none raises but where it says so.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 use std::ffi::CStr;
 

@@ -1,7 +1,5 @@
 //! Background workers: how one is registered, started, watched and ended, and what it does itself.
 
-#![allow(unsafe_code)]
-
 use super::{backend, version};
 use pgrx::pg_sys;
 use pgrx::prelude::*;

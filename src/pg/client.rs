@@ -1,7 +1,5 @@
 //! The client of the session.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 
 /// Its address as text; `None` when it came through a Unix socket.

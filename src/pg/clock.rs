@@ -1,7 +1,5 @@
 //! The clock.
 
-#![allow(unsafe_code)]
-
 use pgrx::datum::AnyNumeric;
 use pgrx::pg_sys;
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! The databases of the server, for a process that is in none of them.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 
 /// Databases, sorted.

@@ -1,7 +1,5 @@
 //! Dates, times and intervals as text.
 
-#![allow(unsafe_code)]
-
 use pgrx::datum::{FromDatum, Interval, TimestampWithTimeZone};
 use pgrx::pg_sys;
 use std::ffi::CStr;

@@ -1,7 +1,5 @@
 //! Functions: their names, and the privileges on them.
 
-#![allow(unsafe_code)]
-
 use super::privileges;
 use super::spi::{self, Access};
 use pgrx::pg_sys;

@@ -1,7 +1,5 @@
 //! Settings read by name, and changed for a while.
 
-#![allow(unsafe_code)]
-
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;

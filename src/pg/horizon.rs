@@ -1,7 +1,5 @@
 //! The horizon: which old versions of rows no snapshot can see any more.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 
 /// Whether the rows that a transaction has updated can be removed from a table like `table`, or from any if that is gone. Of

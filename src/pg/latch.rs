@@ -1,7 +1,5 @@
 //! Latches: what a process waits for, and what wakes it.
 
-#![allow(unsafe_code)]
-
 use super::plain::Plain;
 use pgrx::pg_sys;
 use std::time::Duration;

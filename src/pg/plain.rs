@@ -1,7 +1,5 @@
 //! Values that may lie in shared memory.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 

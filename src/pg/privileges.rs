@@ -1,7 +1,5 @@
 //! Privileges: who has them, and work done with an owner's rights for a caller who must not have them.
 
-#![allow(unsafe_code)]
-
 use super::{backend, version};
 use pgrx::pg_sys;
 

@@ -1,7 +1,5 @@
 //! Memory for a process that never ends a statement.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 use std::ffi::CStr;
 

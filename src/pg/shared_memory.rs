@@ -6,8 +6,6 @@
 //! same, the end of the transaction or of the process releases the lock, as it does any lightweight lock. A closure that asks
 //! for the lock it runs under waits for itself: it never sees its memory twice.
 
-#![allow(unsafe_code)]
-
 use super::plain::Plain;
 use super::version;
 use pgrx::pg_sys;

@@ -1,7 +1,5 @@
 //! Errors caught: attempts that may fail without failing the transaction, and errors told better.
 
-#![allow(unsafe_code)]
-
 use crate::error::Refusal;
 use core::fmt;
 use pgrx::pg_sys;

@@ -1,7 +1,5 @@
 //! Locks on tables, held until the end of the transaction. A lock on a table that has just been dropped does no harm.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 
 /// Locks a table as SELECT does, unless that means to wait; returns whether it did.

@@ -1,7 +1,5 @@
 //! How transactions of any session have ended.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 
 /// Whether a transaction has committed, by its 64-bit id, which has been assigned; `None` while it is in progress or

@@ -1,7 +1,5 @@
 //! Every difference between the versions of PostgreSQL.
 
-#![allow(unsafe_code)]
-
 use pgrx::pg_sys;
 #[cfg(not(feature = "pg14"))]
 use pgrx::prelude::*;

@@ -1,8 +1,6 @@
 //! Transactions of a background worker. Every function of a session runs in a transaction that it must not end: here a
 //! process must be in none, or between statements, and panics elsewhere.
 
-#![allow(unsafe_code)]
-
 use super::backend;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;

@@ -1,8 +1,6 @@
 //! Statements through SPI. pgrx's own layer decides by itself whether a statement may write, assigns a
 //! transaction id to find out, and cannot choose a snapshot; a cache lookup must do none of that.
 
-#![allow(unsafe_code)]
-
 pub mod saved_plan;
 
 use super::jsonb::{RawJsonb, Unowned};
