@@ -1,4 +1,4 @@
-"""The files of src/ import each other without a circle, and so do its rooms.
+"""The files of src/ import each other without a circle, and its rooms as docs/architecture.md draws them under "The map".
 
 A room is a folder of src/ or a file beside the folders. `python3 tests/docs/test_architecture.py --print` prints the map.
 """
@@ -9,6 +9,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 SRC = ROOT / "src"
+PAGE = ROOT / "docs/architecture.md"
 # Every room may import these: the map says it once.
 GROUND = ["settings", "extension", "pg", "error"]
 
@@ -138,6 +139,12 @@ def test_no_file_imports_itself_by_way_of_others():
 def test_no_room_imports_itself_by_way_of_others():
     way = circle(rooms())
     assert way is None, " → ".join(way)
+
+
+def test_the_map_is_that_of_the_house():
+    section = PAGE.read_text().partition("\n## The map\n")[2].partition("\n## ")[0]
+    drawn = re.findall(r"^\| (`[^|]*`) \|.*\|([^|]*)\|$", section, re.M)
+    assert [(name, others.strip()) for name, others in drawn] == list(rows()), f"python3 {__file__} --print"
 
 
 def test_imports_are_found():

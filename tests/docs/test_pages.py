@@ -13,8 +13,6 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 # A block of SQL, and what stands right below it: what psql prints.
 BLOCK = re.compile(r"^```sql\n(.*?)^```\n(?:^```\n(.*?)^```\n)?", re.S | re.M)
 MARK = "next block"
-# Linked before they are written.
-TO_COME = {ROOT / "docs/architecture.md", ROOT / "tests/README.md"}
 
 
 def blocks(page):
@@ -80,7 +78,7 @@ def anchors(page):
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", prose(page), re.M)]
 
 
-WITH_LINKS = [*PAGES, *(ROOT / name for name in ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md") if (ROOT / name).exists())]
+WITH_LINKS = [*PAGES, *(ROOT / name for name in ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md"))]
 
 
 @pytest.mark.parametrize("page", WITH_LINKS, ids=lambda page: page.name)
@@ -92,8 +90,7 @@ def test_links_lead_to_a_page_and_a_heading(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         if not file.exists():
-            if file not in TO_COME:
-                broken.append(target)
+            broken.append(target)
         elif anchor and anchor not in anchors(file):
             broken.append(target)
     assert broken == []
@@ -106,7 +103,7 @@ def test_no_two_headings_of_a_page_have_one_anchor(page):
 
 def test_the_table_of_readme_has_every_page():
     listed = set(re.findall(r"^\| \[[^]]+\]\(docs/(\S+)\) \|", README.read_text(), re.M))
-    assert listed == {page.name for page in PAGES if page != README} | {"architecture.md"}
+    assert listed == {page.name for page in PAGES if page != README}
 
 
 # ── files and tests that pages name ──────────────────────────────────────────────────────────────
