@@ -2,7 +2,7 @@
 
 use core::panic::Location;
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 /// An error about to be raised. `detail` says which rule was broken by which value, `hint` what to do.
 #[must_use = "an error does nothing until it is raised"]
@@ -64,23 +64,6 @@ impl Warning {
     pub fn send(self) {
         self.0.report(PgLogLevel::WARNING);
     }
-}
-
-/// Refuses to read a column whose type is not the one that the function needs, because the owner has changed the table.
-///
-/// # Errors
-/// 42804.
-pub fn another_type(column: i32, has: pg_sys::Oid, wanted: pg_sys::Oid) -> ! {
-    Refusal::new(PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH, "a column of the cache's tables has the wrong type")
-        .detail(format!("Column {column} of a statement is {} instead of {}.", name_of_type(has), name_of_type(wanted)))
-        .hint("Compare the tables with those that CREATE EXTENSION makes in an empty database, and give the column its type back.")
-        .raise()
-}
-
-#[allow(unsafe_code)]
-fn name_of_type(of_type: pg_sys::Oid) -> String {
-    // SAFETY: takes any OID, and returns a palloc'd string: for a type that exists, its name.
-    unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_be(of_type)).to_string_lossy().into_owned() }
 }
 
 /// Shortens a value for a message, so that a huge key does not become a huge log line.

@@ -3,23 +3,36 @@
 //! This file holds what the library does when it is loaded. SQL declarations stand in `sql/schema/functions.sql` and
 //! `sql/schema/views.sql`. Each names the Rust function that serves it; the queries of reports stand in `sql/reports`.
 
+// Only pg/ has unsafe code. A room that does not forbid it uses a macro of pg/ that makes a C function, or a type of shared
+// memory; tests/lint/unsafe_wall.py reads the files of such a room.
+#[forbid(unsafe_code)]
 mod access;
+#[forbid(unsafe_code)]
 mod address;
+#[forbid(unsafe_code)]
 mod arguments;
 mod audit;
+#[forbid(unsafe_code)]
 mod calendar;
 mod entry;
+#[forbid(unsafe_code)]
 mod error;
+#[forbid(unsafe_code)]
 mod extension;
+#[forbid(unsafe_code)]
 mod install;
+#[forbid(unsafe_code)]
 mod maintenance;
+#[forbid(unsafe_code)]
 mod partition;
 mod pg;
 mod report;
+#[forbid(unsafe_code)]
 mod settings;
 mod statistics;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+#[forbid(unsafe_code)]
 mod ttl;
 mod worker;
 

@@ -1,7 +1,7 @@
 //! PostgreSQL, made safe: the wrappers around the server's functions, variables and structures.
 //!
-//! Outside this folder a file that needs `unsafe` says at its head what for. Here every block may rely on what follows, so its
-//! SAFETY comment says only what is special about it.
+//! Outside this folder there is no unsafe code, which `src/lib.rs` and `tests/lint/unsafe_wall.py` see to. Here every block may
+//! rely on what follows, so its SAFETY comment says only what is special about it.
 //!
 //! **One thread.** A PostgreSQL process calls this library from one thread. Its variables are read and set without a lock, and
 //! nothing changes while we look but what a signal handler sets.
@@ -63,5 +63,6 @@ pub mod subtransaction;
 pub mod table_lock;
 pub mod transaction_end;
 pub mod transaction_status;
+pub mod types;
 pub mod version;
 pub mod worker_transaction;

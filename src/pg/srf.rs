@@ -4,7 +4,7 @@
 
 use super::memory::Memory;
 use super::spi::Rows;
-use crate::error::another_type;
+use super::types;
 use pgrx::callconv::{ArgAbi, Args, FcInfo};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -227,7 +227,7 @@ impl ResultSet {
         // SAFETY: the description is that of the result, and has this column.
         let wants = unsafe { pg_sys::SPI_gettypeid(self.description, column) };
         if has != wants {
-            another_type(column, has, wants);
+            types::refuse(column, has, wants);
         }
     }
 }

@@ -5,7 +5,7 @@ pub mod saved_plan;
 
 use super::jsonb::{RawJsonb, Unowned};
 use super::memory::Memory;
-use crate::error::another_type;
+use super::types;
 use pgrx::datum::{AnyNumeric, DatumWithOid, FromDatum, Interval, IntoDatum, TimestampWithTimeZone};
 use pgrx::{Uuid, pg_sys};
 use std::ffi::CString;
@@ -52,7 +52,7 @@ impl Rows {
             let description = (*self.table).tupdesc;
             let actual = pg_sys::SPI_gettypeid(description, column);
             if !T::is_compatible_with(actual) {
-                another_type(column, actual, T::type_oid());
+                types::refuse(column, actual, T::type_oid());
             }
             let tuple = *(*self.table).vals.add(row as usize);
             let mut is_null = false;
