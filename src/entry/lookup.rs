@@ -43,7 +43,7 @@ fn cache_lookup<'fcx>(
     if !newest_version::newest(&[&address], memory, |_, found| version = Some(found)) {
         version = newest_by_statement(&address, memory);
     }
-    let counted_at = lookup.place(address.content_type, version.is_some());
+    let counted_at = lookup.slot(address.content_type, version.is_some());
     looked_up(&lookup, counted_at, &address, Found::of(version.as_ref()));
     lookup.ends(counted_at);
     content_of(version)
@@ -139,7 +139,7 @@ fn get(call: Call, user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key
             };
         });
     });
-    let counted_at = lookup.place(address.content_type, found != Found::Nothing);
+    let counted_at = lookup.slot(address.content_type, found != Found::Nothing);
     looked_up(&lookup, counted_at, &address, found);
     lookup.ends(counted_at);
     stored
@@ -178,7 +178,7 @@ fn lookup_many(
             let keys = spi::texts(addresses.iter().map(|address| address.cache_key));
             versions = newest_of_each_by_statement(user_id, content_type, keys, call.memory());
         }
-        let counted_at = lookup.place(content_type, versions.iter().any(Option::is_some));
+        let counted_at = lookup.slot(content_type, versions.iter().any(Option::is_some));
         for (address, version) in addresses.iter().zip(&versions) {
             looked_up(&lookup, counted_at, address, Found::of(version.as_ref()));
         }

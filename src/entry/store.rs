@@ -52,7 +52,7 @@ pub fn store_all(call: &Call, entries: &[NewEntry]) -> Vec<Uuid> {
     }
     writes::record("upsert", &events);
     for (content_type, (number, cost)) in stored {
-        let counted_at = call.place(content_type, true);
+        let counted_at = call.slot(content_type, true);
         call.stored(counted_at, number, cost);
         call.ends(counted_at);
     }

@@ -52,9 +52,9 @@ impl Call {
         Self { latency, begun: is_preloaded().then(Instant::now) }
     }
 
-    /// Where a type of content is counted, for the calls below. `has_entries`: whether the call has found any, or
+    /// The slot that counts a type of content, for the calls below. `has_entries`: whether the call has found any, or
     /// stored some.
-    pub fn place(&self, content_type: &[u8], has_entries: bool) -> Option<u32> {
+    pub fn slot(&self, content_type: &[u8], has_entries: bool) -> Option<u32> {
         self.begun.and_then(|_| slot_of(content_type, has_entries))
     }
 

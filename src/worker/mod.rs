@@ -5,6 +5,7 @@ pub mod databases;
 mod launcher;
 mod process;
 pub mod readiness;
+mod roles;
 mod schedule;
 pub mod slot;
 mod tick;

@@ -2,22 +2,17 @@
 
 use super::databases;
 use super::process::{self, WORKER, warning};
+use super::roles::{Role, owner_of, roles};
 use super::slot::{Found, Running};
 use super::{readiness, schedule, transaction};
-use crate::extension::{CACHE, Extension, RUNS, locks};
+use crate::extension::{Extension, RUNS, locks};
 use crate::maintenance::budget::{Budget, LONGEST_BATCH, share_of_time};
 use crate::maintenance::log::{self, Row};
 use crate::maintenance::step::{Locks, Outcome, Step};
 use crate::maintenance::steps::STEPS;
-use crate::pg::activity;
-use crate::pg::advisory_lock;
-use crate::pg::backend;
-use crate::pg::background_worker;
 use crate::pg::clock::{milliseconds, now};
 use crate::pg::guc::set_default;
-use crate::pg::privileges;
-use crate::pg::spi::{self, Access};
-use crate::pg::version;
+use crate::pg::{activity, advisory_lock, backend, background_worker, version};
 use crate::settings;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -136,12 +131,6 @@ enum Look {
     },
 }
 
-#[derive(Clone)]
-struct Role {
-    oid: pg_sys::Oid,
-    name: String,
-}
-
 fn look() -> Look {
     let Some(extension) = Extension::find() else { return Look::Nothing(Found::Absent) };
     if backend::is_in_recovery() || backend::is_read_only() {
@@ -151,46 +140,6 @@ fn look() -> Look {
     } else {
         Look::Cache { roles: roles(&extension), logger: owner_of(&extension, RUNS) }
     }
-}
-
-/// The role that acts in each step.
-fn roles(extension: &Extension) -> Result<Vec<Role>, String> {
-    let wanted = settings::MAINTENANCE_ROLE.get().filter(|name| !name.is_empty());
-    let Some(wanted) = wanted else {
-        let role_of =
-            |step: &Step| step.owner_of.map_or_else(transaction::own_role, |table| owner_of(extension, table));
-        return Ok(STEPS.iter().map(|step| named(role_of(step))).collect());
-    };
-    let name = wanted.to_string_lossy().into_owned();
-    let Some(oid) = privileges::find_role(&wanted) else {
-        return Err(format!("role \"{name}\", which infinite_pages_cache.maintenance_role names, does not exist"));
-    };
-    if !privileges::role_has_rights_of(oid, owner_of(extension, CACHE)) {
-        return Err(format!(
-            "role \"{name}\", which infinite_pages_cache.maintenance_role names, must be owner of table {}.{CACHE}, \
-             or a member of its owner",
-            extension.schema
-        ));
-    }
-    Ok(vec![Role { oid, name }; STEPS.len()])
-}
-
-/// The owner of a table, which is not locked for it: if somebody has it locked, that is for the steps to find
-/// out.
-fn owner_of(extension: &Extension, table: &str) -> pg_sys::Oid {
-    spi::run(
-        Access::ReadLatest,
-        "SELECT relowner FROM pg_class WHERE oid = $1",
-        &[extension.table(table).into()],
-        |rows| {
-            if rows.count() > 0 { rows.get(0, 1) } else { None }
-        },
-    )
-    .unwrap_or_else(|| panic!("table {}.{table} is gone", extension.schema))
-}
-
-fn named(oid: pg_sys::Oid) -> Role {
-    Role { oid, name: privileges::name_of(oid) }
 }
 
 /// The steps that are neither left out nor to be tried later; `None` when the database is not known any more.
