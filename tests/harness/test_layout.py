@@ -32,6 +32,12 @@ def test_no_module_imports_from_a_suite():
     assert len(FILES) > 90 and found == []
 
 
+def test_the_readme_names_each_folder():
+    readme = (TESTS / "README.md").read_text()
+    folders = [path.name for path in TESTS.iterdir() if path.is_dir() and path.name[0] not in "._"]
+    assert [folder for folder in folders if f"`{folder}/`" not in readme] == []
+
+
 def test_names_of_suites_are_unique():
     """pytest imports a suite by its name alone."""
     names = [path.name for path in FILES if path.name.startswith("test_")]
