@@ -133,7 +133,7 @@ impl AtCommit for Change {
 
     fn committed(self) {
         match self {
-            Self::Stored(positions) => ring::drained(&positions),
+            Self::Stored(positions) => ring::remove_stored(&positions),
             Self::ForgetUser(user_id) => ring::forget(|body| is_of(body, &user_id)),
         }
     }

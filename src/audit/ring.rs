@@ -216,7 +216,7 @@ pub fn read(from: u64) -> Records {
 
 /// Removes records that have been stored. Those that have given way meanwhile were counted as lost, and are
 /// not.
-pub fn drained(positions: &[u64]) {
+pub fn remove_stored(positions: &[u64]) {
     let given_way = RING.exclusive(|ends, bytes| {
         let mut ring = RingMut { ends, bytes };
         let first = ring.ends.first;

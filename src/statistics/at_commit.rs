@@ -123,8 +123,8 @@ impl AtCommit for Change {
     fn committed(self) {
         match self {
             Self::Count(slot, count, number) => counters::slot(slot).add(count, number),
-            Self::CountersStored(slot, values) => counters::drained(slot, &values),
-            Self::HitsStored(hits) => hits::drained(&hits),
+            Self::CountersStored(slot, values) => counters::note_stored(slot, &values),
+            Self::HitsStored(hits) => hits::take_stored(&hits),
             Self::Removed(entries) => entries.iter().for_each(hits::forget),
             Self::ForgetUser(user_id) => hits::forget_user(&user_id),
         }

@@ -63,7 +63,7 @@ plain! {
     pub struct Slot {
         now: [AtomicU64; COUNTERS],
         /// What of it has been stored in the roll-up.
-        drained: [AtomicU64; COUNTERS],
+        stored: [AtomicU64; COUNTERS],
     }
 }
 
@@ -275,7 +275,7 @@ pub fn all(stored: impl Fn(u32) -> Option<Values>) -> Vec<Counted> {
             let slot = slot(number);
             let now = slot.values();
             let stored =
-                stored(number).unwrap_or_else(|| std::array::from_fn(|counter| slot.drained[counter].load(Relaxed)));
+                stored(number).unwrap_or_else(|| std::array::from_fn(|counter| slot.stored[counter].load(Relaxed)));
             let pending = std::array::from_fn(|counter| now[counter].saturating_sub(stored[counter]));
             Counted { number, content_type: name_of(number), now, pending }
         })
@@ -290,8 +290,8 @@ pub fn histogram(values: &Values, number: usize) -> Vec<i64> {
 }
 
 /// Notes that counters have been stored up to these values.
-pub fn drained(number: u32, values: &Values) {
-    for (counter, value) in slot(number).drained.iter().zip(values) {
+pub fn note_stored(number: u32, values: &Values) {
+    for (counter, value) in slot(number).stored.iter().zip(values) {
         counter.store(*value, Relaxed);
     }
 }
@@ -304,7 +304,7 @@ pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
                 tag.store(0, Relaxed);
                 next_generation();
                 *key = Key::zeroed();
-                slot.now.iter().chain(&slot.drained).for_each(|counter| counter.store(0, Relaxed));
+                slot.now.iter().chain(&slot.stored).for_each(|counter| counter.store(0, Relaxed));
             }
         }
     });

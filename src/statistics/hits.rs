@@ -273,7 +273,7 @@ fn regions() -> impl Iterator<Item = Region<Slot>> {
 }
 
 /// Takes hits away that have been stored, or whose entry is gone. Those counted since stay.
-pub fn drained(stored: &[Hits]) {
+pub fn take_stored(stored: &[Hits]) {
     let database = database();
     for hits in stored {
         let (number, start) = position(database, &hits.entry.user_id, &hits.entry.digest);

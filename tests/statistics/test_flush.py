@@ -1,4 +1,4 @@
-"""Draining: what was counted gets into the rows, each hit once, and nobody waits for it."""
+"""Flush: what was counted gets into the rows, each hit once, and nobody waits for it."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""What maintenance does for statistics: summaries of a large cache, draining by the worker, old hours."""
+"""What maintenance does for statistics: summaries of a large cache, flush by the worker, old hours."""
 
 import random
 import time

@@ -19,7 +19,7 @@ def run(options):
         found = {name: [] for name in actions}
         for turn in range(ROUNDS):
             for name in list(actions)[:: -1 if turn % 2 else 1]:
-                progress(f"draining: {name}, {turn + 1} of {ROUNDS} …")
+                progress(f"flush: {name}, {turn + 1} of {ROUNDS} …")
                 found[name].append(measured(one, actions[name], chosen(options.entries, f"{name} {turn}")))
         columns = ("seconds", "rows/s", "WAL, bytes/row", "HOT, %")
         rows = []
