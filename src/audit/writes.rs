@@ -67,7 +67,7 @@ pub fn record(action: &str, events: &[Event]) {
                 plan,
                 |schema| {
                     format!(
-                        "INSERT INTO {schema}.cache_audit_log \
+                        "INSERT INTO {schema}.{AUDIT_LOG} \
                              (user_id, cache_key, content_type, action, user_agent, ip_address, role{acting_column}) \
                          SELECT $1, $2, $3, $4, $5, inet_client_addr(), pg_get_userbyid($6){acting_value}"
                     )

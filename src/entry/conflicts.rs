@@ -5,7 +5,7 @@ use super::index_scan::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
 use crate::access::tenant;
 use crate::address::{Address, matching};
-use crate::extension::{Extension, saved_plan};
+use crate::extension::{CACHE, Extension, saved_plan};
 use crate::pg::other_transaction::Other;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::spi::{Access, Rows};
@@ -71,9 +71,7 @@ fn look(address: &Address) -> (Found, Option<Other>) {
 
 /// The versions of [`Found`], as a statement tells them.
 pub fn versions_by_statement(address: &Address) -> Vec<i64> {
-    let sql = |schema: &str| {
-        format!("SELECT created_at FROM {schema}.infinite_pages_cache_partitioned WHERE {}", matching(schema))
-    };
+    let sql = |schema: &str| format!("SELECT created_at FROM {schema}.{CACHE} WHERE {}", matching(schema));
     saved_plan::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
         let moment = |rows: &Rows, row| rows.get::<TimestampWithTimeZone>(row, 1).expect("it is NOT NULL").into();
         rows.map(moment)

@@ -1,7 +1,7 @@
 //! Content policies: what applies to a type of content where a call does not say.
 
 use crate::address::EVERY_OTHER_TYPE;
-use crate::extension::saved_plan;
+use crate::extension::{POLICIES, saved_plan};
 use crate::pg::spi::{self, Access};
 use crate::ttl;
 use pgrx::datum::{AnyNumeric, Interval};
@@ -29,9 +29,7 @@ impl Policy {
 
     fn stored(content_type: &[u8]) -> Option<Self> {
         let sql = |schema: &str| {
-            format!(
-                "SELECT ttl, token_cost, priority_tier FROM {schema}.cache_content_policies WHERE content_type = $1"
-            )
+            format!("SELECT ttl, token_cost, priority_tier FROM {schema}.{POLICIES} WHERE content_type = $1")
         };
         saved_plan::run(Access::Read, "policy", sql, &[spi::text(content_type)], |rows| {
             (rows.count() > 0).then(|| Self {

@@ -88,7 +88,7 @@ fn cache_forget_user(
 fn kept() -> ! {
     Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "the user's entries cannot all be deleted")
         .detail("A row security policy, or a trigger, keeps some of them from being deleted.")
-        .hint("Call it as the owner of infinite_pages_cache_partitioned, or look at the table's policies and triggers.")
+        .hint(format!("Call it as the owner of {CACHE}, or look at the table's policies and triggers."))
         .raise()
 }
 

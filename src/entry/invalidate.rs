@@ -4,7 +4,7 @@ use crate::address::{Address, digest_of, matching, same_entry};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::audit::writes::{self, Event};
 use crate::error::{Refusal, shown};
-use crate::extension::saved_plan;
+use crate::extension::{CACHE, saved_plan};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access};
 use crate::statistics;
@@ -80,7 +80,7 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         lock,
         |schema| {
             format!(
-                "SELECT FROM {schema}.infinite_pages_cache_partitioned WHERE {} \
+                "SELECT FROM {schema}.{CACHE} WHERE {} \
                  ORDER BY user_id, {schema}.cache_entry_digest(content_type, cache_key), created_at FOR UPDATE",
                 condition(schema)
             )
@@ -92,7 +92,7 @@ fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> 
         Access::Write,
         action,
         |schema| {
-            let cache = format!("{schema}.infinite_pages_cache_partitioned");
+            let cache = format!("{schema}.{CACHE}");
             format!(
                 "WITH gone AS (DELETE FROM {cache} WHERE {} RETURNING user_id, content_type, cache_key, created_at, id), \
                  superseded AS ( \

@@ -5,7 +5,7 @@ use crate::address::{Address, matching};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::audit::reads;
 use crate::error::Refusal;
-use crate::extension::saved_plan;
+use crate::extension::{CACHE, saved_plan};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::memory::Memory;
 use crate::pg::spi::{self, Access, Rows};
@@ -89,7 +89,7 @@ fn newest_by_statement<'a>(address: &Address, memory: Memory<'a>) -> Option<Vers
         format!(
             "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END, \
                     {MILLIONTHS}, id \
-             FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
+             FROM {schema}.{CACHE} WHERE {} ORDER BY created_at DESC LIMIT 1",
             matching(schema)
         )
     };
@@ -120,7 +120,7 @@ fn get(call: Call, user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key
                     coalesce(hit_count, 0)::bigint, \
                     trim_scale(token_cost::numeric), priority_tier::integer, story_id, foundation_dependency::text, \
                     expires_at > clock_timestamp(), {MILLIONTHS} \
-             FROM {schema}.infinite_pages_cache_partitioned WHERE {} ORDER BY created_at DESC LIMIT 1",
+             FROM {schema}.{CACHE} WHERE {} ORDER BY created_at DESC LIMIT 1",
             matching(schema)
         )
     };
@@ -204,7 +204,7 @@ fn newest_of_each_by_statement<'a>(
              LEFT JOIN LATERAL ( \
                  SELECT CASE WHEN c.expires_at > clock_timestamp() THEN c.content END AS content, true AS found, \
                         {MILLIONTHS} AS cost, c.id \
-                 FROM {schema}.infinite_pages_cache_partitioned c \
+                 FROM {schema}.{CACHE} c \
                  WHERE c.user_id = $1 AND c.content_type = $2 AND c.cache_key = k.cache_key \
                    AND {schema}.cache_entry_digest(c.content_type, c.cache_key) = {schema}.cache_entry_digest($2, k.cache_key) \
                  ORDER BY c.created_at DESC LIMIT 1) e ON true \

@@ -7,7 +7,7 @@ use crate::address::{Address, digest_of};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::audit::reads;
 use crate::error::{Refusal, shown};
-use crate::extension::saved_plan;
+use crate::extension::{CACHE, saved_plan};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::spi::{self, Access, Rows};
 use crate::pg::srf::{Call, Stored, set_returning};
@@ -37,11 +37,11 @@ fn statement(schema: &str) -> String {
              SELECT id, cache_key::text, content, metadata, reuse_score, created_at, expires_at, \
                     token_cost::numeric, priority_tier::integer, story_id, foundation_dependency::text, \
                     coalesce(hit_count, 0)::bigint AS hit_count \
-             FROM {schema}.infinite_pages_cache_partitioned \
+             FROM {schema}.{CACHE} \
              WHERE user_id = $1 AND content_type = $2 AND coalesce(metadata, '{{}}') @> $3 AND expires_at > clock_timestamp() \
              ORDER BY reuse_score DESC NULLS LAST, created_at DESC, id OFFSET 0) b \
          WHERE NOT EXISTS ( \
-             SELECT FROM {schema}.infinite_pages_cache_partitioned n \
+             SELECT FROM {schema}.{CACHE} n \
              WHERE n.user_id = $1 AND n.content_type = $2 AND n.cache_key = b.cache_key \
                AND {schema}.cache_entry_digest(n.content_type, n.cache_key) = {schema}.cache_entry_digest($2, b.cache_key) \
                AND n.created_at > b.created_at OFFSET 0) \

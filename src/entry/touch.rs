@@ -7,7 +7,7 @@ use super::write_rights::may_see;
 use crate::address::{Address, matching};
 use crate::arguments::or_raise;
 use crate::audit::writes::{self, Event};
-use crate::extension::saved_plan;
+use crate::extension::{CACHE, saved_plan};
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::clock;
 use crate::pg::spi::{self, Access};
@@ -66,9 +66,9 @@ fn extend(key: &Locked, lifetime: i64) -> Option<TimestampWithTimeZone> {
         |schema| {
             // The newest version is the entry; an older one is not brought back to life.
             format!(
-                "UPDATE {schema}.infinite_pages_cache_partitioned SET expires_at = $5 \
+                "UPDATE {schema}.{CACHE} SET expires_at = $5 \
                  WHERE {0} AND expires_at OPERATOR(pg_catalog.>) $6 AND created_at OPERATOR(pg_catalog.=) \
-                     (SELECT pg_catalog.max(created_at) FROM {schema}.infinite_pages_cache_partitioned WHERE {0}) \
+                     (SELECT pg_catalog.max(created_at) FROM {schema}.{CACHE} WHERE {0}) \
                  RETURNING expires_at",
                 matching(schema)
             )

@@ -7,7 +7,7 @@ use crate::access::tenant;
 use crate::address::matching;
 use crate::calendar::Month;
 use crate::error::Refusal;
-use crate::extension::saved_plan;
+use crate::extension::{CACHE, saved_plan};
 use crate::pg::spi::{self, Access, Rows};
 use crate::pg::{privileges, subtransaction};
 use crate::statistics::tokens::{MILLIONTHS, Tokens};
@@ -58,7 +58,7 @@ pub fn update(key: &Locked, new: &NewVersion, month: Month) -> Option<Written> {
             .map(|(column, number)| format!("{} = {}", column.name, column.expression(number)))
             .collect();
         format!(
-            "UPDATE {schema}.infinite_pages_cache_partitioned SET {} \
+            "UPDATE {schema}.{CACHE} SET {} \
              WHERE {} AND created_at >= ${start} AND created_at < ${end} RETURNING id, {MILLIONTHS}",
             assignments.join(", "),
             matching(schema)
@@ -79,7 +79,7 @@ pub fn insert(key: &Locked, new: &NewVersion, on_conflict: OnConflict) -> Option
             columns::inserted().zip(FIRST..).map(|(column, number)| column.expression(number)).collect();
         // The digest, $2, is in no column.
         format!(
-            "INSERT INTO {schema}.infinite_pages_cache_partitioned (user_id, content_type, cache_key, {}) \
+            "INSERT INTO {schema}.{CACHE} (user_id, content_type, cache_key, {}) \
              VALUES ($1, $3, $4, {}) {clause} RETURNING id, {MILLIONTHS}",
             names.join(", "),
             values.join(", ")
@@ -95,7 +95,7 @@ pub fn remove_others(key: &Locked, month: Month) -> (Option<Moved>, usize) {
     args.extend([spi::timestamptz(month.start()), spi::timestamptz(month.end())]);
     let sql = |schema: &str| {
         format!(
-            "DELETE FROM {schema}.infinite_pages_cache_partitioned \
+            "DELETE FROM {schema}.{CACHE} \
              WHERE {} AND (created_at < $5 OR created_at >= $6) \
              RETURNING created_at, id, hit_count::bigint, adaptation_count::bigint, token_cost_saved::bigint, access_frequency::integer",
             matching(schema)

@@ -9,6 +9,7 @@ use super::write_statements::{OnConflict, Written, insert, remove_others, update
 use crate::address::Address;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
+use crate::extension::CACHE;
 use crate::partition::create;
 use crate::pg::relation::is_of_this_transaction;
 use crate::pg::spi;
@@ -119,7 +120,7 @@ impl Moment {
 fn kept_out() -> ! {
     Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "the entry cannot be written")
         .detail("A restrictive row security policy, or a trigger, keeps its row from being inserted or updated.")
-        .hint("Look at the policies and triggers of infinite_pages_cache_partitioned.")
+        .hint(format!("Look at the policies and triggers of {CACHE}."))
         .raise()
 }
 

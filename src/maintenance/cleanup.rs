@@ -103,7 +103,7 @@ fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i6
         Access::Write,
         "cleanup",
         |schema| {
-            let cache = format!("{schema}.infinite_pages_cache_partitioned");
+            let cache = format!("{schema}.{CACHE}");
             // A subquery for each row, which uses the index: the planner would turn NOT EXISTS into a join with whole
             // partitions.
             format!(

@@ -48,9 +48,9 @@ fn over_limit(extension: &Extension) -> Vec<Excess> {
     let sql = format!(
         "SELECT c.user_id, c.content_type::text, coalesce(p.max_entries, d.max_entries)::bigint \
          FROM (SELECT user_id, content_type, count(*) AS entries \
-               FROM {schema}.infinite_pages_cache_partitioned GROUP BY 1, 2) c \
-         LEFT JOIN {schema}.cache_content_policies p ON p.content_type = c.content_type \
-         LEFT JOIN {schema}.cache_content_policies d ON d.content_type = '*' AND p.content_type IS NULL \
+               FROM {schema}.{CACHE} GROUP BY 1, 2) c \
+         LEFT JOIN {schema}.{POLICIES} p ON p.content_type = c.content_type \
+         LEFT JOIN {schema}.{POLICIES} d ON d.content_type = '*' AND p.content_type IS NULL \
          WHERE c.entries > coalesce(p.max_entries, d.max_entries) ORDER BY 1, 2"
     );
     spi::run(Access::ReadLatest, &sql, &[], |rows| {
@@ -71,7 +71,7 @@ fn evict_batch(extension: &Extension, excess: &Excess) -> i64 {
         Access::Write,
         "enforce limits",
         |schema| {
-            let cache = format!("{schema}.infinite_pages_cache_partitioned");
+            let cache = format!("{schema}.{CACHE}");
             format!(
                 "WITH least AS ( \
                      SELECT user_id, content_type, cache_key FROM {cache} WHERE user_id = $1 AND content_type = $2 \

@@ -101,7 +101,7 @@ pub fn dead_months(extension: &Extension) -> Vec<Partition> {
 fn hides_live_entries(extension: &Extension, partition: &Partition) -> bool {
     let schema = &extension.schema;
     let sql = format!(
-        "SELECT FROM {schema}.infinite_pages_cache_partitioned n JOIN {schema}.infinite_pages_cache_partitioned o ON {} \
+        "SELECT FROM {schema}.{CACHE} n JOIN {schema}.{CACHE} o ON {} \
          WHERE n.created_at >= $1 AND n.created_at < $2 AND o.created_at < $1 AND o.expires_at > $3 LIMIT 1",
         same_entry(schema, "o", "n")
     );
@@ -244,7 +244,7 @@ fn live_entries(extension: &Extension, partition: &Partition) -> i64 {
 
 fn query_live(extension: &Extension, partition: &Partition, select: &str, order: &str) -> Option<i64> {
     let sql = format!(
-        "{select} {}.infinite_pages_cache_partitioned \
+        "{select} {}.{CACHE} \
          WHERE created_at >= $1 AND created_at < $2 AND expires_at > $3 {order}",
         extension.schema
     );

@@ -131,7 +131,7 @@ fn read_listed() -> Option<HashMap<Vec<u8>, Tokens>> {
     // If there are more, not without the one for all others.
     let sql = |schema: &str| {
         format!(
-            "SELECT CAST(content_type AS pg_catalog.text), {MILLIONTHS} FROM {schema}.cache_content_policies \
+            "SELECT CAST(content_type AS pg_catalog.text), {MILLIONTHS} FROM {schema}.{POLICIES} \
              ORDER BY content_type OPERATOR(pg_catalog.<>) '*' LIMIT {LISTED}"
         )
     };
