@@ -1,6 +1,6 @@
 //! Lookups. They write nothing: no row, no WAL, no transaction id.
 
-use super::newest_version::{self, Version};
+use super::newest_version;
 use crate::address::{Address, matching};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::audit::reads;
@@ -39,44 +39,34 @@ fn cache_lookup<'fcx>(
     if !settings::ENABLED.get() {
         return None;
     }
-    let mut version = None;
-    if !newest_version::newest(&[&address], memory, |_, found| version = Some(found)) {
-        version = newest_by_statement(&address, memory);
+    let mut found = Found::Nothing;
+    if !newest_version::newest(&[&address], memory, |_, version| found = version) {
+        found = newest_by_statement(&address, memory);
     }
-    let counted_at = lookup.slot(address.content_type, version.is_some());
-    looked_up(&lookup, counted_at, &address, Found::of(version.as_ref()));
+    ends(&lookup, address.content_type, std::iter::once((&address, &found)));
+    found.content()
+}
+
+/// Audits and counts what a call has found of entries of one content type.
+fn ends<'a, Content: 'a>(
+    lookup: &statistics::Call,
+    content_type: &[u8],
+    found: impl Iterator<Item = (&'a Address<'a>, &'a Found<Content>)> + Clone,
+) {
+    let has_entries = found.clone().any(|(_, found)| !matches!(found, Found::Nothing));
+    let counted_at = lookup.slot(content_type, has_entries);
+    for (address, found) in found {
+        reads::record(address, found.is_live());
+        lookup.looked_up(counted_at, address, found);
+    }
     lookup.ends(counted_at);
-    content_of(version)
-}
-
-/// Audits one lookup, and counts it.
-fn looked_up(lookup: &statistics::Call, counted_at: Option<u32>, address: &Address, found: Found) {
-    reads::record(address, matches!(found, Found::Live(_)));
-    lookup.looked_up(counted_at, address, found);
-}
-
-fn content_of(version: Option<Version<'_>>) -> Option<RawJsonb<'_>> {
-    match version {
-        Some(Version::Live(content, _)) => Some(content),
-        _ => None,
-    }
-}
-
-impl Found {
-    fn of(version: Option<&Version>) -> Self {
-        match version {
-            None => Self::Nothing,
-            Some(Version::Expired) => Self::Expired,
-            Some(Version::Live(_, hit)) => Self::Live(*hit),
-        }
-    }
 }
 
 /// The newest version in a row of a statement that has its content, if it is live, its cost in millionths, and its id.
-fn version<'a>(rows: &Rows, row: u64, (content, cost, id): (i32, i32, i32), memory: Memory<'a>) -> Version<'a> {
+fn version<'a>(rows: &Rows, row: u64, (content, cost, id): (i32, i32, i32), memory: Memory<'a>) -> Found<RawJsonb<'a>> {
     match rows.jsonb(row, content, memory) {
-        Some(content) => Version::Live(content, hit(rows, row, cost, id)),
-        None => Version::Expired,
+        Some(content) => Found::Live(content, hit(rows, row, cost, id)),
+        None => Found::Expired,
     }
 }
 
@@ -84,7 +74,7 @@ fn hit(rows: &Rows, row: u64, cost: i32, id: i32) -> Hit {
     Hit { id: rows.uuid(row, id), cost: rows.get(row, cost).map(Tokens::of_cost) }
 }
 
-fn newest_by_statement<'a>(address: &Address, memory: Memory<'a>) -> Option<Version<'a>> {
+fn newest_by_statement<'a>(address: &Address, memory: Memory<'a>) -> Found<RawJsonb<'a>> {
     let sql = |schema: &str| {
         format!(
             "SELECT CASE WHEN expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN content END, \
@@ -94,7 +84,7 @@ fn newest_by_statement<'a>(address: &Address, memory: Memory<'a>) -> Option<Vers
         )
     };
     saved_plan::run(Access::Read, "lookup", sql, &address.args(), |rows| {
-        (rows.count() > 0).then(|| version(rows, 0, (1, 2, 3), memory))
+        if rows.count() > 0 { version(rows, 0, (1, 2, 3), memory) } else { Found::Nothing }
     })
 }
 
@@ -134,14 +124,12 @@ fn get(call: Call, user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key
             }
             found = match rows.count() {
                 0 => Found::Nothing,
-                _ if live => Found::Live(hit(rows, 0, 13, 1)),
+                _ if live => Found::Live((), hit(rows, 0, 13, 1)),
                 _ => Found::Expired,
             };
         });
     });
-    let counted_at = lookup.slot(address.content_type, found != Found::Nothing);
-    looked_up(&lookup, counted_at, &address, found);
-    lookup.ends(counted_at);
+    ends(&lookup, address.content_type, std::iter::once((&address, &found)));
     stored
 }
 
@@ -169,24 +157,20 @@ fn lookup_many(
     };
     let addresses: Vec<Address> = keys.iter().enumerate().map(address).collect();
     // With the cache off the keys are answered, each as a miss.
-    let mut versions: Vec<Option<Version>> = addresses.iter().map(|_| None).collect();
+    let mut found: Vec<Found<RawJsonb>> = addresses.iter().map(|_| Found::Nothing).collect();
     if settings::ENABLED.get() {
         let mut order: Vec<usize> = (0..addresses.len()).collect();
         order.sort_unstable_by_key(|&number| addresses[number].digest.as_bytes());
         let ordered: Vec<&Address> = order.iter().map(|&number| &addresses[number]).collect();
-        if !newest_version::newest(&ordered, call.memory(), |number, version| versions[order[number]] = Some(version)) {
+        if !newest_version::newest(&ordered, call.memory(), |number, version| found[order[number]] = version) {
             let keys = spi::texts(addresses.iter().map(|address| address.cache_key));
-            versions = newest_of_each_by_statement(user_id, content_type, keys, call.memory());
+            found = newest_of_each_by_statement(user_id, content_type, keys, call.memory());
         }
-        let counted_at = lookup.slot(content_type, versions.iter().any(Option::is_some));
-        for (address, version) in addresses.iter().zip(&versions) {
-            looked_up(&lookup, counted_at, address, Found::of(version.as_ref()));
-        }
-        lookup.ends(counted_at);
+        ends(&lookup, content_type, addresses.iter().zip(&found));
     }
     call.values(|deliver| {
-        for (address, version) in addresses.iter().zip(versions) {
-            deliver([spi::text(address.cache_key), content_of(version).into()]);
+        for (address, found) in addresses.iter().zip(found) {
+            deliver([spi::text(address.cache_key), found.content().into()]);
         }
     })
 }
@@ -197,7 +181,7 @@ fn newest_of_each_by_statement<'a>(
     content_type: &[u8],
     keys: DatumWithOid,
     memory: Memory<'a>,
-) -> Vec<Option<Version<'a>>> {
+) -> Vec<Found<RawJsonb<'a>>> {
     let sql = |schema: &str| {
         format!(
             "SELECT e.found, e.content, e.cost, e.id FROM unnest($3) WITH ORDINALITY AS k (cache_key, n) \
@@ -213,6 +197,6 @@ fn newest_of_each_by_statement<'a>(
     };
     let args = [user_id.into(), spi::text(content_type), keys];
     saved_plan::run(Access::Read, "lookup many", sql, &args, |rows| {
-        rows.map(|rows, row| (!rows.is_null(row, 1)).then(|| version(rows, row, (2, 3, 4), memory)))
+        rows.map(|rows, row| if rows.is_null(row, 1) { Found::Nothing } else { version(rows, row, (2, 3, 4), memory) })
     })
 }

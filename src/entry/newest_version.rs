@@ -10,20 +10,17 @@ use crate::pg::clock;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::memory::Memory;
 use crate::pg::snapshot::with_active;
-use crate::statistics::Hit;
 use crate::statistics::tokens::Tokens;
+use crate::statistics::{Found, Hit};
 use std::cell::Cell;
 
-/// The newest version of an entry.
-pub enum Version<'a> {
-    /// Its content, copied, and what is counted of it.
-    Live(RawJsonb<'a>, Hit),
-    Expired,
-}
-
-/// Finds the newest version of each entry: hands the number of its address, and the version, to `found`. Fastest
+/// Finds the newest version of each entry that has one: hands the number of its address, and the version, to `found`. Fastest
 /// in the order of users and digests. Returns whether it could; if not, a statement has to find the way.
-pub fn newest<'a>(addresses: &[&Address], memory: Memory<'a>, mut found: impl FnMut(usize, Version<'a>)) -> bool {
+pub fn newest<'a>(
+    addresses: &[&Address],
+    memory: Memory<'a>,
+    mut found: impl FnMut(usize, Found<RawJsonb<'a>>),
+) -> bool {
     let mut missing: Vec<usize> = (0..addresses.len()).collect();
     // Whose entries the caller may see, where it is not all.
     let only = Cell::new(None);
@@ -61,12 +58,12 @@ pub fn newest<'a>(addresses: &[&Address], memory: Memory<'a>, mut found: impl Fn
     entries.is_some()
 }
 
-fn version<'a>(row: &Row, memory: Memory<'a>) -> Version<'a> {
+fn version<'a>(row: &Row, memory: Memory<'a>) -> Found<RawJsonb<'a>> {
     let columns = row.columns.values.expect("a walk has no partitions without them");
     if row.row.timestamptz(columns.expires_at).is_none_or(|moment| moment <= clock::now()) {
-        return Version::Expired;
+        return Found::Expired;
     }
-    let Some(content) = row.row.jsonb(columns.content, memory) else { return Version::Expired };
+    let Some(content) = row.row.jsonb(columns.content, memory) else { return Found::Expired };
     let cost = row.row.numeric(columns.token_cost).map(Tokens::of_double);
-    Version::Live(content, Hit { id: row.row.uuid(columns.id), cost })
+    Found::Live(content, Hit { id: row.row.uuid(columns.id), cost })
 }

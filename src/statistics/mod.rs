@@ -32,13 +32,25 @@ pub struct Hit {
     pub cost: Option<Tokens>,
 }
 
-/// What a lookup found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    Live(Hit),
-    /// One that has expired.
+/// What a lookup has found of an entry: its newest version, if there is one.
+pub enum Found<Content> {
+    Live(Content, Hit),
     Expired,
     Nothing,
+}
+
+impl<Content> Found<Content> {
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Live(..))
+    }
+
+    /// The content of a live entry.
+    pub fn content(self) -> Option<Content> {
+        match self {
+            Self::Live(content, _) => Some(content),
+            Self::Expired | Self::Nothing => None,
+        }
+    }
 }
 
 /// A call by a client, from its beginning.
@@ -59,11 +71,11 @@ impl Call {
     }
 
     /// Counts one lookup.
-    pub fn looked_up(&self, counted_at: Option<u32>, address: &Address, found: Found) {
+    pub fn looked_up<Content>(&self, counted_at: Option<u32>, address: &Address, found: &Found<Content>) {
         let Some(number) = counted_at else { return };
         let slot = slot(number);
         match found {
-            Found::Live(hit) => {
+            Found::Live(_, hit) => {
                 // Who inserts into the table does not say the cost: that of the content policy counts.
                 let cost = hit.cost.unwrap_or_else(|| content_types::cost_of(address.content_type));
                 let entry = hits::Entry { user_id: address.user_id, digest: address.digest, id: hit.id };
