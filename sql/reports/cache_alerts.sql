@@ -44,11 +44,9 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     FROM pg_inherits WHERE inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
     UNION ALL
     SELECT 5, 'critical', 'partitions ready after the current month, fewer than 1',
-           count(*) FILTER (WHERE substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz
-                                  > clock_timestamp()), 1, false,
+           count(*) FILTER (WHERE starts > clock_timestamp()), 1, false,
            'Look at cache_maintenance_status; or run cache_run_maintenance(), or create_monthly_cache_partition() for the coming month.'
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
+    FROM @partitions@ p WHERE parent = '@extschema@.infinite_pages_cache_partitioned'::regclass
     UNION ALL
     SELECT 6, 'critical', 'minutes since the last run of maintenance by the worker, when one is overdue',
            CASE WHEN worker = 'overdue'

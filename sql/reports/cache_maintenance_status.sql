@@ -25,7 +25,6 @@ SELECT $1,
        greatest($3, (SELECT run_at FROM back WHERE failed_at IS NULL)),
        CASE WHEN $1 IN ('on', 'overdue') THEN coalesce($4, statement_timestamp()) END,
        $5, @last_error@,
-       (SELECT count(*)::integer FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
-          AND substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz > clock_timestamp()),
+       (SELECT count(*)::integer FROM @partitions@ p
+        WHERE parent = '@extschema@.infinite_pages_cache_partitioned'::regclass AND starts > clock_timestamp()),
        $7

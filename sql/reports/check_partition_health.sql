@@ -1,9 +1,6 @@
 WITH partition AS (
-    SELECT c.relname::text AS name, c.oid, c.relrowsecurity,
-           substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz AS starts,
-           substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([^'']+)''\)')::timestamptz AS ends
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
+    SELECT relname::text AS name, oid, relrowsecurity, starts, ends FROM @partitions@ p
+    WHERE parent = '@extschema@.infinite_pages_cache_partitioned'::regclass
 ),
 finding AS (
     SELECT name, starts, 'row security is off' AS detail,

@@ -1,10 +1,7 @@
 WITH partition AS (
-    SELECT n.nspname, c.relname, c.oid, c.reltuples,
-           substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']+)''\)')::timestamptz AS starts
-    FROM pg_inherits i
-    JOIN pg_class c ON c.oid = i.inhrelid
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE i.inhparent = '@extschema@.infinite_pages_cache_partitioned'::regclass
+    SELECT n.nspname, p.relname, p.oid, p.reltuples, p.starts
+    FROM @partitions@ p JOIN pg_namespace n ON n.oid = p.relnamespace
+    WHERE p.parent = '@extschema@.infinite_pages_cache_partitioned'::regclass
 ),
 entries AS (
     SELECT partition_name, sum(entries)::bigint AS entries, sum(expired_entries)::bigint AS expired

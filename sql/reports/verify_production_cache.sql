@@ -12,8 +12,7 @@ cache AS (
     SELECT oid FROM found WHERE name = 'infinite_pages_cache_partitioned' AND oid IS NOT NULL
 ),
 partition AS (
-    SELECT c.oid, c.relname, pg_get_expr(c.relpartbound, c.oid) AS bounds
-    FROM cache JOIN pg_inherits i ON i.inhparent = cache.oid JOIN pg_class c ON c.oid = i.inhrelid
+    SELECT p.* FROM cache JOIN @partitions@ p ON p.parent = cache.oid
 ),
 -- Partitions of every table, and their partitions.
 below (oid) AS (
@@ -84,15 +83,13 @@ SELECT * FROM (
     FROM cache LEFT JOIN pg_policy p ON p.polrelid = cache.oid
          AND p.polname IN ('tenant_isolation_cache_access', 'analytics_readonly_access', 'admin_maintenance_access')
     UNION ALL
-    SELECT 'the current month has a partition', coalesce(bool_or(
-               substring(bounds FROM 'FROM \(''([^'']+)''\)')::timestamptz <= clock_timestamp()
-               AND substring(bounds FROM 'TO \(''([^'']+)''\)')::timestamptz > clock_timestamp()), false),
+    SELECT 'the current month has a partition', coalesce(bool_or(starts <= clock_timestamp() AND ends > clock_timestamp()), false),
            count(*) || ' partitions in all', 'Keep the worker running, or run cache_run_maintenance() on a schedule.'
     FROM partition
     UNION ALL
     SELECT 'coming months have partitions', count(*) >= 1, count(*) || ' months ahead',
            CASE WHEN count(*) < 1 THEN 'Run SELECT @extschema@.cache_run_maintenance();' END
-    FROM partition WHERE substring(bounds FROM 'FROM \(''([^'']+)''\)')::timestamptz > clock_timestamp()
+    FROM partition WHERE starts > clock_timestamp()
     UNION ALL
     SELECT 'each partition has its entry index', count(*) = 0,
            coalesce('without one: ' || string_agg(relname::text, ', '), 'all have one'),
@@ -115,7 +112,7 @@ SELECT * FROM (
     UNION ALL
     SELECT 'there is no DEFAULT partition', count(*) = 0, coalesce(string_agg(relname::text, ', '), 'none'),
            CASE WHEN count(*) > 0 THEN 'It blocks the creation of partitions. Move its rows and drop it.' END
-    FROM partition WHERE bounds = 'DEFAULT'
+    FROM partition WHERE is_default
     UNION ALL
     SELECT 'content is compressed with lz4', coalesce(bool_or(a.attcompression = 'l'), false) OR NOT bool_or(lz4.available),
            CASE WHEN bool_or(a.attcompression = 'l') THEN 'lz4'

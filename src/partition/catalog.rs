@@ -3,6 +3,11 @@
 use crate::pg::{invalidation, relation};
 use pgrx::pg_sys;
 
+/// The partitions of all tables with their bounds: a query, for reports, which join them with what else they read. It has to
+/// take the bounds from text. Lookups, upserts and maintenance call [`partitions_of`], which runs no statement, and sees a
+/// partition that was attached after the caller's snapshot.
+pub const PARTITIONS: &str = include_str!("../../sql/reports/partitions.sql");
+
 /// The partitions of the cache that have their entry index, as `indrelid`: a query.
 pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 

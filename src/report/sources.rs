@@ -2,7 +2,7 @@
 
 use crate::access::monitor;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS};
-use crate::partition::catalog::ENTRY_INDEXES;
+use crate::partition::catalog::{ENTRY_INDEXES, PARTITIONS};
 use crate::pg::spi::{self, Access};
 use crate::statistics::summary::{COUNT_BY_TYPE, COUNT_BY_USER, is_large};
 
@@ -24,11 +24,12 @@ const BY_TYPE_COLUMNS: &str = "partition_name text, content_type text, entries b
     high_priority_entries bigint, hits numeric, tokens_saved numeric, last_activity timestamptz, measured_at timestamptz";
 
 /// Puts sources into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
-/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@earliest_expiry@` and
+/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@earliest_expiry@`, `@partitions@` and
 /// `@entry_indexes@`.
 pub fn with_sources(extension: &Extension, query: &str) -> String {
     let mut query = query
         .replace("@recent_statistics@", &format!("({RECENT})"))
+        .replace("@partitions@", &format!("({PARTITIONS})"))
         .replace("@entry_indexes@", &format!("({ENTRY_INDEXES})"));
     for (name, table) in [("@entries_by_type@", BY_TYPE), ("@entries_by_user@", BY_USER)] {
         if query.contains(name) && serves(extension, table) {

@@ -74,16 +74,23 @@ pub fn counted() -> Vec<Counted> {
 /// The hits of one entry that its row does not show.
 pub fn pending_hits_of(entry: &Entry) -> u64 {
     let Some(counted) = hits::of(entry, false) else { return 0 };
-    let stored: u64 = stored_hits().iter().filter(|hits| hits.entry == *entry).map(|hits| hits.hits).sum();
+    let mut stored = 0;
+    for_each_stored(|hits| {
+        if hits.entry == *entry {
+            stored += hits.hits;
+        }
+    });
     counted.hits.saturating_sub(stored)
 }
 
 /// The hits of all entries that their rows do not show.
 pub fn pending_hits() -> Vec<Hits> {
     let mut pending = hits::all();
-    let stored = stored_hits();
+    let mut stored: HashMap<Entry, Hits> = HashMap::new();
+    for_each_stored(|hits| {
+        stored.insert(hits.entry, *hits);
+    });
     if !stored.is_empty() {
-        let stored: HashMap<_, _> = stored.iter().map(|hits| (hits.entry, hits)).collect();
         for hits in &mut pending {
             if let Some(stored) = stored.get(&hits.entry) {
                 hits.hits = hits.hits.saturating_sub(stored.hits);
@@ -95,17 +102,16 @@ pub fn pending_hits() -> Vec<Hits> {
     pending
 }
 
-fn stored_hits() -> Vec<Hits> {
-    let mut stored = Vec::new();
+/// Shows the hits that the transaction has stored, those of the last statement first.
+fn for_each_stored(mut look: impl FnMut(&Hits)) {
     CHANGES.with(|changes| {
         changes.find(|change| {
             if let Change::HitsStored(hits) = change {
-                stored.extend(hits);
+                hits.iter().for_each(&mut look);
             }
             None::<()>
         })
     });
-    stored
 }
 
 impl Change {

@@ -266,3 +266,20 @@ def test_archiving_moves_partitions_with_names_of_the_users_own(database, partit
                      "INSERT INTO cache_audit_log (action, \"timestamp\") VALUES ('upsert', '2020-01-15')")
     assert database.value("SELECT sum(audit_rows) FROM archive_audit_logs()") == 1
     assert database.value("SELECT count(*) FROM cache_audit_archive") == 1
+
+
+def test_partitions_of_other_tables_are_not_read_for_months(database):
+    """Whatever their bounds are, and however the planner gets to those of the cache."""
+    with database.connect() as connection:
+        connection.execute("CREATE TABLE numbers (n int) PARTITION BY RANGE (n); CREATE TABLE numbers_1 PARTITION OF numbers FOR VALUES FROM (1) TO (9);"
+                           "CREATE TABLE words (w text) PARTITION BY RANGE (w); CREATE TABLE words_1 PARTITION OF words FOR VALUES FROM ('a') TO ('b');"
+                           "CREATE TABLE days (d date) PARTITION BY LIST (d); CREATE TABLE days_1 PARTITION OF days FOR VALUES IN ('2027-01-01')")
+        ahead = "SELECT months_ahead FROM cache_maintenance_status()"
+        before = connection.execute(ahead).fetchone()
+        for settings in ("enable_nestloop = off", "enable_hashjoin = off", "enable_indexscan = off"):
+            connection.execute(f"SET {settings}")
+            assert connection.execute(ahead).fetchone() == before
+            assert connection.execute("SELECT * FROM check_partition_health() WHERE NOT ok").fetchall() == []
+            assert connection.execute("SELECT count(*) FROM verify_production_cache() WHERE name LIKE '%month%' AND NOT ok").fetchone() == (0,)
+            assert connection.execute("SELECT count(*) FROM cache_alerts WHERE rule LIKE 'partitions ready%' AND firing").fetchone() == (0,)
+            connection.execute("SELECT * FROM partition_health_metrics")
