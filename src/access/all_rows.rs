@@ -5,8 +5,8 @@ use super::row_security::{Use, Visible};
 use crate::error::Refusal;
 use crate::extension::{Extension, TABLES};
 use crate::pg::backend::{self, current_user};
-use crate::pg::privileges;
-use crate::pg::relation::{self, Relation, qualified_name, while_it_stays};
+use crate::pg::relation::{Relation, qualified_name, while_it_stays};
+use crate::pg::{privileges, table_lock};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 const CHANGES: [Use; 3] = [Use::Read, Use::Update, Use::Delete];
@@ -57,7 +57,7 @@ pub fn hidden_from_owners(extension: &Extension) -> Vec<&'static str> {
 fn check(table: pg_sys::Oid, uses: &[Use]) {
     let role = current_user();
     // Until the end of the transaction no other session can change the table's row security.
-    relation::lock_to_read(table);
+    table_lock::lock_to_read(table);
     if !may_all(table, role, uses) {
         refuse(table, role, uses);
     }

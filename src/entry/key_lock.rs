@@ -39,7 +39,7 @@ use crate::address::Address;
 use crate::extension::{CACHE, Extension, locks};
 use crate::partition::create;
 use crate::pg::advisory_lock::{self, Brief};
-use crate::pg::relation::lock_to_write;
+use crate::pg::table_lock::lock_to_write;
 use pgrx::{Uuid, pg_sys};
 use sha2::{Digest, Sha256};
 

@@ -47,12 +47,6 @@ pub fn find(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
     (relation != pg_sys::InvalidOid).then_some(relation)
 }
 
-/// Locks a table as SELECT does.
-pub fn lock_to_read(table: pg_sys::Oid) {
-    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
-    unsafe { pg_sys::LockRelationOid(table, LOCK) };
-}
-
 /// A column of a relation.
 #[derive(Clone, Copy)]
 pub struct Column {
@@ -267,12 +261,6 @@ fn gone(relation: pg_sys::Oid) -> ! {
         .detail("Somebody has dropped it meanwhile.")
         .hint("Try again.")
         .raise()
-}
-
-/// Locks a table as INSERT, UPDATE and DELETE do.
-pub fn lock_to_write(table: pg_sys::Oid) {
-    // SAFETY: the end of the transaction releases the lock. One on a table that has just been dropped hurts nobody.
-    unsafe { pg_sys::LockRelationOid(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
 }
 
 /// Whether a relation has a column.

@@ -2,6 +2,16 @@
 
 use pgrx::pg_sys;
 
+/// Locks a table as SELECT does; waits for whoever has it locked.
+pub fn lock_to_read(table: pg_sys::Oid) {
+    lock(table, pg_sys::AccessShareLock);
+}
+
+/// Locks a table as INSERT, UPDATE and DELETE do; waits for whoever has it locked.
+pub fn lock_to_write(table: pg_sys::Oid) {
+    lock(table, pg_sys::RowExclusiveLock);
+}
+
 /// Locks a table as SELECT does, unless that means to wait; returns whether it did.
 pub fn try_lock_to_read(table: pg_sys::Oid) -> bool {
     try_lock(table, pg_sys::AccessShareLock)
@@ -10,6 +20,11 @@ pub fn try_lock_to_read(table: pg_sys::Oid) -> bool {
 /// Locks a table as ANALYZE and VACUUM do, unless that means to wait; returns whether it did.
 pub fn try_lock_to_analyze(table: pg_sys::Oid) -> bool {
     try_lock(table, pg_sys::ShareUpdateExclusiveLock)
+}
+
+fn lock(table: pg_sys::Oid, mode: u32) {
+    // SAFETY: takes any OID.
+    unsafe { pg_sys::LockRelationOid(table, mode as pg_sys::LOCKMODE) };
 }
 
 fn try_lock(table: pg_sys::Oid, mode: u32) -> bool {
