@@ -1,5 +1,5 @@
-//! Numbers as clients send them. cache_upsert() takes a cost and a score as double precision, to which PostgreSQL casts
-//! numbers of every type by itself; what is stored is numeric.
+//! Reads numbers as clients send them. cache_upsert() takes a cost and a score as double precision, because PostgreSQL
+//! casts numbers of every type to it by itself. They are stored as numeric.
 
 use super::upsert::cache_upsert;
 use crate::pg::jsonb::RawJsonb;
@@ -45,15 +45,15 @@ fn cache_upsert_with_doubles(
     )
 }
 
-/// The shortest decimal number whose nearest double this is: what the client has written, up to 15 digits, and so each
-/// multiple of a millionth up to 10^9. PostgreSQL's own cast has 15 digits, which is one too few to round by.
+/// Returns the shortest decimal number whose nearest double is `number`. Up to 15 digits, and so for each multiple of a
+/// millionth up to 10^9, it is what the client wrote. PostgreSQL's own cast keeps 15 digits, one too few to round by.
 fn numeric(number: f64) -> AnyNumeric {
-    // Of more than 10^9 the rule for it shows the value, not its digits.
+    // A number so large is refused, and the error shows it with an exponent.
     let text = if number.abs() < 1e16 { number.to_string() } else { format!("{number:e}") };
     AnyNumeric::try_from(text.as_str()).expect("numeric reads whatever a double is")
 }
 
-/// The integer that a number from a jsonb is, which writes it without an exponent and with the zeros that it came with.
+/// Reads an integer from a number of a jsonb, which has no exponent, and keeps the zeros that it was written with.
 pub fn whole_number(text: &str) -> Option<i32> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.bytes().all(|digit| digit == b'0') { whole.parse().ok() } else { None }

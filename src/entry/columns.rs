@@ -1,6 +1,6 @@
-//! The columns of an entry, in one table: what a client gives, what is written, and what a column gets where nothing is
-//! given. The objects of cache_upsert_many() and the statements of a write are made from it; the arguments of
-//! cache_upsert() have the same names in the same order.
+//! The columns of an entry, in one table: what a client gives, what is written, and what a column gets if nothing is given.
+//! The fields of cache_upsert_many() and the statements of a write are made from it; the arguments of cache_upsert() have
+//! the same names in the same order.
 
 use super::content_policy::Policy;
 use super::values::Values;
@@ -8,13 +8,13 @@ use crate::pg::spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys};
 
-/// What the columns of a new version are made of.
+/// What the values of a new version are made of.
 pub struct NewVersion<'a> {
     pub values: &'a Values<'a>,
     pub policy: &'a Policy,
-    /// The moment it is stored, in microseconds since 2000-01-01 UTC.
+    /// When it is stored, in microseconds since 2000-01-01 UTC.
     pub now: i64,
-    /// Of a version that it replaces in another month.
+    /// From the version that it replaces in another month.
     pub moved: Moved,
 }
 
@@ -28,12 +28,12 @@ pub struct Moved {
     pub access_frequency: Option<i32>,
 }
 
-/// How a field of a batch's object is read. JSON null is a field that is not given.
+/// How a field of a batch's object is read. JSON null counts as a field that is not given.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     Text,
     Json,
-    /// JSON null is a value.
+    /// JSON null counts as a value.
     JsonOrNull,
 }
 
@@ -42,13 +42,13 @@ type Value = for<'a> fn(&NewVersion<'a>) -> DatumWithOid<'a>;
 /// A column, or an argument that becomes one.
 pub struct Column {
     pub name: &'static str,
-    /// `None` where no client gives it.
+    /// `None` if no client gives it.
     pub field: Option<Form>,
-    /// `None` where the statements take it from the address, or where it is no column.
+    /// `None` if the statements take it from the address, or if it is no column.
     value: Option<Value>,
-    /// Whether the new version of an entry of the same month keeps what is there.
+    /// Whether a new version in the same month keeps the old value.
     is_kept: bool,
-    /// What the column gets for NULL.
+    /// The SQL expression that replaces NULL.
     default: Option<&'static str>,
 }
 
@@ -68,13 +68,13 @@ const fn kept(name: &'static str, value: Value) -> Column {
     Column { name, field: None, value: Some(value), is_kept: true, default: None }
 }
 
-/// The arguments of cache_upsert(), in their order, and then what the cache fills in by itself.
+/// The arguments of cache_upsert(), in their order, and then the columns that the cache fills in.
 pub static COLUMNS: [Column; 22] = [
     argument("user_id"),
     argument("content_type"),
     argument("cache_key"),
     given("content", Form::JsonOrNull, |new| new.values.content.into()),
-    // It makes expires_at.
+    // It decides expires_at.
     argument("ttl"),
     given("metadata", Form::Json, |new| new.values.metadata.into()).or("'{}'"),
     given("token_cost", Form::Text, |new| {
@@ -97,17 +97,17 @@ pub static COLUMNS: [Column; 22] = [
     kept("access_frequency", |new| new.moved.access_frequency.into()).or("1"),
 ];
 
-/// What clients give: the arguments of cache_upsert(), the fields of an object of cache_upsert_many().
+/// Returns what clients give: the arguments of cache_upsert(), the fields of an object of cache_upsert_many().
 pub fn fields() -> impl Iterator<Item = (&'static str, Form)> {
     COLUMNS.iter().filter_map(|column| Some((column.name, column.field?)))
 }
 
-/// The columns that an INSERT writes besides those of the address.
+/// Returns the columns that an INSERT writes beside those of the address.
 pub fn inserted() -> impl Iterator<Item = &'static Column> {
     COLUMNS.iter().filter(|column| column.value.is_some())
 }
 
-/// The columns that an UPDATE writes.
+/// Returns the columns that an UPDATE writes.
 pub fn updated() -> impl Iterator<Item = &'static Column> {
     inserted().filter(|column| !column.is_kept)
 }
@@ -118,12 +118,12 @@ impl Column {
         self
     }
 
-    /// The argument of a statement that holds the column's value.
+    /// Returns the argument of a statement that holds the column's value.
     pub fn argument<'a>(&self, new: &NewVersion<'a>) -> DatumWithOid<'a> {
         (self.value.expect("a column that is written has a value"))(new)
     }
 
-    /// What a statement writes, where that argument has a number.
+    /// Returns the SQL expression of the value whose argument has this number.
     pub fn expression(&self, number: usize) -> String {
         self.default.map_or_else(|| format!("${number}"), |default| format!("coalesce(${number}, {default})"))
     }

@@ -1,5 +1,5 @@
-//! What writers know of an entry before they write: its rows, also those that another transaction has written and not yet
-//! committed. Who waits is decided by all rows; of versions a writer learns only those that its caller may see.
+//! Reads what a writer must know of an entry: its rows, also those that other transactions have not committed yet. All rows
+//! decide whom the writer waits for. It learns only the versions that its caller may see.
 
 use super::index_scan::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
@@ -15,14 +15,14 @@ use pgrx::datum::TimestampWithTimeZone;
 /// What there is of an entry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Found {
-    /// When each version was made that is committed now, or written by this transaction, and that the caller may see;
-    /// `None` when only a statement can tell.
+    /// The created_at of each version that is committed now, or written by this transaction, and that the caller may see;
+    /// `None` if only a statement can tell.
     pub versions: Option<Vec<i64>>,
-    /// Whether there is any version, whoever may see it.
+    /// Whether there is any version, visible to the caller or not.
     pub exists: bool,
 }
 
-/// Looks at an entry until nobody is inserting a version of it; waits for whoever is.
+/// Looks at an entry until no other transaction is inserting a version; waits for each that is.
 pub fn settled(address: &Address) -> Found {
     loop {
         match look(address) {
@@ -32,7 +32,8 @@ pub fn settled(address: &Address) -> Found {
     }
 }
 
-/// Looks at an entry; returns also who is inserting a version: one of its own, or a new row in the place of another.
+/// Looks at an entry. Returns also another transaction that has inserted a row of it, by INSERT or UPDATE, and has not
+/// ended.
 fn look(address: &Address) -> (Found, Option<Other>) {
     loop {
         let (mut exists, mut inserter) = (false, None);
@@ -46,12 +47,12 @@ fn look(address: &Address) -> (Found, Option<Other>) {
             }
             exists |= state.is_there;
             inserter = inserter.or(state.inserter);
-            // A partition may be walked over twice.
+            // A scan that begins again shows rows twice.
             if is_seen && !versions.contains(&row.created_at()) {
                 versions.push(row.created_at());
             }
-            // Another transaction has ended since the snapshot was taken, and the row that took the place of this one
-            // may have been passed over.
+            // A transaction has ended since the snapshot was taken, so the scan may have missed the row that replaced this
+            // one.
             let is_settled = state.inserter.is_none() && state.deleter.is_none();
             changed |= is_settled && is_seen != state.is_there && !row.row.is_of_this_transaction();
             true
@@ -69,7 +70,7 @@ fn look(address: &Address) -> (Found, Option<Other>) {
     }
 }
 
-/// The versions of [`Found`], as a statement tells them.
+/// Returns the versions of [`Found`], read by a statement.
 pub fn versions_by_statement(address: &Address) -> Vec<i64> {
     let sql = |schema: &str| format!("SELECT created_at FROM {schema}.{CACHE} WHERE {}", matching(schema));
     saved_plan::run(Access::ReadLatest, "upsert: versions", sql, &address.args(), |rows| {
@@ -102,15 +103,15 @@ pub fn has_own_of(user: &Uuid) -> bool {
 #[derive(Clone, Copy)]
 pub enum Left {
     Nothing,
-    /// Something that another transaction is writing.
+    /// A row that another transaction is inserting or deleting.
     Written(Other),
-    /// Something that a snapshot shows.
+    /// A row that the snapshot shows.
     Old,
-    /// Something that it does not show, as it was committed later.
+    /// A row that was committed after the snapshot.
     New,
 }
 
-/// Looks for what is left of a user's entries; `snapshot` tells the old ones from the new.
+/// Looks for rows that are left of a user's entries; `snapshot` tells old ones from new.
 pub fn left_of(user: &Uuid, snapshot: Snapshot<'_>) -> Left {
     let mut left = Left::Nothing;
     each_row(None, user, |row, _| {
@@ -127,9 +128,9 @@ pub fn left_of(user: &Uuid, snapshot: Snapshot<'_>) -> Left {
     left
 }
 
-/// Shows every row of an entry, or of a user, in the tables that are known, to `look` until it wants no more: also rows of
-/// ended and of other transactions, and all that have the digest. The snapshot is one of now. Returns what the caller may
-/// see by itself. After a change of the table rows are shown again.
+/// Shows `look` every row of an entry, or of a user, in the known tables, until it returns false. These include dead rows,
+/// rows of other transactions, and all that have the digest; after a change of the table rows are shown again. `look` also
+/// gets a snapshot of now. Returns what the caller may see without a statement.
 fn each_row(address: Option<&Address>, user: &Uuid, mut look: impl FnMut(&Row, Snapshot<'_>) -> bool) -> Visible {
     let digest = address.map(|address| &address.digest);
     let entries = snapshot::with_latest(|latest| {

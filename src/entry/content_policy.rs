@@ -1,4 +1,4 @@
-//! Content policies: what applies to a type of content where a call does not say.
+//! Content policies: the defaults of a content type for what a call leaves out.
 
 use crate::address::EVERY_OTHER_TYPE;
 use crate::extension::{POLICIES, saved_plan};
@@ -6,10 +6,10 @@ use crate::pg::spi::{self, Access};
 use crate::ttl;
 use pgrx::datum::{AnyNumeric, Interval};
 
-/// Defaults for new entries of one type of content.
+/// Defaults for new entries of one content type.
 #[derive(Clone)]
 pub struct Policy {
-    /// Microseconds, or [`ttl::INFINITE`].
+    /// In microseconds, or [`ttl::INFINITE`].
     pub ttl: i64,
     /// What generating the answer costs, in the application's own unit.
     pub token_cost: AnyNumeric,
@@ -18,7 +18,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The policy of a type of content: its own row, else the row `*`, else what that row was installed with.
+    /// Returns the policy of a content type: its own row, else the row `*`, else the values that row was installed with.
     pub fn of(content_type: &[u8]) -> Self {
         Self::stored(content_type).or_else(|| Self::stored(EVERY_OTHER_TYPE)).unwrap_or_else(|| Self {
             ttl: 7 * crate::calendar::DAY,

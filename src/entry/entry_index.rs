@@ -1,5 +1,5 @@
-//! The entry index of each partition, as the backend knows it until something about the table, its partitions
-//! or roles changes: what a lookup needs to go to the index by itself.
+//! The entry index of each partition, kept in the backend until the table, its partitions or roles change. A lookup needs
+//! it to go to the index without a statement.
 
 use crate::access::row_security::Visible;
 use crate::extension::{CACHE, Extension};
@@ -16,20 +16,20 @@ use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
 
-/// The columns of a partition by which an entry is found, by number.
+/// The numbers of the columns of a partition by which an entry is found.
 #[derive(Clone, Copy)]
 pub struct Columns {
     pub user_id: i16,
     pub content_type: i16,
     pub cache_key: i16,
     pub created_at: i16,
-    /// The last of them, or of the values where those are read.
+    /// The highest number, of these and of `values`.
     pub last: i16,
-    /// `None` in a table that clients have brought, where one is of another type.
+    /// `None` in an adopted table where one is of another type.
     pub values: Option<Values>,
 }
 
-/// The columns that a lookup reads besides.
+/// The numbers of the columns that a lookup reads, too.
 #[derive(Clone, Copy)]
 pub struct Values {
     pub id: i16,
@@ -41,20 +41,20 @@ pub struct Values {
 #[derive(Clone, Copy)]
 pub struct Partition {
     pub table: pg_sys::Oid,
-    /// Unique on the user and the digest of the entry. One that a lookup goes to by itself has it.
+    /// The entry index. Each partition that lookups scan without a statement has it.
     pub index: Option<pg_sys::Oid>,
     pub columns: Columns,
 }
 
-/// What is known of the table.
+/// What the backend knows of the table of the cache.
 pub struct Entries {
     pub table: pg_sys::Oid,
-    /// The newest first; `None` when a statement has to find the way.
+    /// The newest first; `None` if lookups need a statement.
     partitions: Option<Vec<Partition>>,
-    /// What there is where a statement has to find the way.
+    /// Empty unless lookups need a statement.
     tables: Tables,
     generation: Generation,
-    /// What a role may read, and which role that was last asked of.
+    /// What the current role may read, and the role that it was read for.
     visible: Cell<(pg_sys::Oid, Visible)>,
 }
 
@@ -62,11 +62,11 @@ pub struct Entries {
 #[derive(Default)]
 pub struct Tables {
     pub known: Vec<Partition>,
-    /// Whether there are others: their rows are elsewhere, or their columns are not those of the cache.
+    /// Whether there are others, whose rows lie elsewhere, or whose columns are not those of the cache.
     pub others: bool,
 }
 
-/// What outdates what is known.
+/// The generations at which the catalog was read.
 #[derive(PartialEq, Eq)]
 struct Generation {
     definitions: u64,
@@ -86,16 +86,16 @@ thread_local! {
 }
 
 impl Entries {
-    /// What is known of the table of the cache.
+    /// Returns what is known of the table of the cache. Reads it anew if it is outdated.
     ///
     /// # Errors
-    /// 42P01 when it does not exist.
+    /// 42P01 if the table does not exist.
     pub fn current(extension: &Extension) -> Rc<Entries> {
         let known = ENTRIES.with_borrow(|entries| entries.clone());
         known.filter(|entries| entries.is_current()).unwrap_or_else(|| Self::read(extension))
     }
 
-    /// Whether nothing has changed that PostgreSQL has told this backend of.
+    /// Whether PostgreSQL has told this backend of no change since.
     pub fn is_current(&self) -> bool {
         self.generation == Generation::current()
     }
@@ -107,7 +107,7 @@ impl Entries {
             forget_partitions(table);
             let tables: Vec<pg_sys::Oid> = partitions_of(table).iter().rev().map(|partition| partition.oid).collect();
             let partitions = partitions(extension, table, &tables);
-            // A change of an index is told as one of its table.
+            // PostgreSQL announces a change of an index as one of its table.
             let mut watched = tables;
             watched.push(table);
             let tables = match &partitions {
@@ -121,9 +121,9 @@ impl Entries {
         entries
     }
 
-    /// The partitions, the newest first, and what may be read of them, for a lookup that goes to their indexes by
-    /// itself. `None` when a statement has to find the way: row security is more than the extension's own, or there
-    /// is an error to be raised, or somebody checks permissions in a way of their own, or wants no index scans.
+    /// Returns the partitions, the newest first, and what the current role may read of them, for a lookup without a
+    /// statement. Returns `None` if a statement is needed: policies other than the extension's own apply, an error has to
+    /// be raised, a hook checks permissions, or index scans are switched off.
     pub fn partitions(&self, extension: &Extension) -> Option<(&[Partition], Visible)> {
         let by_itself = backend::uses_index_scans()
             && backend::applies_row_security()
@@ -135,13 +135,13 @@ impl Entries {
         (visible != Visible::AskSql).then_some((partitions, visible))
     }
 
-    /// Every table with entries that is known, the newest first where they have an order, whoever asks: those of a
-    /// DEFAULT partition, of one below another, and of one without its index, too.
+    /// Returns every known table with entries, the newest first if they have an order, whatever the caller may see. These
+    /// include DEFAULT partitions, tables below a partition, and those without an entry index.
     pub fn tables(&self) -> &[Partition] {
         self.partitions.as_deref().unwrap_or(&self.tables.known)
     }
 
-    /// Whether there are entries beside those.
+    /// Whether there are entries in other tables, too.
     pub fn has_others(&self) -> bool {
         self.tables.others
     }
@@ -158,10 +158,10 @@ impl Entries {
     }
 }
 
-/// The partitions that are these tables, in the same order. `None` unless each is an ordinary table with a valid
-/// entry index and the columns of the cache, and nothing of the whole lies elsewhere.
+/// Returns these tables as partitions, in the same order. `None` unless each is an ordinary table with a valid entry index
+/// and the columns of the cache, and together they hold the whole table.
 fn partitions(extension: &Extension, table: pg_sys::Oid, tables: &[pg_sys::Oid]) -> Option<Vec<Partition>> {
-    // Lookups run with their caller's search_path, which must not choose the operators of the statements.
+    // The caller's search_path must not choose the operators of these statements.
     if !with_setting(c"search_path", "pg_catalog, pg_temp", || is_whole(table) && !is_distributed(table)) {
         return None;
     }
@@ -174,7 +174,7 @@ fn partitions(extension: &Extension, table: pg_sys::Oid, tables: &[pg_sys::Oid])
         .collect()
 }
 
-/// The tables that hold the rows of a table, as the catalog tells. Adds to `watched` what has a part in that.
+/// Reads from the catalog which tables hold the rows of a table. Adds all relations of its tree to `watched`.
 fn tables_below(extension: &Extension, table: pg_sys::Oid, watched: &mut Vec<pg_sys::Oid>) -> Tables {
     const BELOW: &str = "\
         WITH RECURSIVE below AS ( \
@@ -194,7 +194,7 @@ fn tables_below(extension: &Extension, table: pg_sys::Oid, watched: &mut Vec<pg_
             match while_it_stays(relation, |relation| described(extension, relation)) {
                 Some(Some(partition)) => tables.known.push(partition),
                 Some(None) => tables.others = true,
-                // Somebody has dropped it meanwhile.
+                // Another session has dropped it meanwhile.
                 None => {}
             }
         }
@@ -202,8 +202,8 @@ fn tables_below(extension: &Extension, table: pg_sys::Oid, watched: &mut Vec<pg_
     tables
 }
 
-/// Whether the partitions with bounds are all there is. One that is being detached is there for some snapshots
-/// only; one that takes what fits nowhere else has no place among months.
+/// Whether the table is partitioned by created_at, and the partitions with bounds hold all its rows. A DEFAULT partition
+/// has no place among the months; one that is being detached is there for some snapshots only.
 fn is_whole(table: pg_sys::Oid) -> bool {
     const BY_CREATION: &str = "\
         SELECT FROM pg_partitioned_table t JOIN pg_attribute a ON a.attrelid = t.partrelid AND a.attnum = t.partattrs[0] \
@@ -220,7 +220,7 @@ fn is_distributed(table: pg_sys::Oid) -> bool {
     distributes && spi::run(Access::ReadLatest, IS_DISTRIBUTED, &[table.into()], |rows| rows.count() > 0)
 }
 
-/// What is known of an ordinary table in which entries can be found; `None` of any other.
+/// Describes an ordinary table in which entries can be found; `None` for any other.
 fn described(extension: &Extension, table: &Relation) -> Option<Partition> {
     if !table.is_heap() {
         return None;
@@ -229,7 +229,7 @@ fn described(extension: &Extension, table: &Relation) -> Option<Partition> {
         let column = table.column(name)?;
         (types.contains(&column.type_oid) && !column.is_virtual).then_some(column.number)
     };
-    // A varchar is stored as a text is.
+    // varchar is stored as text is.
     let text = [pg_sys::TEXTOID, pg_sys::VARCHAROID];
     let user_id = column(c"user_id", &[pg_sys::UUIDOID])?;
     let content_type = column(c"content_type", &text)?;
@@ -254,8 +254,8 @@ fn described(extension: &Extension, table: &Relation) -> Option<Partition> {
     Some(Partition { table: table.oid(), index, columns })
 }
 
-/// Whether an index is unique on the user and the digest of the entry, in the order of their types, complete, and
-/// ready for any snapshot.
+/// Whether an index is unique on the user and the digest of the entry, in the default order of their types, not partial,
+/// and ready for any snapshot.
 fn is_entry_index(extension: &Extension, index: &Index, columns: &Columns) -> bool {
     let of_uuid = default_operator_family(pg_sys::UUIDOID);
     index.is_unique
@@ -265,7 +265,7 @@ fn is_entry_index(extension: &Extension, index: &Index, columns: &Columns) -> bo
         && index.expressions.first().is_some_and(|expression| is_digest(extension, expression, columns))
 }
 
-/// Whether an expression of an index is the digest of its entry.
+/// Whether an index expression is the digest of content type and key.
 fn is_digest(extension: &Extension, expression: &Expression, columns: &Columns) -> bool {
     let Expression::Call(called, arguments) = expression else { return false };
     *arguments == [Expression::Column(columns.content_type), Expression::Column(columns.cache_key)]

@@ -1,4 +1,4 @@
-//! Erasure of a user.
+//! cache_forget_user(): erases a user.
 
 use super::conflicts::{self, Left};
 use super::key_lock;
@@ -17,11 +17,12 @@ use crate::statistics::at_commit::{Change, at_commit};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
-/// Erases a user's entries and audit rows, of what the user has done to others' entries and those in the archive, too. It
-/// works while the cache is switched off: the duty to erase does not wait.
+/// Erases a user's entries and audit rows, including those in the archive and those of what the user did to others'
+/// entries. Works while the cache is off, because the duty to erase does not wait.
 ///
 /// # Errors
-/// 42501 where row security, or a trigger, keeps something of the user: an erasure is whole or none.
+/// 42501 if row security or a trigger keeps a row of the user, 40001 if the transaction's snapshot hides one: an erasure is
+/// whole or none.
 #[pg_extern(sql = false)]
 fn cache_forget_user(
     user_id: Option<Uuid>,
@@ -29,14 +30,14 @@ fn cache_forget_user(
     let user_id = or_raise(checked_user(user_id));
     let extension = Extension::current();
     refuse_if_read_only(c"cache_forget_user()");
-    // What a writer has stored and not yet committed must go, too. It may be about to write what is deleted below, and would
-    // wait for this transaction.
-    key_lock::erase(&user_id);
+    // Rows that a writer has not committed yet must go, too. This waits before it deletes, because the writer may be about
+    // to write a row that is deleted below, and would wait for this transaction.
+    key_lock::lock_out_writers(&user_id);
     while let Left::Written(other) = snapshot::with_next(|snapshot| conflicts::left_of(&user_id, snapshot)) {
         other.wait();
     }
     let delete = |table: &str| {
-        // No other table has the column.
+        // Only the audit tables have acting_user_id.
         let condition =
             if knows_who_acted(extension.table(table)) { "$1 IN (user_id, acting_user_id)" } else { "user_id = $1" };
         let sql = format!("DELETE FROM {}.{table} WHERE {condition}", extension.schema);
@@ -64,18 +65,18 @@ fn cache_forget_user(
             Left::Nothing => break,
             Left::Written(other) => other.wait(),
             Left::New if spi::uses_transaction_snapshot() => hidden(),
-            // Clients that insert directly can come at any time.
+            // Clients that insert directly take no lock, and can come at any time.
             Left::New => {}
             Left::Old => kept(),
         }
     }
-    // What is in memory, or on its way from there to the tables, must go, too.
+    // What is in shared memory, or being flushed, must go, too.
     advisory_lock::lock(locks::STATISTICS, 0);
     let mut audit_rows = delete(AUDIT_LOG);
     if find_archive(&extension).is_some() {
         audit_rows += delete(AUDIT_ARCHIVE);
     }
-    // The owner's table, which nobody else may write.
+    // Only its owner may write this table.
     if let Some(summary) = extension.find_table(BY_USER) {
         privileges::as_owner_of(summary, || delete(BY_USER));
     }
@@ -84,7 +85,7 @@ fn cache_forget_user(
     TableIterator::once((entries, audit_rows))
 }
 
-/// Entries are left that were there, and that nobody else has written since.
+/// Raises the error of entries that are left, although no other transaction has written them since.
 fn kept() -> ! {
     Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "the user's entries cannot all be deleted")
         .detail("A row security policy, or a trigger, keeps some of them from being deleted.")
@@ -92,8 +93,8 @@ fn kept() -> ! {
         .raise()
 }
 
-/// The transaction's snapshot does not show all that there is of the user: it cannot be deleted, and to commit would
-/// leave it.
+/// Raises the error of rows that the transaction's snapshot does not show: it cannot delete them, and a commit would leave
+/// them.
 fn hidden() -> ! {
     Refusal::new(
         PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,

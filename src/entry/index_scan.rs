@@ -1,4 +1,4 @@
-//! Scans of the cache's tables: the rows of one, read through its entry index, or, where it has none, one after the other.
+//! Scans the cache's tables for a user's rows: through the entry index, or row by row if a table has none.
 
 use super::entry_index::{Columns, Entries, Partition};
 use crate::address::Address;
@@ -10,9 +10,9 @@ use crate::pg::snapshot::Snapshot;
 use pgrx::{Uuid, pg_sys};
 use std::rc::Rc;
 
-/// Scans those of the cache's tables that `choose` takes, one after the other, until `visit` wants no more. The table of the
-/// cache and what is scanned are locked as by a statement. After a change of the table it begins anew. Returns what is known
-/// of the tables; `None` where none is chosen.
+/// Scans the tables that `choose` returns, one after the other, until `visit` returns false. Locks the table of the cache,
+/// and each that is scanned, as a statement does. Begins again after a change of the table. Returns what is known of the
+/// tables; `None` if `choose` returns none.
 pub fn scan_tables(
     snapshot: Snapshot<'_>,
     by_digest: bool,
@@ -42,8 +42,8 @@ pub fn scan_tables(
     }
 }
 
-/// Runs `f` with a table open, and locked as a statement would lock it; `None` when what is known is outdated: with the lock
-/// comes the news of changes.
+/// Runs `f` with a table open, locked as a statement would lock it; `None` if what is known is outdated. The lock brings
+/// the news of changes.
 #[inline]
 fn with_open<T>(entries: &Entries, table: pg_sys::Oid, f: impl FnOnce(&Relation) -> T) -> Option<T> {
     relation::locked(table, |table| entries.is_current().then(|| f(table))).flatten()
@@ -56,8 +56,7 @@ pub struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Runs `f` with a scan for rows of a user: for each that has a digest, or for all. `None` when the partition is not what
-    /// it was known to be.
+    /// Runs `f` with a scan for the rows of a user: of one digest at a time, or all. `None` if the partition has changed.
     #[inline]
     fn with<T>(
         entries: &Entries,
@@ -72,8 +71,8 @@ impl Scan<'_> {
         })
     }
 
-    /// Shows `look` the rows of a user until it wants no more. A scan by digest that has an index shows those of the digest
-    /// only, which must be given.
+    /// Shows `look` the rows of a user until it returns false. If the scan is by digest and has an index, shows only those
+    /// of the digest, which must then be given.
     #[inline]
     pub fn each(&self, user: &Uuid, digest: Option<&Uuid>, mut look: impl FnMut(&Row) -> bool) {
         let shows_all = !self.scan.has_keys();
@@ -84,14 +83,14 @@ impl Scan<'_> {
     }
 }
 
-/// A row of a partition, for as long as the scan stays where it is.
+/// A row of a partition, valid until the scan moves on.
 pub struct Row<'a> {
     pub row: &'a heap_scan::Row<'a>,
     pub columns: &'a Columns,
 }
 
 impl Row<'_> {
-    /// Whether it is that of an entry, and not of another with the same digest.
+    /// Whether the row is of this entry, not of another one of the user with the same digest.
     #[inline]
     pub fn is_of(&self, address: &Address) -> bool {
         self.row.is_text(self.columns.cache_key, address.cache_key)

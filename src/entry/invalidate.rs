@@ -1,4 +1,4 @@
-//! Invalidation: entries removed because what they were made from has changed.
+//! Invalidation: removes entries because what they were made from has changed.
 
 use crate::address::{Address, digest_of, matching, same_entry};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
@@ -35,7 +35,7 @@ fn cache_invalidate_content_type(user_id: Option<Uuid>, content_type: Option<&[u
 }
 
 /// # Errors
-/// 22023 unless the metadata are an object that is not empty: `{}` is contained in everything.
+/// 22023 unless the metadata are an object that is not empty, because every object contains `{}`.
 #[pg_extern(sql = false)]
 fn cache_invalidate_where(user_id: Option<Uuid>, metadata: Option<RawJsonb>) -> i64 {
     let user_id = or_raise(checked_user(user_id));
@@ -69,11 +69,11 @@ fn cache_invalidate_dependents(user_id: Option<Uuid>, foundation_dependency: Opt
     )
 }
 
-/// Deletes the entries that meet a condition, and returns how many. They are locked first, in the order in
-/// which everybody locks rows, and deleted by a statement of its own: its snapshot at READ COMMITTED shows what
-/// a writer has left that the first one waited for, in whichever month. With a version go the ones before it, which
-/// clients may have left in other months: they must not take its place. Row security decides which a tenant
-/// can reach. It does so while the cache is switched off, too: what is outdated must not come back with it.
+/// Deletes the entries that meet a condition, and returns how many. Row security decides which of them a tenant can reach.
+/// The first statement locks them in the order of users and digests, in which all writers lock rows. The second deletes
+/// them: at READ COMMITTED its own snapshot shows, in any month, what a writer has left that the first one waited for. It
+/// also deletes their older versions, which clients may have left in other months, because these would be found again. All
+/// this works while the cache is off, because outdated entries must not come back with it.
 fn remove(action: &'static str, lock: &'static str, condition: impl Fn(&str) -> String, args: &[DatumWithOid]) -> i64 {
     saved_plan::run(
         Access::Write,

@@ -1,18 +1,18 @@
-//! Keys: the canonical key of a request.
+//! cache_key(): makes the canonical key of a request.
 
 use crate::error::Refusal;
 use crate::pg::jsonb::RawJsonb;
 use pgrx::prelude::*;
 use sha2::{Digest, Sha256};
 
-/// SHA-256, in hexadecimal, of a request's canonical JSON (RFC 8785), in which every number stands with all its digits.
+/// Returns the SHA-256, in hexadecimal, of a request's canonical JSON (RFC 8785), in which a number keeps all its digits.
 ///
 /// # Errors
 /// 54001 for more than 127 levels of nesting.
 #[pg_extern(sql = false)]
 fn cache_key(request: RawJsonb) -> String {
     key_of(&request.to_text()).unwrap_or_else(|error| {
-        // Of what is jsonb nothing else is refused.
+        // No other error is possible, because the text was a jsonb.
         Refusal::new(PgSqlErrorCode::ERRCODE_STATEMENT_TOO_COMPLEX, "a request can be nested 127 levels deep at most")
             .detail(format!("Deeper nesting is refused before it can exhaust the stack: {error}."))
             .hint("Leave what does not decide the answer out of the key, or flatten it.")
@@ -20,13 +20,14 @@ fn cache_key(request: RawJsonb) -> String {
     })
 }
 
-/// Begins a string that stands for a number while the rest is made canonical: no string of a jsonb holds a NUL.
+/// Begins a string that stands for a number while the rest is made canonical. No string of a jsonb begins so, because none
+/// holds a NUL.
 const NUMBER: &str = "\"\\u0000";
 
-/// The key of JSON as jsonb writes it.
+/// Returns the key of JSON as jsonb prints it.
 ///
-/// RFC 8785 writes the nearest double of a number, so that different numbers become one. Here each has all its digits, in
-/// the layout of the RFC. Of a number that its double prints back those are the digits that the RFC prints.
+/// RFC 8785 writes the nearest double of a number, so that different numbers become one. Here a number keeps all its
+/// digits, in the layout of the RFC. The result is the RFC's if the double prints back the same digits.
 fn key_of(json: &str) -> Result<String, serde_json::Error> {
     let value: serde_json::Value = serde_json::from_str(&with_numbers_as_strings(json))?;
     let canonical = serde_json_canonicalizer::to_string(&value)?;
@@ -62,7 +63,7 @@ fn with_numbers_as_strings(json: &str) -> String {
     written + rest
 }
 
-/// Where the string ends that the JSON begins with.
+/// Returns the length of the string that the JSON begins with.
 fn end_of_string(json: &str) -> usize {
     let mut escaped = false;
     let end = json.bytes().skip(1).position(|byte| {
@@ -73,13 +74,14 @@ fn end_of_string(json: &str) -> usize {
     end.map_or(json.len(), |end| end + 2)
 }
 
-/// A number as JavaScript would write it, were its numbers decimals of any length. PostgreSQL writes it without an exponent.
+/// Writes a number as JavaScript would if its numbers were decimals of any length. jsonb prints a number without an
+/// exponent.
 fn canonical_number(number: &str) -> String {
     let (sign, number) = number.strip_prefix('-').map_or(("", number), |number| ("-", number));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let all = format!("{whole}{fraction}");
     let significant = all.trim_start_matches('0');
-    // The number is 0.DIGITS times 10 to the power of this.
+    // The number is 0.DIGITS times 10 to the power of `point`.
     let point = whole.len() as i64 - (all.len() - significant.len()) as i64;
     let digits = significant.trim_end_matches('0');
     let count = digits.len() as i64;

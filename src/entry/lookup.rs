@@ -1,4 +1,4 @@
-//! Lookups. They write nothing: no row, no WAL, no transaction id.
+//! Lookups: find entries by their address. They write nothing: no row, no WAL, no transaction id.
 
 use super::newest_version;
 use crate::address::{Address, matching};
@@ -20,13 +20,13 @@ use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 
-/// The column of the hits in the result of cache_get().
+/// The number of the column hit_count in the result of cache_get().
 const HIT_COUNT: i32 = 7;
-/// Keys that one cache_lookup_many() takes.
+/// Most keys of one cache_lookup_many().
 const MAX_KEYS: usize = 10_000;
 
-/// The content of the live entry, or `None`. The newest version decides: when it has expired, an older
-/// one that has not is outdated all the same.
+/// Returns the content of the live entry, or `None`. The newest version decides: if it has expired, an older one is
+/// outdated even if it has not.
 #[pg_extern(sql = false)]
 fn cache_lookup<'fcx>(
     memory: Memory<'fcx>,
@@ -43,12 +43,12 @@ fn cache_lookup<'fcx>(
     if !newest_version::newest(&[&address], memory, |_, version| found = version) {
         found = newest_by_statement(&address, memory);
     }
-    ends(&lookup, address.content_type, std::iter::once((&address, &found)));
+    audit_and_count(&lookup, address.content_type, std::iter::once((&address, &found)));
     found.content()
 }
 
 /// Audits and counts what a call has found of entries of one content type.
-fn ends<'a, Content: 'a>(
+fn audit_and_count<'a, Content: 'a>(
     lookup: &statistics::Call,
     content_type: &[u8],
     found: impl Iterator<Item = (&'a Address<'a>, &'a Found<Content>)> + Clone,
@@ -62,7 +62,8 @@ fn ends<'a, Content: 'a>(
     lookup.ends(counted_at);
 }
 
-/// The newest version in a row of a statement that has its content, if it is live, its cost in millionths, and its id.
+/// Reads the newest version from a row of a statement. The columns are its content, if it is live, its cost in millionths,
+/// and its id.
 fn version<'a>(rows: &Rows, row: u64, (content, cost, id): (i32, i32, i32), memory: Memory<'a>) -> Found<RawJsonb<'a>> {
     match rows.jsonb(row, content, memory) {
         Some(content) => Found::Live(content, hit(rows, row, cost, id)),
@@ -88,8 +89,8 @@ fn newest_by_statement<'a>(address: &Address, memory: Memory<'a>) -> Found<RawJs
     })
 }
 
-/// The hits of an entry in a row of a statement that has its id and its stored hits in these columns, with those that are in
-/// memory.
+/// Returns the hits of an entry: those stored, from a row of a statement that has the entry's id and stored hits in these
+/// columns, and those in shared memory.
 pub(super) fn hits_of(rows: &Rows, row: u64, (id, stored): (i32, i32), user_id: &Uuid, digest: &Uuid) -> i64 {
     let entry = Entry { user_id: *user_id, digest: *digest, id: rows.uuid(row, id) };
     rows.get::<i64>(row, stored).unwrap_or_default().saturating_add_unsigned(pending_hits_of(&entry))
@@ -129,7 +130,7 @@ fn get(call: Call, user_id: Option<Uuid>, content_type: Option<&[u8]>, cache_key
             };
         });
     });
-    ends(&lookup, address.content_type, std::iter::once((&address, &found)));
+    audit_and_count(&lookup, address.content_type, std::iter::once((&address, &found)));
     stored
 }
 
@@ -156,7 +157,7 @@ fn lookup_many(
         Err(refusal) => refusal.at_position(index + 1).raise(),
     };
     let addresses: Vec<Address> = keys.iter().enumerate().map(address).collect();
-    // With the cache off the keys are answered, each as a miss.
+    // With the cache off, each key is returned with NULL.
     let mut found: Vec<Found<RawJsonb>> = addresses.iter().map(|_| Found::Nothing).collect();
     if settings::ENABLED.get() {
         let mut order: Vec<usize> = (0..addresses.len()).collect();
@@ -166,7 +167,7 @@ fn lookup_many(
             let keys = spi::texts(addresses.iter().map(|address| address.cache_key));
             found = newest_of_each_by_statement(user_id, content_type, keys, call.memory());
         }
-        ends(&lookup, content_type, addresses.iter().zip(&found));
+        audit_and_count(&lookup, content_type, addresses.iter().zip(&found));
     }
     call.values(|deliver| {
         for (address, found) in addresses.iter().zip(found) {
@@ -175,7 +176,7 @@ fn lookup_many(
     })
 }
 
-/// The newest version of each key, in their order.
+/// Returns the newest version of each key, in the order of the keys.
 fn newest_of_each_by_statement<'a>(
     user_id: Uuid,
     content_type: &[u8],

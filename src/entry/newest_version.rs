@@ -1,6 +1,5 @@
-//! The direct way to an entry: through the index of each partition, the newest first, without a statement. It
-//! sees what the caller's snapshot shows, and takes the locks that a statement would, until the end of the
-//! transaction.
+//! Finds entries without a statement: through the entry index of each partition, the newest first. A scan sees what the
+//! caller's snapshot shows, and takes the locks that a statement would, until the end of the transaction.
 
 use super::index_scan::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
@@ -14,15 +13,15 @@ use crate::statistics::tokens::Tokens;
 use crate::statistics::{Found, Hit};
 use std::cell::Cell;
 
-/// Finds the newest version of each entry that has one: hands the number of its address, and the version, to `found`. Fastest
-/// in the order of users and digests. Returns whether it could; if not, a statement has to find the way.
+/// Finds the newest version of each entry that has one, and calls `found` with the number of its address and the version.
+/// Fastest in the order of users and digests. Returns false if the caller must use a statement instead.
 pub fn newest<'a>(
     addresses: &[&Address],
     memory: Memory<'a>,
     mut found: impl FnMut(usize, Found<RawJsonb<'a>>),
 ) -> bool {
     let mut missing: Vec<usize> = (0..addresses.len()).collect();
-    // Whose entries the caller may see, where it is not all.
+    // The only user whose entries the caller may see, unless it may see all.
     let only = Cell::new(None);
     let visit = |scan: &Scan| {
         let only = only.get();

@@ -1,6 +1,6 @@
-//! The search by metadata: a user's entries of one content type whose metadata contain what is asked for,
-//! the best first. Like a lookup it writes nothing. It counts as no lookup either: whether what it found was
-//! of use, the lookup of the chosen entry tells.
+//! cache_search(): finds a user's entries of one content type by their metadata, the best first. Like a lookup it writes
+//! nothing. It is not counted as a lookup, because the lookup of the entry that is chosen tells whether the search was of
+//! use.
 
 use super::lookup::hits_of;
 use crate::address::{Address, digest_of};
@@ -16,18 +16,17 @@ use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 
-/// Entries that one search returns at most.
+/// Most entries of one search.
 const MAX_RESULTS: i32 = 1_000;
 
-/// The columns of the id, the key and the hits in the result. 0.2.0 declares all columns but the hits, the last one.
+/// The numbers of columns in the result. The SQL of 0.2.0 declares all columns but the last, hit_count.
 const ID: i32 = 1;
 const CACHE_KEY: i32 = 2;
 const HIT_COUNT: i32 = 13;
 
-/// The inner query goes through what the index on user and content type finds. Of the best it asks, one by
-/// one and until there are enough, whether a month after theirs holds a newer version: that one decides, also
-/// when it has expired or its metadata are others. OFFSET 0 keeps the planner from making it a join, which
-/// would ask for all of them. A row without metadata has the empty object.
+/// The inner query reads the index on user and content type. The outer one asks for each of the best, until there are
+/// enough, whether a later month holds a newer version: that one decides, even if it has expired or has other metadata.
+/// OFFSET 0 keeps the planner from making a join of it, which would ask for all. A row without metadata counts as `{}`.
 fn statement(schema: &str) -> String {
     format!(
         "SELECT b.id, b.cache_key, b.content, b.metadata, b.reuse_score, b.created_at, b.expires_at, \
@@ -79,14 +78,14 @@ fn search(
     })
 }
 
-/// What a search hands out has been read.
+/// Audits what a search returns, because its caller has read it.
 fn audit(user_id: Uuid, content_type: &[u8], rows: &Rows) {
     if !reads::is_on() {
         return;
     }
     for row in 0..rows.count() {
         let cache_key = rows.text(row, CACHE_KEY);
-        // A client that inserts into the table itself may have stored a key that no call could ask for.
+        // A client that inserts directly may have stored a key that no lookup accepts.
         if let Ok(address) = Address::new(Some(user_id), Some(content_type), cache_key.as_deref()) {
             reads::record(&address, true);
         }

@@ -1,5 +1,5 @@
-//! Storing entries: the one way from the checked arguments of cache_upsert() and cache_upsert_many() to the table, the
-//! audit log and the counters.
+//! Stores entries: the one way from the checked arguments of cache_upsert() and cache_upsert_many() to the table, the audit
+//! log and the counters.
 
 use super::content_policy::Policy;
 use super::values::Values;
@@ -12,25 +12,26 @@ use crate::statistics::tokens::Tokens;
 use pgrx::Uuid;
 use std::collections::{BTreeMap, HashMap};
 
-/// An entry to be stored, checked.
+/// A checked entry, to be stored.
 pub struct NewEntry<'a> {
     pub address: Address<'a>,
     pub values: Values<'a>,
 }
 
 impl NewEntry<'_> {
-    /// What orders entries, and tells which are the same.
+    /// Returns what entries are sorted by; it is equal for the same entry only.
     fn key(&self) -> (Uuid, Uuid) {
         (self.address.user_id, self.address.digest)
     }
 }
 
-/// Stores entries, all or none; returns the id of each, in their order. Of a key that stands twice the last entry counts.
+/// Stores entries, all or none; returns their ids in order. If a key stands twice, its last entry counts.
 ///
 /// # Errors
 /// 42501 for an entry of another user, before any key is locked.
 pub fn store_all(call: &Call, entries: &[NewEntry]) -> Vec<Uuid> {
-    // Everybody locks rows in the order of users and digests. The sort is stable, so the last of the same comes last.
+    // All writers lock rows in the order of users and digests. The sort is stable, so the last entry of a key stays the
+    // last.
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.sort_by_key(|&number| entries[number].key());
     check_users(order.iter().map(|&number| &entries[number].address.user_id));

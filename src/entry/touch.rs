@@ -1,4 +1,4 @@
-//! A new time to live for an entry that is alive.
+//! cache_touch(): gives a live entry a new time to live.
 
 use super::content_policy::Policy;
 use super::key_lock::{self, Locked, Wrote};
@@ -16,7 +16,7 @@ use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
-/// The new expiry, or `None` when there is no live entry: what has expired stays expired.
+/// Returns the new expiry, or `None` if there is no live entry, because what has expired stays expired.
 #[pg_extern(sql = false)]
 fn cache_touch(
     user_id: Option<Uuid>,
@@ -40,8 +40,8 @@ fn cache_touch(
     expiry
 }
 
-/// Extends the entry. If the statement has waited for a transaction that has replaced the entry, it finds none: then the
-/// new one is touched.
+/// Extends the entry. If the statement waited for a transaction that has replaced the entry, it finds none, and is repeated
+/// for the new one.
 fn touch(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
     const ATTEMPTS: usize = 10;
     let mut before = None;
@@ -64,7 +64,7 @@ fn extend(key: &Locked, lifetime: i64) -> Option<TimestampWithTimeZone> {
         Access::Write,
         "touch",
         |schema| {
-            // The newest version is the entry; an older one is not brought back to life.
+            // Only the newest version, because an older one must not come back to life.
             format!(
                 "UPDATE {schema}.{CACHE} SET expires_at = $5 \
                  WHERE {0} AND expires_at OPERATOR(pg_catalog.>) $6 AND created_at OPERATOR(pg_catalog.=) \

@@ -1,4 +1,4 @@
-//! cache_upsert(): one entry.
+//! cache_upsert(): stores one entry.
 
 use super::store::{NewEntry, store_all};
 use super::values::{Values, checked_content};
@@ -14,8 +14,8 @@ use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
-/// Stores an entry. SQL of 0.1.0 and 0.2.0 calls it itself, that of this version through
-/// [`numbers`](super::numbers).
+/// Stores an entry. The SQL of 0.1.0 and 0.2.0 calls this function; that of later versions calls the one in
+/// `client_numbers.rs`.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)] // the SQL function's arguments
 pub fn cache_upsert(

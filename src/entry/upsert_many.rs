@@ -1,4 +1,4 @@
-//! cache_upsert_many(): many entries in one call, all or none.
+//! cache_upsert_many(): stores many entries in one call, all or none.
 
 use super::client_numbers::whole_number;
 use super::columns::{Form, fields};
@@ -23,7 +23,7 @@ use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::ffi::CString;
 
-/// Entries that one call takes.
+/// Most entries of one call.
 const MAX_ENTRIES: usize = 10_000;
 
 #[pg_extern(sql = false)]
@@ -41,7 +41,7 @@ fn cache_upsert_many<'fcx>(memory: Memory<'fcx>, entries: Option<RawJsonb<'fcx>>
     Some(store_all(&call, &entries).into_iter().map(Some).collect())
 }
 
-/// An entry as it stands in the batch: what is of type jsonb keeps its form, all else is text.
+/// An entry of the batch before it is checked: jsonb fields stay jsonb, all others are text.
 struct Raw<'a> {
     kind: String,
     unknown: Option<String>,
@@ -49,10 +49,10 @@ struct Raw<'a> {
     objects: HashMap<&'static str, RawJsonb<'a>>,
 }
 
-/// Takes the array apart.
+/// Splits the array into its entries.
 ///
 /// # Errors
-/// 22023 unless it is an array, 54000 when it is too long.
+/// 22023 unless it is an array, 54000 if it is too long.
 fn unpack<'a>(memory: Memory<'a>, entries: RawJsonb<'a>) -> Vec<Raw<'a>> {
     let (kind, length) = saved_plan::run(
         Access::Read,
@@ -108,7 +108,7 @@ fn unpack<'a>(memory: Memory<'a>, entries: RawJsonb<'a>) -> Vec<Raw<'a>> {
 }
 
 impl Raw<'_> {
-    /// The entry, checked, or an error that names its position.
+    /// Returns the checked entry, or raises an error that names its position.
     fn check(&self, position: usize, now: i64) -> NewEntry<'_> {
         match self.checked(position, now) {
             Ok(checked) => checked,
@@ -187,7 +187,7 @@ impl Raw<'_> {
             .transpose()
     }
 
-    /// Reads a field with one of PostgreSQL's own readers, whose error gets the entry's position.
+    /// Reads a field with one of PostgreSQL's input functions, and adds the entry's position to its error.
     fn read<T>(&self, position: usize, field: &str, kind: &str, parse: impl Fn(&std::ffi::CStr) -> T) -> Option<T> {
         let text = self.texts.get(field)?;
         let source = CString::new(text.as_str()).expect("jsonb holds no NUL");

@@ -1,4 +1,4 @@
-//! What is stored at an address, and the rules for it.
+//! The values of an entry, and the rules for them.
 
 use super::content_policy::Policy;
 use crate::arguments::missing;
@@ -10,7 +10,7 @@ use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
-/// What is stored at an address. `None` takes the default: of the content policy for expiry, cost and
+/// The values of an entry, times in microseconds. `None` takes the default: of the content policy for expiry, cost and
 /// priority, of the column for the rest.
 pub struct Values<'a> {
     pub content: RawJsonb<'a>,
@@ -53,10 +53,10 @@ fn invalid(rule: &str, value: String, hint: &str) -> Result<(), Refusal> {
 }
 
 impl Values<'_> {
-    /// Checks what no type checks.
+    /// Checks the rules that no type enforces.
     ///
     /// # Errors
-    /// 22023 with the rule and the value.
+    /// 22023 for a value that breaks a rule, 54000 for one over the size limit.
     pub fn check(&self, now: i64) -> Result<(), Refusal> {
         if let Some(expires_at) = self.expires_at {
             if self.ttl.is_some() {
@@ -116,16 +116,16 @@ impl Values<'_> {
         Ok(())
     }
 
-    /// When the entry expires, in microseconds since 2000-01-01 UTC.
+    /// Returns when the entry expires, in microseconds since 2000-01-01 UTC.
     pub fn expiry(&self, now: i64, policy: &Policy) -> i64 {
         self.expires_at.unwrap_or_else(|| expiry_after(now, self.ttl.unwrap_or(policy.ttl)))
     }
 }
 
-/// The expiry of an entry that lives so long from now.
+/// Returns when an entry expires that lives `lifetime` microseconds from `now`.
 ///
 /// # Errors
-/// 22008 when it lies after what a timestamp can hold.
+/// 22008 if that lies after the last timestamp.
 pub fn expiry_after(now: i64, lifetime: i64) -> i64 {
     if lifetime == ttl::INFINITE {
         return i64::MAX;

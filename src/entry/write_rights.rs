@@ -1,5 +1,5 @@
-//! Whose entries a session may write, asked before it waits for other writers: from how long it waits, a tenant would
-//! learn of their writes.
+//! Checks whose entries a session may write. It does so before the session waits for other writers, because a tenant would
+//! learn of their writes from the wait.
 
 use super::conflicts::versions_by_statement;
 use super::entry_index::Entries;
@@ -12,10 +12,10 @@ use crate::pg::privileges;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
-/// Refuses entries of another user. Where row security is not sure to refuse them, it decides at the write.
+/// Refuses entries of another user if row security is sure to refuse them. If it is not, row security decides at the write.
 ///
 /// # Errors
-/// 42501.
+/// 42501 for an entry of another user.
 pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
     let acting = tenant::cache_current_user_id();
     let foreign = users.into_iter().find(|user| acting != Some(**user));
@@ -24,7 +24,7 @@ pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
     }
 }
 
-/// The refusal of an entry of another user.
+/// Returns the refusal of an entry of another user.
 pub fn not_own(acting: Option<Uuid>, user_id: &Uuid) -> Refusal {
     let acting = acting.map_or_else(|| "no user".to_string(), |user| format!("user {user}"));
     Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "an entry of another user cannot be written")
@@ -32,7 +32,7 @@ pub fn not_own(acting: Option<Uuid>, user_id: &Uuid) -> Refusal {
         .hint("Set the claim sub in request.jwt.claims, or infinite_pages_cache.user_id, to the entry's user.")
 }
 
-/// Whether the caller may see an entry, for a call that does nothing about the entries of others.
+/// Whether the caller may see an entry. A touch of an entry that its caller may not see does nothing, and waits for nobody.
 pub fn may_see(address: &Address) -> bool {
     let extension = Extension::current();
     let entries = Entries::current(&extension);

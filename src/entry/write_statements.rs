@@ -28,14 +28,14 @@ impl Written {
     }
 }
 
-/// What an INSERT does about a row in the way.
+/// What an INSERT does about a conflicting row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum OnConflict {
     Nothing,
     Raise,
 }
 
-/// The arguments of the address, $1 to $4, and of columns, from $5 on.
+/// Returns the arguments of the address, $1 to $4, and those of columns, from $5 on.
 fn args<'a>(
     key: &Locked,
     columns: impl Iterator<Item = &'static Column>,
@@ -47,7 +47,7 @@ fn args<'a>(
 /// The number of the argument of the first column.
 const FIRST: usize = 5;
 
-/// Replaces the version of a month; `None` when it is not there.
+/// Updates the version of a month; `None` if there is none.
 pub fn update(key: &Locked, new: &NewVersion, month: Month) -> Option<Written> {
     let mut args = args(key, columns::updated(), new);
     let (start, end) = (args.len() + 1, args.len() + 2);
@@ -67,7 +67,7 @@ pub fn update(key: &Locked, new: &NewVersion, month: Month) -> Option<Written> {
     explained(key, || saved_plan::run(Access::Write, "upsert: update", sql, &args, Written::of))
 }
 
-/// Stores the first version of a month; `None` when a row is in the way, and is not to be named.
+/// Inserts the first version of a month; `None` if a row conflicts and no error is wanted.
 pub fn insert(key: &Locked, new: &NewVersion, on_conflict: OnConflict) -> Option<Written> {
     let (plan, clause) = match on_conflict {
         OnConflict::Nothing => ("upsert: insert", "ON CONFLICT DO NOTHING"),
@@ -77,7 +77,7 @@ pub fn insert(key: &Locked, new: &NewVersion, on_conflict: OnConflict) -> Option
         let names: Vec<&str> = columns::inserted().map(|column| column.name).collect();
         let values: Vec<String> =
             columns::inserted().zip(FIRST..).map(|(column, number)| column.expression(number)).collect();
-        // The digest, $2, is in no column.
+        // No column holds $2, the digest.
         format!(
             "INSERT INTO {schema}.{CACHE} (user_id, content_type, cache_key, {}) \
              VALUES ($1, $3, $4, {}) {clause} RETURNING id, {MILLIONTHS}",
@@ -89,7 +89,7 @@ pub fn insert(key: &Locked, new: &NewVersion, on_conflict: OnConflict) -> Option
     explained(key, || saved_plan::run(Access::Write, plan, sql, &args, Written::of))
 }
 
-/// Removes the versions of all months but one; returns what the newest of them bequeaths, and how many they were.
+/// Deletes the versions of all other months; returns what the new version keeps of the newest, and how many were deleted.
 pub fn remove_others(key: &Locked, month: Month) -> (Option<Moved>, usize) {
     let mut args = key.address().args();
     args.extend([spi::timestamptz(month.start()), spi::timestamptz(month.end())]);
@@ -117,8 +117,8 @@ pub fn remove_others(key: &Locked, month: Month) -> (Option<Moved>, usize) {
     (removed.into_iter().max_by_key(|(created_at, _)| *created_at).map(|(_, moved)| moved), number)
 }
 
-/// Runs a write, and tells its errors better: that row security refuses it because the session acts for another user, or
-/// that an index of the operator's own does because of another entry.
+/// Runs a write, and explains two of its errors: row security refuses it because the session acts for another user, or an
+/// index of the operator's own because of another entry.
 fn explained<T>(key: &Locked, write: impl FnOnce() -> T) -> T {
     let is_restricted = privileges::is_restricted(key.table());
     let user_id = key.address().user_id;

@@ -1,4 +1,4 @@
-//! The writing of one entry: one live version per address, whatever the month and whoever writes at the same time.
+//! Writes one entry, so that it has one live version, whatever the month and whoever writes at the same time.
 
 use super::columns::{Moved, NewVersion};
 use super::conflicts::versions_by_statement;
@@ -22,7 +22,7 @@ pub struct Writer {
     last: Option<Moment>,
 }
 
-/// A moment that has a partition.
+/// The timestamp of a write, and the partition that holds it.
 #[derive(Clone, Copy)]
 struct Moment {
     now: i64,
@@ -31,11 +31,11 @@ struct Moment {
 }
 
 impl Writer {
-    /// Stores one entry when nobody else is writing it. An older version in an earlier month (or, after the clock was
-    /// set back, a later one) is removed; the new one keeps its id and counts.
+    /// Stores one entry when no other session is writing it. Removes the versions of other months, earlier ones or, if the
+    /// clock was set back, later ones; the new version keeps the entry's id and counts.
     pub fn store(&mut self, address: &Address, values: &Values, policy: &Policy) -> Written {
-        // A client that writes to the table directly takes no lock, and can come between what is looked at and
-        // what is written; then both are done again.
+        // A client that writes to the table directly takes no lock, so it can write between the look and the write. Then
+        // both are done again.
         const ATTEMPTS: usize = 10;
         let mut moved = Moved::default();
         let mut before = None;
@@ -53,7 +53,7 @@ impl Writer {
                 moment.wrote(Some((written, found)))
             });
             match attempt {
-                // Once more from the top: the month may end meanwhile.
+                // Then the next attempt, because the month may end meanwhile.
                 None => create::create_current(),
                 Some((Some(written), _)) => return written,
                 Some((None, found)) => {
@@ -69,7 +69,7 @@ impl Writer {
         if is_there {
             kept_out();
         }
-        // A row of another key is in the way, which a plain INSERT names; or something lets no row in.
+        // A row of another key is in the way, which a plain INSERT names, or a policy or trigger lets no row in.
         let written = key_lock::with_key(address, |key| {
             let Some(moment) = self.at_now(key) else { return Wrote::Openly(None) };
             let new = NewVersion { values, policy, now: moment.now, moved };
@@ -78,8 +78,8 @@ impl Writer {
         written.unwrap_or_else(|| kept_out())
     }
 
-    /// Takes the moment; `None` when its month has no partition. With the key locked, the later one of two writers has
-    /// the later moment, but for a batch that goes on with its last one.
+    /// Takes the timestamp; `None` if its month has no partition. The later of two writers has the later one, because the
+    /// key is locked. Without a partition, a batch goes on with its last one.
     fn at_now(&mut self, key: &Locked) -> Option<Moment> {
         let now = create::current_moment(key.table());
         let now = now.map(|(now, partition)| Moment { now, month: month_of(now), partition });
@@ -89,8 +89,8 @@ impl Writer {
 }
 
 impl Moment {
-    /// Writes an entry that has these versions; `None` when something kept it from that. `again`: it has found the same
-    /// versions before, and could not remove those of other months.
+    /// Writes an entry that has these versions; `None` if something prevented it. `again`: the attempt before found the
+    /// same versions, and failed.
     fn write(&self, key: &Locked, versions: &[i64], new: &mut NewVersion, again: bool) -> Option<Written> {
         let is_current = |created_at: &&i64| (self.month.start()..self.month.end()).contains(*created_at);
         let current = versions.iter().filter(is_current).count();
@@ -98,11 +98,11 @@ impl Moment {
         if outdated > 0 {
             let (bequeathed, removed) = remove_others(key, self.month);
             new.moved = bequeathed.unwrap_or(new.moved);
-            // What the transaction's snapshot does not show it cannot delete; to commit would leave two.
+            // The transaction cannot delete what its snapshot does not show, and a commit would leave two versions.
             if removed < outdated && spi::uses_transaction_snapshot() {
                 contended();
             }
-            // Somebody has put another row in the place of one. What stays a second time a policy or trigger keeps.
+            // Another session has replaced a version. One that stays a second time is kept by a policy or trigger.
             if removed < outdated && !again {
                 return None;
             }
@@ -110,13 +110,13 @@ impl Moment {
         if current == 0 { insert(key, new, OnConflict::Nothing) } else { update(key, new, self.month) }
     }
 
-    /// What others know of a write.
+    /// Says whether other transactions can see the write.
     fn wrote<T>(&self, written: T) -> Wrote<T> {
         if is_of_this_transaction(self.partition) { Wrote::Hidden(written) } else { Wrote::Openly(written) }
     }
 }
 
-/// Nobody else writes the entry, and yet it cannot be written.
+/// Raises the error of an entry that nobody else writes and that still cannot be written.
 fn kept_out() -> ! {
     Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "the entry cannot be written")
         .detail("A restrictive row security policy, or a trigger, keeps its row from being inserted or updated.")
