@@ -1,23 +1,23 @@
-//! The partitions that a table has, as the server's own cache of them tells.
+//! Reads which partitions a table has, from the server's relation cache.
 
 use crate::pg::{invalidation, relation};
 use pgrx::pg_sys;
 
-/// The partitions of all tables with their bounds: a query, for reports, which join them with what else they read. It has to
-/// take the bounds from text. Lookups, upserts and maintenance call [`partitions_of`], which runs no statement, and sees a
-/// partition that was attached after the caller's snapshot.
+/// A query for the partitions of all tables with their bounds, which reports join with other tables. It takes the bounds
+/// from text. Lookups, upserts and maintenance call [`partitions_of`], which runs no statement, and sees a partition that
+/// was attached after the caller's snapshot.
 pub const PARTITIONS: &str = include_str!("../../sql/reports/partitions.sql");
 
-/// The partitions of the cache that have their entry index, as `indrelid`: a query.
+/// A query for the partitions of the cache that have their entry index, as `indrelid`.
 pub const ENTRY_INDEXES: &str = include_str!("../../sql/reports/entry_indexes.sql");
 
-/// A partition and the timestamps it holds, in microseconds since 2000-01-01 UTC.
+/// A partition and its bounds, in microseconds since 2000-01-01 UTC.
 #[derive(Clone, Copy, Debug)]
 pub struct Partition {
     pub oid: pg_sys::Oid,
-    /// The first microsecond; `i64::MIN` for MINVALUE.
+    /// The first timestamp that it holds; `i64::MIN` for MINVALUE.
     pub from: i64,
-    /// The first microsecond after it; `i64::MAX` for MAXVALUE.
+    /// The first timestamp after those; `i64::MAX` for MAXVALUE.
     pub to: i64,
 }
 
@@ -26,22 +26,22 @@ impl Partition {
         self.from <= timestamp && timestamp < self.to
     }
 
-    /// The partition's name, without its schema.
+    /// Returns the partition's name, without its schema.
     pub fn name(&self) -> String {
         relation::name_of(self.oid)
     }
 }
 
-/// Makes this backend read the partitions of a table anew when they are next asked for. A backend that reads them while
-/// another attaches one can keep the list without it: the news comes in the middle of the reading, and is forgotten
-/// when what was read is stored. Statements then do not see the partition, whatever is in it.
+/// Makes this backend read the partitions of a table anew at their next use. A backend may keep a list without a partition
+/// that was attached while it read the list: the invalidation comes in the middle, and is forgotten when the list is
+/// stored. Statements would then never see that partition.
 pub fn forget_partitions(parent: pg_sys::Oid) {
     invalidation::accept_messages();
     invalidation::forget_relation(parent);
 }
 
-/// The partitions of a table partitioned by a range of one timestamp, oldest first; none of any other table. A
-/// DEFAULT partition, which holds no range, is left out.
+/// Returns the partitions of a table partitioned by a range of one timestamp, oldest first; none of any other table. Leaves
+/// out a DEFAULT partition, because it holds no range.
 pub fn partitions_of(parent: pg_sys::Oid) -> Vec<Partition> {
     let partition = |(oid, from, to)| Partition { oid, from, to };
     relation::range_partitions(parent).into_iter().map(partition).collect()

@@ -1,5 +1,5 @@
-//! Creation of partitions. One is built beside the table and then attached: readers of the table never
-//! wait, as they would behind CREATE TABLE … PARTITION OF.
+//! Creates partitions. A partition is built beside the table and then attached, because readers of the table would wait
+//! behind CREATE TABLE … PARTITION OF.
 
 use super::catalog::{forget_partitions, partitions_of};
 use super::secure::secure;
@@ -41,9 +41,9 @@ impl Table {
         }
     }
 
-    /// Storage parameters. A quarter of a page takes a new version of any row that has not been put out of
-    /// line (2 kB), so that hits are stored without touching an index. What goes out of line does so with
-    /// all its content, so that scans for metrics read a narrow table.
+    /// Returns the storage parameters. A quarter of each page stays free for a new version of a row, which has at most 2 kB
+    /// in line, so that storing hits touches no index. A larger row has all its content out of line, so that scans for
+    /// metrics read a narrow table.
     fn storage(self) -> &'static str {
         match self {
             Table::Cache => "WITH (fillfactor = 75, toast_tuple_target = 128)",
@@ -52,8 +52,8 @@ impl Table {
     }
 }
 
-/// Makes sure that the month of a date has its partition, in the calendar as it is written: a date has
-/// no time zone, and a partition's bounds are those of its month in UTC.
+/// Makes sure that the month of a date has its partition, and returns the partition's name. The month is that of the date
+/// as written, because a date has no time zone; the bounds are in UTC.
 #[pg_extern(sql = false)]
 fn create_monthly_cache_partition(target_date: Option<Timestamp>) -> String {
     let target_date = target_date.unwrap_or_else(|| {
@@ -86,45 +86,45 @@ fn show(timestamp: Timestamp) -> String {
     }
 }
 
-/// The partition of the current month. Declared SECURITY DEFINER: a tenant may call it, and can make it
-/// do nothing else.
+/// Makes sure that the current month has its partition, and returns the partition's name. The SQL function is SECURITY
+/// DEFINER: a tenant may call it, and can make it do nothing else.
 #[pg_extern(sql = false)]
 fn cache_create_current_partition() -> String {
     let month = month_of(now());
     with_storage_of_database(|| create(&Extension::current(), Table::Cache, month)).0
 }
 
-/// Runs `f` for a session that may be a tenant's or a service's: where a partition of everybody's is stored is not its choice.
+/// Runs `f` for a tenant or a service, which must not choose where a partition of everybody's is stored.
 fn with_storage_of_database<T>(f: impl FnOnce() -> T) -> T {
     with_settings(&[(c"default_tablespace", c""), (c"default_table_access_method", c"heap")], f)
 }
 
-/// Now, and the partition that the cache has for it, if it has one.
+/// Returns the time now, and the cache's partition for it; `None` if there is none.
 pub fn current_moment(parent: pg_sys::Oid) -> Option<(i64, pg_sys::Oid)> {
     let now = now();
     let partitions = partitions_of(parent);
     partitions.iter().find(|partition| partition.holds(now)).map(|partition| (now, partition.oid))
 }
 
-/// Waits until nobody has made a partition of the cache that others do not know yet.
+/// Waits for each transaction that has made a partition of the cache and has not ended.
 pub fn wait_for_makers() {
     Brief::exclusive(locks::CREATE_PARTITION, Table::Cache as u32).release();
 }
 
-/// Creates the partition of the current month, or waits for who is creating it. It goes through the SQL function, because
-/// the right to execute that is what lets a role make a month, and because SECURITY DEFINER gives the role the owner's rights
-/// for it.
+/// Creates the partition of the current month, or waits for a transaction that is creating it. It calls the SQL function,
+/// because EXECUTE on that is a role's right to make a month, and SECURITY DEFINER gives the role the owner's rights for
+/// it.
 pub fn create_current() {
     let extension = Extension::current();
     let sql = format!("SELECT {}.cache_create_current_partition()", extension.schema);
     with_way_out(&extension, Grant::Tenant, || spi::execute(&sql));
 }
 
-/// The same for the audit log, called with the rights of its owner: no role needs a right of its own, because the extension
-/// audits whoever writes.
+/// As [`create_current`], for the audit log, called with the rights of its owner. No role needs a right of its own, because
+/// the extension audits whoever writes.
 pub fn ensure_current_audit(extension: &Extension, log: pg_sys::Oid) {
     let now = now();
-    // The row gets its timestamp a moment later, which near the end of a month may be the next month.
+    // The row gets its timestamp a moment later, which may be in the next month.
     const MARGIN: i64 = 60_000_000;
     let soon = Month::of(now + MARGIN).map(|_| now + MARGIN);
     for moment in std::iter::once(now).chain(soon) {
@@ -134,16 +134,17 @@ pub fn ensure_current_audit(extension: &Extension, log: pg_sys::Oid) {
     }
 }
 
-/// The months that should have a partition: this one and the next `premake`, as far as the calendar goes.
+/// Returns the months that should have a partition: the current one and the next `premake`, up to the end of the calendar.
 pub fn wanted_months() -> impl Iterator<Item = Month> {
     let this = Month::of(now());
     (0..=i64::from(settings::PREMAKE.get())).filter_map(move |ahead| this?.plus(ahead))
 }
 
-/// The partition that holds a month, by its name, and whether it had to be created.
+/// Makes sure that a month has its partition; returns its name, and whether it was created.
 ///
 /// # Errors
-/// 42501 unless the current user owns the table; 42P07 when something else has the partition's name.
+/// 42501 unless the current user owns the table, 42P07 if another relation has the partition's name, 23514 if a DEFAULT
+/// partition holds rows of the month.
 pub fn create(extension: &Extension, table: Table, month: Month) -> (String, bool) {
     let parent = extension.table(table.name());
     let existing = || {
@@ -162,7 +163,7 @@ pub fn create(extension: &Extension, table: Table, month: Month) -> (String, boo
          cache_create_current_partition().",
     );
     advisory_lock::lock(locks::CREATE_PARTITION, table as u32);
-    // Others may have made it while this backend waited.
+    // Another session may have made it during the wait.
     forget_partitions(parent);
     if let Some(partition) = existing() {
         return (partition.name(), false);
@@ -194,7 +195,7 @@ fn build(extension: &Extension, table: Table, month: Month, name: &str) {
     let sql = format!(
         "ALTER TABLE {schema}.{parent_name} ATTACH PARTITION {schema}.{name} FOR VALUES FROM ('{from}') TO ('{to}')"
     );
-    // Asked before, since after an error no statement can run.
+    // Read before the ATTACH, because after an error no statement can run.
     let default_partition = spi::run(
         Access::ReadLatest,
         "SELECT partdefid::regclass::text FROM pg_partitioned_table WHERE partrelid = $1 AND partdefid <> 0",

@@ -1,4 +1,4 @@
-//! Retirement of partitions: a month in which nothing is live any more goes in one DROP.
+//! Drops partitions: a month in which nothing is live any more goes in one DROP TABLE.
 
 use super::catalog::{Partition, forget_partitions, partitions_of};
 use super::create::Table;
@@ -25,9 +25,9 @@ use std::cell::Cell;
 pub struct Retired {
     pub name: String,
     pub dropped: bool,
-    /// Kept since somebody holds it, or something else went wrong.
+    /// Kept because another session holds it, or because of another error.
     pub busy: bool,
-    /// Kept since a dump would miss it.
+    /// Kept because a dump would miss it.
     pub dumped: bool,
     pub live_entries: i64,
     pub freed_bytes: i64,
@@ -35,8 +35,8 @@ pub struct Retired {
 }
 
 /// # Errors
-/// 22023 when no month would be kept, 42501 unless the current user owns the table or is a service, and where row security
-/// may hide entries.
+/// 22023 if no month would be kept, 42501 unless the current user owns the table or is a service, and if row security may
+/// hide entries.
 #[pg_extern(sql = false)]
 fn drop_old_cache_partitions(
     months_to_keep: Option<i32>,
@@ -66,7 +66,7 @@ fn drop_old_cache_partitions(
     let old = partitions_of(parent).into_iter().filter(|partition| partition.to <= oldest_kept).collect();
     let include_live = include_live.unwrap_or(false);
     let retire_old = || {
-        // The live entries are counted also where they are to go.
+        // Live entries are counted even if they are to be dropped.
         must_see_all(&extension, &[CACHE]);
         retire(&extension, Table::Cache, old, include_live, settings::LOCK_TIMEOUT.get())
     };
@@ -82,11 +82,11 @@ fn drop_old_cache_partitions(
     )
 }
 
-/// The months that are over and hold nothing live, and nothing that hides what lives in an older one. One that somebody
-/// has just made, to fill it, is none yet.
+/// Returns the dead months, except one that hides live entries of an older month, and one just made that is still empty,
+/// because its maker may be about to fill it.
 ///
 /// # Errors
-/// 42501 where row security may hide entries.
+/// 42501 if row security may hide entries.
 pub fn dead_months(extension: &Extension) -> Vec<Partition> {
     must_see_all(extension, &[CACHE]);
     let now = now();
@@ -96,8 +96,8 @@ pub fn dead_months(extension: &Extension) -> Vec<Partition> {
         .collect()
 }
 
-/// Whether a month has the newest versions of entries of which older months have some that live longer: clients that
-/// insert a key in one month after the other leave such. Without it they would come back.
+/// Whether a month holds newer versions of entries that are live in an older month. Clients that insert a key in one month
+/// after the other leave such. Without the newer version, the older one would be found again.
 fn hides_live_entries(extension: &Extension, partition: &Partition) -> bool {
     let schema = &extension.schema;
     let sql = format!(
@@ -109,11 +109,11 @@ fn hides_live_entries(extension: &Extension, partition: &Partition) -> bool {
     spi::run(Access::ReadLatest, &sql, &args, |rows| rows.count() > 0)
 }
 
-/// Drops partitions, but for those that hold a live entry unless `include_live`. What cannot be locked
-/// in so many milliseconds is kept, and so is everything while a dump is at work.
+/// Drops partitions, except those that hold a live entry unless `include_live`. Keeps all while a dump is at work, or if
+/// the table cannot be locked within `wait` milliseconds.
 ///
 /// # Errors
-/// 42501 where row security may hide the entries that keep one.
+/// 42501 if row security may hide live entries.
 pub fn retire(extension: &Extension, table: Table, old: Vec<Partition>, include_live: bool, wait: i32) -> Vec<Retired> {
     if table == Table::Cache && !include_live {
         must_see_all(extension, &[CACHE]);
@@ -144,7 +144,7 @@ pub fn retire(extension: &Extension, table: Table, old: Vec<Partition>, include_
         } else {
             let locked = parent_locked.get_or_insert_with(|| lock_parent(extension, table, wait));
             let outcome = match locked {
-                // Somebody has dropped it, or detached it, to keep it.
+                // Another session has dropped it, or detached it to keep it.
                 Ok(partitions) if !partitions.contains(&partition.oid) => continue,
                 Ok(_) => drop_unless_busy(extension, table, &partition, include_live),
                 Err(caught) => Err(caught.clone()),
@@ -171,10 +171,10 @@ pub fn retire(extension: &Extension, table: Table, old: Vec<Partition>, include_
     retired
 }
 
-/// Locks a table, so that its partitions can be dropped. Whoever comes meanwhile queues behind this
-/// wait, which is why it is bounded; nobody new can lock a partition once it is over. Who waits for a
-/// row that this transaction has deleted may be the one it waits for: then it looks for the deadlock
-/// first, and gives up, before the other one looks. Returns the partitions that the locked table has.
+/// Locks a table, so that its partitions can be dropped, and returns those that it then has. The wait is bounded, because
+/// new sessions queue behind it; after it none of them can lock a partition. A session that waits for a row that this
+/// transaction has deleted may hold the lock that this one waits for. deadlock_timeout = 1ms makes this one find the
+/// deadlock, and give up, first.
 fn lock_parent(extension: &Extension, table: Table, wait: i32) -> Result<Vec<pg_sys::Oid>, Caught> {
     subtransaction::attempt(|| {
         let sql = format!("LOCK TABLE ONLY {}.{} IN ACCESS EXCLUSIVE MODE", extension.schema, table.name());
@@ -189,16 +189,16 @@ fn lock_parent(extension: &Extension, table: Table, wait: i32) -> Result<Vec<pg_
 
 /// What became of a partition that was to be dropped.
 enum Dropped {
-    /// It is gone, and with it so many bytes.
+    /// It is gone, and freed this many bytes.
     Freed(i64),
     /// It holds a live entry after all.
     NotDead,
-    /// A dump has connected meanwhile; the drop has been taken back.
+    /// A dump has connected meanwhile, so the drop was rolled back.
     NotForDump,
 }
 
-/// Drops a partition of a locked table, unless somebody holds the partition itself: to wait for that one
-/// would hold up everybody.
+/// Drops a partition of a locked table, unless another session holds the partition itself: to wait for that would hold up
+/// every session.
 fn drop_unless_busy(
     extension: &Extension,
     table: Table,
@@ -221,7 +221,7 @@ fn drop_unless_busy(
         );
         spi::execute(&format!("DROP TABLE {name}"));
         dump_check::ask_at_commit();
-        // The last thing before the commit, where the worker commits at once: triggers on the DROP may take long.
+        // Checked last, because triggers on the DROP may take long; the worker commits right after it.
         gave_up.set(dump_check::is_at_work(extension));
         if gave_up.get() {
             dump_check::refusal(AT_WORK, "").raise();
@@ -231,8 +231,7 @@ fn drop_unless_busy(
     if gave_up.get() { Ok(Dropped::NotForDump) } else { outcome }
 }
 
-/// Whether a partition holds a live entry; one of the audit log never does. The index on the expiry
-/// answers at once.
+/// Whether a partition holds a live entry; one of the audit log never does. The index on expires_at answers at once.
 fn has_live_entries(extension: &Extension, table: Table, partition: &Partition) -> bool {
     table == Table::Cache
         && query_live(extension, partition, "SELECT 1::bigint FROM", "ORDER BY expires_at DESC LIMIT 1").is_some()

@@ -1,6 +1,6 @@
-//! Dumps beside drops. A dump takes its snapshot first and its locks then: a month that goes in between fails it. It is
-//! connected for several round trips before its snapshot, so whoever asks for it as the last thing before the commit
-//! of a drop meets it.
+//! Keeps drops of months from failing a dump. A dump takes its snapshot first and its locks then, so a month must not go in
+//! between. It is connected for several round trips before its snapshot, so a check as the last thing before the commit of
+//! a drop finds it.
 
 use crate::error::Refusal;
 use crate::extension::{CACHE, Extension};
@@ -10,7 +10,7 @@ use crate::pg::spi::{self, Access};
 use crate::pg::transaction_end::{AtCommit, Queue};
 use pgrx::PgSqlErrorCode;
 
-/// Why a month is left where it is.
+/// Why a month is kept.
 pub const AT_WORK: &str = "a dump or a restore is at work (pg_dump, pg_restore)";
 
 /// Whether a dump or a restore of this database is at work.
@@ -18,8 +18,8 @@ pub fn is_at_work(extension: &Extension) -> bool {
     is_connected(extension, &["pg_dump", "pg_restore"])
 }
 
-/// Whether one of these programs is connected to this database. A name that a client chose for itself counts
-/// only if it could do as an owner does.
+/// Whether one of these programs is connected to this database. Clients choose their application_name, so only that of a
+/// role with the owner's rights counts.
 pub fn is_connected(extension: &Extension, programs: &[&str]) -> bool {
     activity::look_again();
     let programs: Vec<String> = programs.iter().map(|program| (*program).to_string()).collect();
@@ -33,33 +33,33 @@ pub fn is_connected(extension: &Extension, programs: &[&str]) -> bool {
     )
 }
 
-/// The error of what has to wait for a dump or a restore: 55006.
+/// Returns the error of what has to wait for a dump or a restore: 55006.
 pub fn refusal(message: &str, detail: &str) -> Refusal {
     Refusal::new(PgSqlErrorCode::ERRCODE_OBJECT_IN_USE, message)
         .detail(format!("pg_dump or pg_restore is connected. {detail}"))
         .hint("Try again when it has ended.")
 }
 
-/// A month has been dropped, which a dump that has begun meanwhile would miss.
+/// A dropped month, which a dump that has begun meanwhile would miss.
 pub struct MonthDropped;
 
 thread_local! {
     pub static DROPPED: Queue<MonthDropped> = const { Queue::new() };
 }
 
-/// Asks for dumps once more before this transaction, which drops a month, commits.
+/// Makes this transaction, which drops a month, look for dumps once more before it commits.
 pub fn ask_at_commit() {
     DROPPED.with(|dropped| dropped.push(MonthDropped, |_, _| true));
 }
 
 impl AtCommit for MonthDropped {
-    /// Asks with whatever search_path the session has.
+    /// Looks for dumps, whatever search_path the session has.
     ///
     /// # Errors
-    /// 55006.
+    /// 55006 while a dump or a restore is at work.
     fn before_commit() {
         with_setting(c"search_path", "pg_catalog, pg_temp", || {
-            // Without the extension there is nothing left to look at.
+            // The transaction may have dropped the extension.
             if Extension::find().is_some_and(|extension| is_at_work(&extension)) {
                 let message = "cannot commit because the transaction drops months that a dump may have begun to read";
                 refusal(
@@ -71,7 +71,7 @@ impl AtCommit for MonthDropped {
         });
     }
 
-    /// A prepared transaction is committed by another session, maybe, which does not ask for dumps: 0A000.
+    /// Refuses PREPARE TRANSACTION, because COMMIT PREPARED, maybe of another session, does not look for dumps: 0A000.
     fn refuses_prepare(&self) -> Option<Refusal> {
         let code = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
         let refusal = Refusal::new(code, "cannot PREPARE a transaction that has dropped a month")

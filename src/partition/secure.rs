@@ -1,6 +1,5 @@
-//! What a partition must have of its own, since it does not inherit it: the parent's owner, row security
-//! without a policy, no grants, and the unique index of its entries. A tenant then reaches its rows
-//! through the parent only.
+//! Secures partitions: gives each what it does not inherit, which is the parent's owner, row security without a policy, no
+//! grants, and the entry index. A tenant then reaches its rows through the parent only.
 
 use super::catalog::{ENTRY_INDEXES, partitions_of};
 use crate::access::owner;
@@ -11,8 +10,8 @@ use crate::pg::relation::{qualified_name, while_it_stays};
 use crate::pg::spi::{self, Access};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// Gives every partition what it lacks, as one made by hand does, and what is below it, an index only if wanted; calls
-/// `after` for each that lacked something, and returns how many these were.
+/// Secures every partition, and what is below it, because one made by hand may lack any of this. Creates entry indexes only
+/// if `indexes`. Calls `after` for each that lacked something, and returns how many did.
 pub fn secure_all(extension: &Extension, indexes: bool, mut after: impl FnMut()) -> i64 {
     let mut secured = 0;
     for table in [CACHE, AUDIT_LOG, AUDIT_ARCHIVE] {
@@ -21,7 +20,8 @@ pub fn secure_all(extension: &Extension, indexes: bool, mut after: impl FnMut())
             .filter(|parent| table != AUDIT_ARCHIVE || owner::is_archive_of_log(extension, *parent));
         let months: Vec<_> = parent.map(partitions_of).unwrap_or_default().iter().map(|month| month.oid).collect();
         for partition in parent.map(all_below).unwrap_or_default() {
-            // The index of what is below a month comes from the month; a DEFAULT partition may hold a key of several.
+            // What is below a month gets its index from the month. A DEFAULT partition gets none, because it may hold a key
+            // of several months.
             if secure(extension, table, partition, indexes && months.contains(&partition)) {
                 secured += 1;
                 after();
@@ -31,7 +31,7 @@ pub fn secure_all(extension: &Extension, indexes: bool, mut after: impl FnMut())
     secured
 }
 
-/// The partitions of a table and theirs, also what holds no range.
+/// Returns the partitions of a table, DEFAULT ones too, and theirs.
 fn all_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     const ALL_BELOW: &str = "\
         WITH RECURSIVE below (relation) AS ( \
@@ -43,8 +43,8 @@ fn all_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     })
 }
 
-/// Gives a partition what it lacks, the index of its entries only if wanted; returns whether it lacked
-/// anything. What it has is left alone: each of the statements would lock it.
+/// Secures a partition, the entry index only if `index`; returns whether it lacked anything. Runs no statement for what it
+/// has, because each would lock it.
 pub fn secure(extension: &Extension, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
     let owner = privileges::owner_of(extension.table(parent));
     let read = || {
@@ -60,10 +60,10 @@ pub fn secure(extension: &Extension, parent: &str, partition: pg_sys::Oid, index
         )
     };
     let Some((right_owner, row_security, indexed, owner_name)) = while_it_stays(partition, |_| read()) else {
-        return false; // somebody has dropped it meanwhile
+        return false; // another session has dropped it meanwhile
     };
     let name = qualified_name(partition);
-    // The index first: it lets readers go on, which the other statements do not.
+    // The index first, because it lets readers go on, and the other statements do not.
     if !indexed {
         add_entry_index(extension, partition, &name);
     }
@@ -82,9 +82,9 @@ fn has_entry_index(partition: pg_sys::Oid) -> bool {
     spi::run(Access::ReadLatest, &sql, &[partition.into()], |rows| rows.get::<bool>(0, 1).unwrap_or(false))
 }
 
-/// The server chooses the name: an invalid index that an interrupted statement has left may have any.
+/// Creates the entry index. The server chooses its name, because an invalid index of an interrupted statement may have any.
 fn add_entry_index(extension: &Extension, partition: pg_sys::Oid, name: &str) {
-    // Two sessions may make indexes of one table at the same time, but only one holds this lock.
+    // CREATE INDEX lets another session create one at the same time; this lock does not.
     spi::execute(&format!("LOCK TABLE ONLY {name} IN SHARE ROW EXCLUSIVE MODE"));
     if !has_entry_index(partition) {
         check_unique(name);
@@ -94,7 +94,7 @@ fn add_entry_index(extension: &Extension, partition: pg_sys::Oid, name: &str) {
 }
 
 /// # Errors
-/// 23505 when a partition that was made by hand holds a key twice.
+/// 23505 if a partition that was made by hand holds a key twice.
 fn check_unique(partition: &str) {
     let sql = format!(
         "SELECT user_id::text, content_type::text, cache_key::text, count(*) FROM {partition} \
@@ -120,8 +120,8 @@ fn check_unique(partition: &str) {
     });
 }
 
-/// Revokes privileges on a table or view from everybody but its owner; default privileges may have
-/// granted some. Returns whether anybody had any.
+/// Revokes privileges on a table or view from every role but its owner, because default privileges may have granted some.
+/// Returns whether any role had one.
 pub fn revoke(relation: pg_sys::Oid, privileges: &str) -> bool {
     let grantees = spi::run(
         Access::ReadLatest,

@@ -1,14 +1,14 @@
-//! Months that somebody has just made, to fill them: no DROP comes in between.
+//! Recognizes months that are new and still empty, so that they are not dropped before their maker fills them.
 
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
 use std::time::{Duration, SystemTime};
 
-/// How long a month that never held a row is left to whoever has made it.
+/// How long a month that never held a row is kept for its maker.
 const YOUNG: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Whether a partition has no row, not even a dead one, and is new. PostgreSQL records when no table was made; its
-/// file has been as it is since then, if it is empty. One that cannot be looked at counts as new.
+/// Whether a partition has no row, not even a dead one, and is less than a day old. PostgreSQL does not record when a table
+/// was made, but an empty file has not changed since. A file that cannot be read counts as new.
 pub fn is_new_and_unused(partition: pg_sys::Oid) -> bool {
     let files = spi::run(
         Access::ReadLatest,
@@ -26,15 +26,14 @@ struct File {
 }
 
 impl File {
-    /// Looks at a file by its path in the data directory, in which every process of the server works.
+    /// Reads a file's size and age. Its path is relative to the data directory, in which every server process works.
     fn look_at(path: &str) -> Self {
         let Ok(metadata) = std::fs::metadata(path) else { return Self { is_empty: true, is_young: true } };
         Self { is_empty: metadata.len() == 0, is_young: metadata.modified().map_or(true, is_young) }
     }
 }
 
-/// Whether a moment is less than a day from now. It may be one to come: the clock has been put back since, and if by
-/// more than that, nothing is known of its age.
+/// Whether a moment is less than a day from now, before or after, because the clock may have been set back since.
 fn is_young(moment: SystemTime) -> bool {
     let now = SystemTime::now();
     let distance = now.duration_since(moment).unwrap_or_else(|later| later.duration());
