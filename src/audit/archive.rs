@@ -1,5 +1,5 @@
-//! The archive of the audit log: months moved out of retention's reach, still one table to query, to
-//! dump, and to erase a user from.
+//! Archives months of the audit log: moves them to a table that retention leaves alone. It can be queried and dumped as one
+//! table, and users are erased from it.
 
 use crate::access::all_rows::must_see_all_of;
 use crate::access::owner;
@@ -21,8 +21,8 @@ use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
 /// # Errors
-/// 22023 unless `older_than` is positive, 42501 unless the current user owns the log and sees all of the months, 55006
-/// while a dump is at work, 55P03 when a month could not be locked within infinite_pages_cache.lock_timeout.
+/// 22023 unless `older_than` is positive, 42501 unless the current user owns the log and sees all rows of the months, 55006
+/// while a dump is at work, 55P03 if a month could not be locked within infinite_pages_cache.lock_timeout.
 #[pg_extern(sql = false)]
 fn archive_audit_logs(
     older_than: Option<Interval>,
@@ -47,7 +47,7 @@ fn archive_audit_logs(
     let limit = now().saturating_sub(age);
     let old: Vec<_> = partitions_of(log).into_iter().filter(|partition| partition.to <= limit).collect();
     if !old.is_empty() && dump_check::is_at_work(&extension) {
-        // One that begins meanwhile waits for the commit, and finds the months where its snapshot shows them.
+        // A dump that begins meanwhile waits for the commit, and finds the months where its snapshot shows them.
         let message = "cannot move months of the audit log while a dump or a restore is at work";
         dump_check::refusal(
             message,
@@ -82,7 +82,7 @@ fn archive_audit_logs(
     TableIterator::new(archived)
 }
 
-/// `FOR VALUES FROM … TO …` with literals that mean the same in every time zone and date style.
+/// Returns `FOR VALUES FROM … TO …`, with literals that mean the same in every time zone and date style.
 fn bounds_of(partition: &Partition) -> String {
     let literal = |timestamp: i64| match timestamp {
         i64::MIN => "MINVALUE".to_string(),
@@ -97,11 +97,11 @@ fn bounds_of(partition: &Partition) -> String {
     format!("FOR VALUES FROM ({}) TO ({})", literal(partition.from), literal(partition.to))
 }
 
-/// The archive, if there is one.
+/// Returns the archive, if there is one.
 ///
 /// # Errors
-/// 42501 when it belongs to a role that is neither the owner of the log nor a superuser: until the first month is
-/// archived the name is free, and whoever may create tables here could have taken it.
+/// 42501 if it belongs to a role that is neither the owner of the log nor a superuser, because whoever may create tables
+/// here could have taken the name before the first month was archived.
 pub fn find_archive(extension: &Extension) -> Option<pg_sys::Oid> {
     let archive = extension.find_table(AUDIT_ARCHIVE)?;
     if !owner::is_archive_of_log(extension, archive) {

@@ -1,5 +1,5 @@
-//! Reads in the audit log. A read writes nothing, so its record goes to a ring in shared memory, and whoever
-//! flushes the statistics stores it.
+//! Audits reads. A read writes nothing, so its record goes to a ring in shared memory, from which a flush stores it in the
+//! audit log.
 
 use super::ring;
 use super::writes::knows_who_acted;
@@ -21,12 +21,12 @@ use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::{Uuid, pg_sys};
 use std::collections::BTreeSet;
 
-/// Whether reads are audited, and can be.
+/// Whether reads are audited, which takes shared memory.
 pub fn is_on() -> bool {
     settings::AUDIT.get() == Audit::All && is_preloaded()
 }
 
-/// Records one read of an entry, and whether there was one.
+/// Records one read of an entry, and whether it found a live one.
 pub fn record(address: &Address, success: bool) {
     if !is_on() {
         return;
@@ -45,12 +45,12 @@ pub fn record(address: &Address, success: bool) {
     ring::write(counted_at, &record.encode());
 }
 
-/// A read as it stands in the ring.
+/// The record of a read in the ring.
 #[derive(Debug, PartialEq)]
 struct Record<'a> {
     moment: i64,
     user_id: Uuid,
-    /// Whom the session acts for.
+    /// The user that the session acts for.
     acting: Option<Uuid>,
     role: pg_sys::Oid,
     success: bool,
@@ -98,16 +98,16 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Whether a record in the ring is of a user: of an entry of his, or of what he has asked for.
+/// Whether a record is of a user: of an entry of the user, or of a session that acted for the user.
 pub fn is_of(body: &[u8], user_id: &Uuid) -> bool {
     body[8..24] == **user_id || (body[24] == 1 && body[25..41] == **user_id)
 }
 
-/// To be done to the ring at commit.
+/// What a commit does to the ring.
 pub enum Change {
-    /// The records at these positions have been stored.
+    /// Removes the records at these positions, which have been stored.
     Stored(Vec<u64>),
-    /// Nothing of this user may be left.
+    /// Removes all records of this user.
     ForgetUser(Uuid),
 }
 
@@ -115,7 +115,7 @@ thread_local! {
     pub static CHANGES: Queue<Change> = const { Queue::new() };
 }
 
-/// Whether the transaction has stored records: they must not be stored again.
+/// Whether the transaction has stored records, which it must not store again.
 pub fn has_stored() -> bool {
     CHANGES.with(|changes| changes.find(|_| Some(()))).is_some()
 }
@@ -126,7 +126,7 @@ pub fn forget_at_commit(user_id: Uuid) {
 }
 
 impl AtCommit for Change {
-    /// What has been stored must stay in memory until that is certain.
+    /// Refuses PREPARE TRANSACTION, because stored records must stay in memory until the commit: 0A000.
     fn refuses_prepare(&self) -> Option<Refusal> {
         Some(refusal_to_prepare())
     }
@@ -139,8 +139,8 @@ impl AtCommit for Change {
     }
 }
 
-/// Stores the records of this database that are in the ring; returns how many. Those of a month without a
-/// partition get one.
+/// Stores the ring's records of this database in the audit log; returns how many. Creates the partitions that their months
+/// lack.
 pub fn flush(extension: &Extension) -> i64 {
     let mut stored = 0;
     let mut next = 0;

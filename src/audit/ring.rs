@@ -1,6 +1,5 @@
-//! Audit records of reads, between the read and the worker that stores them: a ring of bytes in shared
-//! memory. When it is full the oldest records give way and are counted, so no read ever waits or fails for
-//! its audit.
+//! Keeps audit records of reads in a ring in shared memory until a flush stores them. When the ring is full the oldest
+//! records give way and are counted, so no read waits for room or fails for its audit.
 
 use crate::pg::backend::database;
 use crate::pg::plain::plain;
@@ -10,8 +9,7 @@ use crate::statistics::counters::{self, Count};
 use pgrx::pg_sys;
 
 plain! {
-    /// The records in the ring lie between two positions. Positions rise for ever; a byte's offset is its position modulo
-    /// the size.
+    /// The records lie between two positions. Positions only rise; the offset of a byte is its position modulo the size.
     struct Ends {
         first: u64,
         end: u64,
@@ -22,12 +20,12 @@ static RING: Guarded<u8, Ends> = Guarded::new(|| settings::AUDIT_BUFFER_SIZE.get
 
 pub static AREA: Area = Area { name: c"infinite_pages_cache audit", parts: &[&RING] };
 
-/// The beginning of a record; what follows is the record's own affair.
+/// The header of a record. The ring does not interpret the body that follows.
 #[derive(Clone, Copy)]
 struct Head {
     /// Bytes to the next record, a multiple of 8.
     length: u32,
-    /// InvalidOid when there is nothing to store: stored already, or the unused end of the buffer.
+    /// InvalidOid if there is nothing to store: the record is stored already, or is the unused end of the buffer.
     database: pg_sys::Oid,
     /// The counters' slot that counts this record if it is lost.
     counted_at: u32,
@@ -36,7 +34,7 @@ struct Head {
 }
 
 const HEAD: usize = 16;
-/// The first two fields, which an unused end has, too: it may be no longer.
+/// The first two fields. The unused end of the buffer has room for these, but maybe for no more.
 const MARK: usize = 8;
 
 impl Head {
@@ -49,7 +47,7 @@ impl Head {
     }
 }
 
-/// The ring as it may be read.
+/// The ring, for a reader.
 #[derive(Clone, Copy)]
 struct Ring<'a> {
     ends: &'a Ends,
@@ -74,7 +72,7 @@ impl<'a> Ring<'a> {
         &self.bytes[at..at + head.body as usize]
     }
 
-    /// Visits the records from `from` on until one is not wanted; returns the position of that, or the end.
+    /// Visits the records from `from` on until `visit` returns false; returns the position of that record, or the end.
     fn each(self, from: u64, mut visit: impl FnMut(u64, Head) -> bool) -> u64 {
         let mut position = from.max(self.ends.first);
         while position < self.ends.end {
@@ -92,7 +90,7 @@ fn offset(position: u64, size: usize) -> usize {
     (position % size as u64) as usize
 }
 
-/// The ring as it may be changed.
+/// The ring, for a writer.
 struct RingMut<'a> {
     ends: &'a mut Ends,
     bytes: &'a mut [u8],
@@ -108,13 +106,13 @@ impl RingMut<'_> {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Notes that there is nothing to store of a record.
+    /// Marks a record as having nothing to store.
     fn mark_empty(&mut self, position: u64, length: u32) {
         let head = Head { length, database: pg_sys::InvalidOid, counted_at: 0, body: 0 };
         self.put(position, &head.mark());
     }
 
-    /// Makes room at the end, where the oldest records give way; returns its position.
+    /// Makes room at the end, and returns its position. The oldest records give way.
     fn append(&mut self, bytes: u64) -> u64 {
         while self.ends.end + bytes - self.ends.first > self.bytes.len() as u64 {
             let head = self.read().head(self.ends.first);
@@ -128,7 +126,7 @@ impl RingMut<'_> {
         position
     }
 
-    /// Gives up the room of the oldest records as far as there is nothing to store.
+    /// Frees the room of the oldest records, as far as they have nothing to store.
     fn drop_first(&mut self) {
         while self.ends.first < self.ends.end {
             let head = self.read().head(self.ends.first);
@@ -140,7 +138,7 @@ impl RingMut<'_> {
     }
 }
 
-/// Puts a record of this database into the ring. `counted_at`: the counters' slot that counts it if it is lost.
+/// Writes a record of this database. `counted_at` is the counters' slot that counts it if it is lost.
 pub fn write(counted_at: u32, body: &[u8]) {
     let length = (HEAD + body.len()).next_multiple_of(8) as u64;
     if length > RING.length() as u64 / 2 {
@@ -165,7 +163,7 @@ pub fn write(counted_at: u32, body: &[u8]) {
 
 /// Records of this database from a position on.
 pub struct Records {
-    /// Where to go on.
+    /// The position to read on from.
     pub next: u64,
     pub positions: Vec<u64>,
     /// The bodies, one after the other.
@@ -183,11 +181,11 @@ impl Records {
     }
 }
 
-/// Reads some records of this database; none when there are no more.
+/// Reads some records of this database; none if there are no more.
 pub fn read(from: u64) -> Records {
     const BYTES: usize = 256 * 1024;
     const RECORDS: usize = 1000;
-    // Room first: nothing is allocated under the lock.
+    // Room first, because nothing may be allocated under the lock.
     let mut records = Records {
         next: from,
         positions: Vec::with_capacity(RECORDS),
@@ -214,8 +212,7 @@ pub fn read(from: u64) -> Records {
     records
 }
 
-/// Removes records that have been stored. Those that have given way meanwhile were counted as lost, and are
-/// not.
+/// Removes stored records. Those that have given way meanwhile were counted as lost, which is taken back.
 pub fn remove_stored(positions: &[u64]) {
     let given_way = RING.exclusive(|ends, bytes| {
         let mut ring = RingMut { ends, bytes };
@@ -231,12 +228,12 @@ pub fn remove_stored(positions: &[u64]) {
     }
 }
 
-/// Removes the records of databases that are gone.
+/// Removes the records of dropped databases.
 pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
     remove(|head, _| is_gone(head.database));
 }
 
-/// Removes the records of this database whose body is to be forgotten.
+/// Removes the records of this database whose body `is_forgotten`.
 pub fn forget(is_forgotten: impl Fn(&[u8]) -> bool) {
     let database = database();
     remove(|head, body| head.database == database && is_forgotten(body));
@@ -247,7 +244,7 @@ fn remove(is_wanted: impl Fn(Head, &[u8]) -> bool) {
         let mut ring = RingMut { ends, bytes };
         let mut position = 0;
         loop {
-            // The next that is wanted, and where.
+            // The next record to be removed.
             let mut wanted = None;
             position = ring.read().each(position, |position, head| {
                 if is_wanted(head, ring.read().body(position, head)) {

@@ -1,5 +1,5 @@
-//! Writes in the audit log: who changed which entry, from where. A row is written in the transaction of the
-//! change, with the rights of the log's owner.
+//! Audits writes: who changed which entry, from where. A row is written in the transaction of the change, with the rights
+//! of the log's owner.
 
 use crate::access::tenant;
 use crate::address::Address;
@@ -11,7 +11,7 @@ use crate::settings::{self, Audit};
 use pgrx::datum::DatumWithOid;
 use pgrx::{Uuid, pg_sys};
 
-/// Whether a log has the column that names whom a session acted for. One made by version 0.1.0 lacks it until cache_setup().
+/// Whether a log has the column acting_user_id. A log made by version 0.1.0 lacks it until cache_setup().
 pub fn knows_who_acted(log: pg_sys::Oid) -> bool {
     relation::has_column(log, c"acting_user_id")
 }
@@ -45,7 +45,7 @@ pub fn record(action: &str, events: &[Event]) {
     }
     let extension = Extension::current();
     let log = extension.table(AUDIT_LOG);
-    // The role that acts, not the owner that writes the row.
+    // The role that acts; the owner writes the row.
     let (role, acting) = (backend::current_user(), tenant::cache_current_user_id());
     let user_agent = guc::value_of(c"request.headers").and_then(|headers| user_agent_of(&headers));
     let (plan, acting_column, acting_value) =
@@ -79,11 +79,11 @@ pub fn record(action: &str, events: &[Event]) {
     });
 }
 
-/// The user agent among the headers that PostgREST passes on as a JSON object.
+/// Returns the user agent from the headers that PostgREST passes on as a JSON object.
 pub(super) fn user_agent_of(headers: &[u8]) -> Option<String> {
     let headers: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(headers).ok()?;
     let agent = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("user-agent"))?.1.as_str()?;
-    // A header is the client's to choose: bounded, and without what text cannot hold.
+    // The client chooses the header, so its length is limited, and NUL is left out, which text cannot hold.
     Some(agent.chars().filter(|c| *c != '\0').take(512).collect())
 }
 
