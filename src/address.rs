@@ -1,4 +1,5 @@
-//! The address of an entry: its user, content type and key. Each partition finds it by the user and a digest of the rest.
+//! The address of an entry: its user, content type and key. The entry index of each partition finds it by the user and a
+//! digest of the rest.
 
 use crate::arguments::{checked_content_type, checked_key, checked_user};
 use crate::error::Refusal;
@@ -8,7 +9,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use sha2::{Digest, Sha256};
 
-/// The name that stands in the place of a content type's for all types that have no content policy of their own.
+/// The name of the content policy of all content types that have none of their own.
 pub const EVERY_OTHER_TYPE: &[u8] = b"*";
 
 /// The address of an entry. Texts are bytes in the database's encoding.
@@ -35,11 +36,11 @@ impl<'a> Address<'a> {
         Ok(Self { user_id, content_type, cache_key, digest: digest_of(content_type, cache_key) })
     }
 
-    /// The same of an entry that is to be written. Lookups and invalidations take any name: of one that no entry can
-    /// have there is none, and what an older version has stored can be removed.
+    /// As [`Self::new`], for an entry that is to be written. Lookups and invalidations accept any name: a lookup finds
+    /// nothing under one that no entry can have, and an invalidation removes what an older version stored there.
     ///
     /// # Errors
-    /// Also 22023 for the name of the policy of all other types.
+    /// As [`Self::new`], and 22023 for the name `*`.
     pub fn to_write(
         user_id: Option<Uuid>,
         content_type: Option<&'a [u8]>,
@@ -54,14 +55,14 @@ impl<'a> Address<'a> {
         Ok(address)
     }
 
-    /// The first four arguments, $1 to $4, of every statement that contains [`matching`].
+    /// Returns the arguments $1 to $4 of every statement that contains [`matching`].
     pub fn args(&self) -> Vec<DatumWithOid<'static>> {
         vec![self.user_id.into(), self.digest.into(), spi::text(self.content_type), spi::text(self.cache_key)]
     }
 }
 
-/// The condition that finds an entry by its address: the digest by the index of each partition, then
-/// the row's own columns, so that a collision of digests can return no wrong row.
+/// Returns the condition that finds an entry by its address: by the digest, through the entry index of each partition, and
+/// by the row's own columns, so that a collision of digests returns no wrong row.
 pub fn matching(schema: &str) -> String {
     format!(
         "user_id OPERATOR(pg_catalog.=) $1 \
@@ -70,7 +71,7 @@ pub fn matching(schema: &str) -> String {
     )
 }
 
-/// The condition that a row `one` is a version of the same entry as a row `other`, for the index of each partition.
+/// Returns the condition that a row `one` is a version of the same entry as a row `other`, in terms of the entry index.
 pub fn same_entry(schema: &str, one: &str, other: &str) -> String {
     format!(
         "{one}.user_id OPERATOR(pg_catalog.=) {other}.user_id \
@@ -81,16 +82,16 @@ pub fn same_entry(schema: &str, one: &str, other: &str) -> String {
     )
 }
 
-/// [`digest_of`], for the index expression. It reads the bytes of its arguments as they are and raises
-/// on none of them, which is what makes it leakproof.
+/// Returns [`digest_of`], for the index expression. It is leakproof, because it reads the bytes of its arguments as they
+/// are and raises on none of them.
 #[pg_extern(sql = false)]
 fn cache_entry_digest(content_type: &[u8], cache_key: &[u8]) -> Uuid {
     digest_of(content_type, cache_key)
 }
 
-/// The first 128 bits of the SHA-256 of the content type's length (64 bits, big-endian), the content
-/// type and the key. The length keeps ("ab", "c") and ("a", "bc") apart. What it returns for given
-/// inputs must never change: indexes hold it.
+/// Returns the first 128 bits of the SHA-256 of the content type's length (64 bits, big-endian), the content type and the
+/// key. The length keeps ("ab", "c") and ("a", "bc") apart. The result for given arguments must never change, because
+/// indexes hold it.
 pub fn digest_of(content_type: &[u8], cache_key: &[u8]) -> Uuid {
     let mut hash = Sha256::new();
     hash.update((content_type.len() as u64).to_be_bytes());

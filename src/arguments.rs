@@ -1,7 +1,7 @@
-//! Arguments of SQL functions: what each must be, and how it is refused.
+//! Arguments of SQL functions: what each must be, and how a wrong one is refused.
 //!
-//! A check that a batch makes of each of its entries returns the [`Refusal`], because the batch adds the entry's position before
-//! it raises the error. Any other argument is refused where it is read.
+//! A check that a batch makes of each of its entries returns the [`Refusal`], because the batch adds the entry's position
+//! before it raises the error. Any other argument is refused where it is read.
 
 use crate::error::{Refusal, shown};
 use pgrx::Uuid;
@@ -45,14 +45,14 @@ fn checked_text<'a>(name: &str, value: Option<&'a [u8]>, limit: usize, hint: &st
     Ok(value)
 }
 
-/// An argument that must not be NULL.
+/// Returns the refusal of an argument that is NULL.
 #[track_caller]
 pub fn missing(name: &str) -> Refusal {
     Refusal::new(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be NULL"))
         .detail(format!("The argument {name} is NULL."))
 }
 
-/// The value, or its refusal raised.
+/// Returns the value, or raises its refusal.
 pub fn or_raise<T>(checked: Result<T, Refusal>) -> T {
     checked.unwrap_or_else(|refusal| refusal.raise())
 }

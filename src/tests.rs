@@ -1,5 +1,4 @@
-//! SQL behaviour in one session. What needs several sessions, roles, restarts or another clock is tested
-//! from outside, in `tests/`.
+//! Tests of SQL behaviour in one session. `tests/` tests what needs several sessions, roles, restarts or another clock.
 
 #[pgrx::pg_schema]
 mod tests {
@@ -7,7 +6,7 @@ mod tests {
 
     const ALICE: &str = "a11ce000-0000-4000-8000-000000000001";
 
-    /// The single value of a statement, as text; `$A` stands for a user.
+    /// Returns the single value of a statement, as text; `$A` stands for a user.
     fn value(sql: &str) -> Option<String> {
         let sql = sql.replace("$A", &format!("'{ALICE}'"));
         Spi::get_one::<String>(&format!("SELECT (x.v)::text FROM ({sql}) AS x (v)")).expect("the statement runs")
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_large_batch_goes_past_the_single_locks() {
+    fn a_large_batch_is_stored_whole() {
         let batch = "SELECT jsonb_agg(jsonb_build_object('user_id', $A, 'content_type', 't', 'cache_key', 'k' || n, \
                      'content', n)) FROM generate_series(1, 1000) n";
         is(&format!("SELECT cardinality(cache_upsert_many(({batch})))"), "1000");
@@ -160,7 +159,7 @@ mod tests {
         is("SELECT count(*) FROM cache_audit_log", "0");
     }
 
-    /// What no client can count up to.
+    /// Sets the counters to what no client can count up to.
     #[pg_test]
     fn counters_at_their_maximum_stay_there_and_are_shown() {
         use crate::statistics::content_types::slot_of;
