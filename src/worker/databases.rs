@@ -1,5 +1,5 @@
-//! What launcher, workers and views know of the databases: a slot for each, in shared memory. It is lost when
-//! the server restarts, and found anew by the first ticks.
+//! The slots of databases in shared memory: what the launcher, the workers and the views know of each database. A restart of
+//! the server loses it, and the first ticks find it again.
 
 use super::slot::Slot;
 use crate::pg::clock::now;
@@ -9,7 +9,7 @@ use crate::pg::plain::{Plain, plain};
 use crate::pg::shared_memory::{Area, Guarded};
 use pgrx::pg_sys;
 
-/// Databases that are remembered.
+/// Databases that can have a slot.
 pub const SLOTS: usize = 2048;
 
 static DATABASES: Guarded<Databases> = Guarded::new(|| 1);
@@ -17,21 +17,21 @@ static DATABASES: Guarded<Databases> = Guarded::new(|| 1);
 pub static AREA: Area = Area { name: c"infinite_pages_cache databases", parts: &[&DATABASES] };
 
 plain! {
-    /// The shared memory.
+    /// The launcher, and the slots.
     pub struct Databases {
         /// Process id of the launcher; 0 = there is none.
         pub launcher: i32,
-        /// Since when it is at work: it was started, or switched on; `i64::MAX` = it is off.
+        /// When the launcher was started or switched on; `i64::MAX` = it is off.
         pub since: i64,
         latch: SharedLatch,
-        /// No slot from this one on is taken.
+        /// The slots from this number on are free.
         end: usize,
         slots: [Slot; SLOTS],
     }
 }
 
 impl Databases {
-    /// The slots that are taken.
+    /// Returns the slots that are taken.
     pub fn taken(&self) -> impl Iterator<Item = &Slot> {
         self.slots[..self.end].iter().filter(|slot| slot.database != pg_sys::InvalidOid)
     }
@@ -44,7 +44,7 @@ impl Databases {
         self.taken_mut().find(|slot| slot.database == database)
     }
 
-    /// The slot of a database, a new one if need be; `None` when all are taken.
+    /// Returns the slot of a database, and takes a free one if it has none; `None` when all are taken.
     fn slot_or_new(&mut self, database: pg_sys::Oid) -> Option<&mut Slot> {
         let number = self.slots[..self.end].iter().position(|slot| slot.database == database).or_else(|| {
             let free = self.slots.iter().position(|slot| slot.database == pg_sys::InvalidOid)?;
@@ -55,8 +55,9 @@ impl Databases {
         Some(&mut self.slots[number])
     }
 
-    /// Makes the slots those of the databases that there are; returns how many databases have none. `known`
-    /// has room for a mark of each. The tick of one that is new is due now.
+    /// Frees the slots of databases that are gone, and takes one for each new database, whose tick is due now. Returns the
+    /// number of databases that got none. The caller brings `known`, a mark for each database, because nothing may be
+    /// allocated here.
     pub fn keep(&mut self, databases: &DatabaseList, known: &mut [bool], now: i64) -> usize {
         known.fill(false);
         for slot in self.taken_mut() {
@@ -82,19 +83,18 @@ impl Databases {
         without
     }
 
-    /// Has what failed be tried again soon, and nothing wait longer than the naptime, which may be new.
-    pub fn hurry(&mut self, now: i64, naptime: i64) {
-        self.taken_mut().for_each(|slot| slot.hurry(now, naptime));
+    /// Records that the settings have changed: see [`Slot::settings_changed`].
+    pub fn settings_changed(&mut self, now: i64, naptime: i64) {
+        self.taken_mut().for_each(|slot| slot.settings_changed(now, naptime));
     }
 }
 
-/// Runs `f` on the memory, alone; `None` when there is none, since the library is not preloaded. `f` must
-/// neither allocate nor raise.
+/// Runs `f` on the slots under the exclusive lock; `None` if the library is not preloaded. `f` must neither allocate nor raise.
 pub fn change<T>(f: impl FnOnce(&mut Databases) -> T) -> Option<T> {
     DATABASES.exclusive(|_, all| f(&mut all[0]))
 }
 
-/// Runs `f` on the memory, together with others who only read it. The same holds.
+/// Runs `f` on the slots under the shared lock. What holds for [`change`] holds here.
 pub fn read<T>(f: impl FnOnce(&Databases) -> T) -> Option<T> {
     DATABASES.shared(|_, all| f(&all[0]))
 }
@@ -108,12 +108,12 @@ pub fn change_slot(database: pg_sys::Oid, f: impl FnOnce(&mut Slot)) {
     });
 }
 
-/// A copy of the slot of a database.
+/// Returns a copy of the slot of a database.
 pub fn slot_of(database: pg_sys::Oid) -> Option<Slot> {
     read(|databases| databases.taken().find(|slot| slot.database == database).copied()).flatten()
 }
 
-/// Registers this process as the launcher, or takes it back.
+/// Records the launcher; a process id of 0 records that there is none.
 pub fn set_launcher(pid: i32, latch: SharedLatch) {
     change(|databases| {
         databases.launcher = pid;
@@ -121,7 +121,7 @@ pub fn set_launcher(pid: i32, latch: SharedLatch) {
     });
 }
 
-/// Has a database looked at as soon as can be.
+/// Makes the tick of a database due now, and wakes the launcher.
 pub fn announce(database: pg_sys::Oid) {
     let now = now();
     let latch = change(|databases| {

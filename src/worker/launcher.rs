@@ -1,5 +1,5 @@
-//! The launcher: starts a worker for each database whose tick is due, and keeps workers out of the way of
-//! DDL on their databases. It is in no database itself, and remembers nothing that shared memory does not.
+//! The launcher: starts a worker for each database whose tick is due, and keeps workers out of the way of DDL on their
+//! databases. It is connected to no database. What it must know after a restart is in shared memory.
 
 use super::databases as slots;
 use super::process::{self, warning};
@@ -18,26 +18,26 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::time::{Duration, Instant};
 
-/// Workers at the same time.
+/// The most workers at the same time.
 const MOST_WORKERS: usize = 3;
-/// While workers run, the launcher looks so often whether one is in somebody's way.
-const LOOK_ROUND: Duration = Duration::from_millis(150);
-/// A database that is locked is tried again after this time, in microseconds.
+/// While workers run, the launcher looks this often whether DDL waits for one.
+const WATCH_INTERVAL: Duration = Duration::from_millis(150);
+/// The wait before a database that DDL has locked is tried again, in microseconds.
 const LOCKED: i64 = SECOND;
-/// A worker that has not ended so long after its transaction was to be cancelled is terminated.
+/// A worker is terminated this long after the time at which its transaction should have been cancelled.
 const GRACE: Duration = Duration::from_secs(10);
-/// Longest time until databases that are new are noticed.
+/// Longest time until a new database is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-/// No moment for a tick is set further ahead than this, or the naptime; in microseconds.
+/// A tick is set at most this far ahead, or a naptime if that is longer; in microseconds.
 const FURTHEST: i64 = 15 * MINUTE;
-/// What is told of a database for which no worker could be started.
+/// The error that views show for a database for which no worker could be started.
 pub const NO_PLACE: &str = "the server has no place for another background worker: raise max_worker_processes";
-/// Longest wait when the server has no place for a worker.
+/// Longest wait before the server is asked again for a worker that it had no place for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 background_worker::main_function!(infinite_pages_cache_launcher, launch);
 
-/// An error anywhere ends the process, and the server starts it anew.
+/// Runs until the server stops. An error ends the process, and the server starts it again.
 fn launch() {
     background_worker::begin();
     background_worker::before_exit(|| slots::set_launcher(0, SharedLatch::none()));
@@ -55,18 +55,18 @@ fn launch() {
     }
 }
 
-/// A worker at its tick.
+/// A tick that a worker makes.
 struct Tick {
     database: pg_sys::Oid,
     worker: Worker,
-    /// The ends of ticks in this database when it began: one more shows that it has come to its end.
+    /// [`Slot::ticks`] before the tick. Another number shows that the tick has ended.
     ticks: u32,
-    /// The number of its transaction when the launcher last looked, and when that was new.
+    /// [`Slot::transactions`] when the launcher last looked, and when it first saw that number.
     transaction: (u32, Instant),
     terminated: bool,
 }
 
-/// No place for a worker: until when, and how often in a row.
+/// The server's refusals to start a worker: until when the launcher waits, and how many came in a row.
 #[derive(Default)]
 struct Refused {
     until: Option<Instant>,
@@ -78,19 +78,19 @@ struct Launcher {
     ticks: Vec<Tick>,
     refused: Refused,
     told_of_too_many: bool,
-    /// Whether the naptime was not zero when it last looked.
+    /// Whether the naptime was above 0 in the last round.
     was_on: Option<bool>,
-    /// All databases, when it last looked.
+    /// All databases at the last look.
     seen: DatabaseList,
 }
 
 impl Launcher {
-    /// Does what is due; returns how long nothing will be.
+    /// Does what is due. Returns the time to sleep; `None` = until the latch is set.
     fn round(&mut self) -> Option<Duration> {
         let naptime = process::naptime();
         if background_worker::reload_if_asked() {
             let naptime = process::naptime();
-            slots::change(|slots| slots.hurry(now(), naptime));
+            slots::change(|slots| slots.settings_changed(now(), naptime));
             return Some(Duration::ZERO);
         }
         self.reap();
@@ -104,7 +104,7 @@ impl Launcher {
         }
         self.end_overtime(naptime);
         if !is_on {
-            return (!self.ticks.is_empty()).then_some(LOOK_ROUND);
+            return (!self.ticks.is_empty()).then_some(WATCH_INTERVAL);
         }
         while self.ticks.len() < MOST_WORKERS && !self.is_refused() {
             let Some(database) = self.next_due(naptime) else { break };
@@ -113,8 +113,8 @@ impl Launcher {
         Some(self.sleep(naptime))
     }
 
-    /// Forgets the workers that have ended. One that ended before its tick did has failed, unless the
-    /// launcher itself has ended it.
+    /// Forgets the workers that have ended. A worker that ended before its tick did has failed, unless the launcher has
+    /// terminated it.
     fn reap(&mut self) {
         let before = self.ticks.len();
         self.ticks.retain(|tick| {
@@ -134,8 +134,8 @@ impl Launcher {
         }
     }
 
-    /// Brings the slots up to date with the databases that there are, and ends the workers that are in the way
-    /// of somebody who wants to have a database for himself.
+    /// Compares the slots with pg_database, forgets what was counted in databases that are gone, and terminates the workers
+    /// whose database takes no connections any more or is wanted by DDL.
     fn yield_to_ddl(&mut self) {
         worker_transaction::read_catalogs(|| {
             let databases = databases();
@@ -171,8 +171,8 @@ impl Launcher {
         });
     }
 
-    /// Ends the workers whose transaction takes much longer than it may: something in it does not care that it was
-    /// cancelled. The step has failed, so that the next tick does the others first.
+    /// Terminates the workers whose transaction takes much longer than it may, because something in it ignores the
+    /// cancellation. The step counts as failed, so that the next tick leaves it alone and runs the others.
     fn end_overtime(&mut self, naptime: i64) {
         for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
             let Some(slot) = slots::slot_of(tick.database) else { continue };
@@ -205,7 +205,7 @@ impl Launcher {
         }
     }
 
-    /// The database whose tick has been due longest.
+    /// Returns the database whose tick has been due longest.
     fn next_due(&self, naptime: i64) -> Option<pg_sys::Oid> {
         let now = now();
         slots::read(|slots| {
@@ -217,7 +217,7 @@ impl Launcher {
 
     fn start(&mut self, database: pg_sys::Oid, naptime: i64) {
         let now = now();
-        // Recorded first: the worker may be done with its tick before this process comes to its next line.
+        // Recorded first, because the worker may have ended its tick before this process reaches its next line.
         let Some(before) = slots::slot_of(database) else { return };
         let mut transactions = 0;
         slots::change_slot(database, |slot| {
@@ -231,7 +231,7 @@ impl Launcher {
             });
         };
         let worker = worker_transaction::read_catalogs(|| {
-            // In this order: a DROP that is over before the lock is taken shows in the list.
+            // In this order, because a DROP that ends before the lock is taken shows in the list.
             let free = database::is_open(database) && databases().contains(database);
             free.then(|| process::start_worker(database))
         });
@@ -253,8 +253,8 @@ impl Launcher {
         self.refused.until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The server has no place for a worker: each time it is asked again after a longer wait. Every database whose tick
-    /// is due has none, not only the one whose turn it was.
+    /// Records that the server has no place for a worker. The wait until it is asked again doubles each time. Every database
+    /// whose tick is due gets the error, because none of them gets a worker meanwhile.
     fn was_refused(&mut self, naptime: i64) {
         let naptime_ms = (naptime / MILLISECOND).unsigned_abs();
         let wait = Duration::from_millis(naptime_ms).saturating_mul(1 << self.refused.times.min(20)).min(LONGEST_WAIT);
@@ -287,10 +287,10 @@ impl Launcher {
             sleep = sleep.max(until.saturating_duration_since(Instant::now()));
         }
         if self.ticks.len() == MOST_WORKERS {
-            // The end of one of them sets the latch.
+            // The end of a worker sets the latch.
             sleep = longest;
         }
-        if self.ticks.is_empty() { sleep } else { sleep.min(LOOK_ROUND) }
+        if self.ticks.is_empty() { sleep } else { sleep.min(WATCH_INTERVAL) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The processes: how the launcher and the workers are registered.
+//! The processes: how the launcher is registered, and how workers are started and announced.
 
 use super::databases;
 use crate::error::Warning;
@@ -12,7 +12,7 @@ const LIBRARY: &CStr = c"infinite_pages_cache";
 pub const LAUNCHER: &CStr = c"infinite_pages_cache launcher";
 pub const WORKER: &CStr = c"infinite_pages_cache worker";
 
-/// After an error the launcher comes back, so many seconds later.
+/// Seconds until the server restarts the launcher after an error.
 const RESTART_SECONDS: i32 = 1;
 
 /// Registers the launcher; called while the server preloads the library.
@@ -30,19 +30,18 @@ pub fn start_worker(database: pg_sys::Oid) -> Option<Worker> {
     Worker::start(&Description { name: &name, kind: WORKER, library: LIBRARY, function }, database)
 }
 
-/// Time between two ticks of a database, in microseconds; 0 = there are none.
+/// Returns the time between two ticks of a database, in microseconds; 0 = the worker is off.
 pub fn naptime() -> i64 {
     i64::from(settings::NAPTIME.get()) * super::schedule::MILLISECOND
 }
 
-/// Has the worker look at this database once the transaction has committed: before that it would find
-/// nothing.
+/// Announces this database to the launcher when the transaction commits, because a tick would find nothing before.
 pub fn announce_at_commit() {
     let database = backend::database();
     register_xact_callback(PgXactCallbackEvent::Commit, move || databases::announce(database));
 }
 
-/// A warning for the server's log, where its lines stand among those of all others.
+/// Makes a warning for the server's log, with the extension's name, because lines of all kinds stand there.
 #[track_caller]
 pub fn warning(code: PgSqlErrorCode, message: &str) -> Warning {
     Warning::new(code, format!("infinite_pages_cache: {message}"))

@@ -1,12 +1,12 @@
-//! Whether a cache can be looked after: not while a restore builds it.
+//! Whether the worker may maintain a cache: it must not while a restore builds the cache.
 
 use crate::extension::{AUDIT_LOG, CACHE, Extension, TABLES};
 use crate::partition::dump_check;
 use crate::pg::spi::{self, Access};
 
-/// Whether every table exists and has its primary key, of a partitioned table with those of all partitions.
-/// A dump brings keys after the rows, so that a restore is never met half way; nor is pg_restore, which
-/// builds several things at once, while it is connected.
+/// Whether every table exists and has its primary key, and no pg_restore is connected. The key of a partitioned table becomes
+/// valid with that of its last partition. A dump creates keys after the rows, so a half restored cache is not ready. A
+/// pg_restore with several jobs builds several keys at once, so no cache is ready while one is connected.
 pub fn is_ready(extension: &Extension) -> bool {
     let tables: Vec<String> = TABLES.map(str::to_string).to_vec();
     let wanted = tables.len() as i64;
@@ -20,9 +20,8 @@ pub fn is_ready(extension: &Extension) -> bool {
     keys == Some(wanted) && !dump_check::is_connected(extension, &["pg_restore"])
 }
 
-/// Whether nothing stands in the way of a DROP of a partition: nobody reads the table's partitions one by
-/// one, and a restore has brought all that it has to bring. Asked with the worker's own rights: others do not
-/// see who is connected.
+/// Whether partitions may be dropped: no dump or restore is connected, and an earlier restore has brought everything, the
+/// indexes and row security last. Called with the worker's own rights, because other roles do not see who is connected.
 pub fn may_drop(extension: &Extension) -> bool {
     let tables: Vec<String> = [CACHE, AUDIT_LOG].map(str::to_string).to_vec();
     let complete = spi::run(

@@ -1,4 +1,5 @@
-//! Who acts in a worker: in each step the owner of what it changes, or the role that a setting names for all.
+//! The roles that act in a worker: in each step the owner of the table that it changes, or for all steps the role that
+//! `infinite_pages_cache.maintenance_role` names.
 
 use super::transaction;
 use crate::extension::{CACHE, Extension};
@@ -15,7 +16,7 @@ pub struct Role {
     pub name: String,
 }
 
-/// The role that acts in each step.
+/// Returns the role that acts in each step; an error says why the role of the setting may not.
 pub fn roles(extension: &Extension) -> Result<Vec<Role>, String> {
     let wanted = settings::MAINTENANCE_ROLE.get().filter(|name| !name.is_empty());
     let Some(wanted) = wanted else {
@@ -37,8 +38,7 @@ pub fn roles(extension: &Extension) -> Result<Vec<Role>, String> {
     Ok(vec![Role { oid, name }; STEPS.len()])
 }
 
-/// The owner of a table, which is not locked for it: if somebody has it locked, that is for the steps to find
-/// out.
+/// Returns the owner of a table. The table is not locked for it, because only steps may wait for a lock.
 pub fn owner_of(extension: &Extension, table: &str) -> pg_sys::Oid {
     spi::run(
         Access::ReadLatest,

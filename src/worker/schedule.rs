@@ -1,4 +1,5 @@
-//! When what is done again. Times are microseconds since 2000-01-01 UTC. No PostgreSQL types: tested alone.
+//! The schedule: when a tick or a step may come again, and when a run is overdue. Moments are microseconds since 2000-01-01
+//! UTC. No PostgreSQL types, so that tests need no server.
 
 pub const MILLISECOND: i64 = 1_000;
 pub const SECOND: i64 = 1_000 * MILLISECOND;
@@ -11,45 +12,44 @@ const LONGEST_REST: i64 = 60 * MINUTE;
 /// A step that reads whole tables rests this many times as long as it took.
 const REST_FACTOR: i64 = 100;
 
-/// Whether a moment has come, that was set at most `longest` ahead. One that lies further ahead was set
-/// before somebody put the clock back.
+/// Whether a moment has come, which was set at most `longest` ahead. A moment further ahead counts as come, because it was set
+/// before the clock was put back.
 pub fn has_come(moment: i64, now: i64, longest: i64) -> bool {
     moment <= now || moment > now.saturating_add(longest)
 }
 
-/// Whether a step may be tried, by the moment before which it may not.
+/// Whether a step may run that may not run before a moment.
 pub fn may_run(not_before: i64, now: i64) -> bool {
     has_come(not_before, now, LONGEST_REST.max(2 * LONGEST_BACKOFF))
 }
 
-/// The wait after so many failures in a row: twice the naptime, then twice as long each time. The dice, from
-/// 0 to 1, add up to a tenth, so that what failed together is not tried again together.
+/// Returns the wait after a number of failures in a row: twice the naptime, doubled by each further failure, up to
+/// [`LONGEST_BACKOFF`]. `dice`, from 0 to 1, adds up to a tenth, so that what failed together is not tried again together.
 pub fn backoff(naptime: i64, failures: u32, dice: f64) -> i64 {
     let doubled = naptime.max(MILLISECOND).saturating_mul(1 << failures.min(30));
     let wait = doubled.min(LONGEST_BACKOFF);
     wait + (wait as f64 * 0.1 * dice.clamp(0.0, 1.0)) as i64
 }
 
-/// How long a step that took so long and failed is left alone at least: one that hangs must not have its place again
-/// as soon as it has lost it.
+/// Returns the shortest rest of a step that failed after `took`: a step that hangs must not take up a worker again as soon as
+/// it has been cancelled.
 pub fn rest_of_failed(took: i64) -> i64 {
     if took < MINUTE { 0 } else { LONGEST_BACKOFF }
 }
 
-/// Whether a run is long overdue, by the last one, the moment that the next tick is set for, and how long a
-/// transaction may take. A tick may come and find that it cannot run, so only the last run counts, and the wait
-/// after a failure.
+/// Whether a run is overdue: since the last run the wait for the next tick, two more naptimes and the longest transaction have
+/// passed. That wait counts up to the longest after a failure, because ticks may come and find that they cannot run.
 pub fn is_overdue(last_run: i64, next_tick: i64, now: i64, naptime: i64, longest: i64) -> bool {
     let wait = (next_tick.saturating_sub(last_run)).min(LONGEST_BACKOFF + LONGEST_BACKOFF / 10).max(naptime);
     now > last_run.saturating_add(wait).saturating_add(2 * naptime).saturating_add(longest)
 }
 
-/// How long a step that took so long rests.
+/// Returns the rest of a step that reads whole tables and took `took`.
 pub fn rest(took: i64) -> i64 {
     took.max(0).saturating_mul(REST_FACTOR).min(LONGEST_REST)
 }
 
-/// A number from 0 to 1 that differs from one moment to the next.
+/// Returns a number from 0 to 1 that differs from one moment to the next.
 pub fn dice(now: i64) -> f64 {
     (now.rem_euclid(1009)) as f64 / 1008.0
 }
@@ -92,7 +92,7 @@ mod tests {
         for next_tick in [0, 30 * SECOND] {
             assert!(!is_overdue(next_tick, 150 * SECOND) && is_overdue(next_tick, 150 * SECOND + 1));
         }
-        // After a failure it waits longer; ticks that find no work for them do not count.
+        // After a failure the wait is longer; ticks that could not run do not count.
         assert!(!is_overdue(10 * MINUTE, 12 * MINUTE) && is_overdue(10 * MINUTE, 12 * MINUTE + 1));
         assert!(is_overdue(60 * MINUTE, 13 * MINUTE + 1));
         assert!(!super::is_overdue(i64::MAX, 0, i64::MAX, SECOND, MINUTE));
@@ -109,7 +109,7 @@ mod tests {
             prop_assert!(least >= naptime.min(LONGEST_BACKOFF));
         }
 
-        /// Whatever is done to the clock, nothing waits longer than it might have without.
+        /// Whatever happens to the clock, nothing waits longer than it might have without that.
         #[test]
         fn nothing_waits_for_a_clock_that_was_put_back(now in 0..1_000_000_000i64, failures in 1..40u32, back in 0..i64::from(i32::MAX)) {
             let (now, back) = (now * SECOND, back * SECOND);

@@ -1,4 +1,4 @@
-//! What is known of one database, and what each event makes of it.
+//! The slot of one database: its state in shared memory, and how each event changes it.
 
 use super::schedule;
 use crate::maintenance::budget::LONGEST_BATCH;
@@ -11,14 +11,14 @@ use std::time::Duration;
 /// Steps of maintenance that a slot has room for.
 const MOST_STEPS: usize = 16;
 const _: () = assert!(steps::STEPS.len() <= MOST_STEPS);
-/// A database without the extension is looked at again after this time.
+/// Time until the next tick in a database without the extension, in microseconds.
 const ABSENT: i64 = 10 * schedule::MINUTE;
 
 plain! {
     /// What the last tick in a database found.
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub enum Found {
-        /// Nobody has looked yet.
+        /// No tick has looked yet.
         #[expect(dead_code, reason = "a new slot is all zeros")]
         Nothing,
         /// The extension is not installed.
@@ -27,7 +27,7 @@ plain! {
         NotReady,
         /// Transactions are read-only.
         ReadOnly,
-        /// A cache to look after.
+        /// A cache that can be maintained.
         Cache,
     }
 }
@@ -42,7 +42,8 @@ plain! {
 }
 
 impl Message {
-    /// Sets a text, which is cut where it is too long; but for its SQLSTATE, by which it is known as what an error said.
+    /// Sets the text, cut where it is too long. Its SQLSTATE is kept, because views know by it what an error said, and hide that
+    /// from monitors.
     fn set(&mut self, text: &str) {
         let size = self.bytes.len();
         let code = text.find(MARK).filter(|_| text.len() > size).and_then(|at| text.get(at..at + MARK.len() + 6));
@@ -57,7 +58,7 @@ impl Message {
         self.length = end as u16;
     }
 
-    /// The text; `None` when there is none.
+    /// Returns the text; `None` when it is empty.
     pub fn text(&self) -> Option<String> {
         let bytes = &self.bytes[..usize::from(self.length).min(self.bytes.len())];
         (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
@@ -65,10 +66,10 @@ impl Message {
 }
 
 plain! {
-    /// How a step fares in a database.
+    /// The state of a step in a database.
     #[derive(Clone, Copy)]
     pub struct StepState {
-        /// It is not tried before this moment.
+        /// The step does not run before this moment.
         pub not_before: i64,
         /// Failures since it last succeeded.
         pub failures: u32,
@@ -76,7 +77,7 @@ plain! {
 }
 
 plain! {
-    /// A tick at work.
+    /// The tick that a worker makes now.
     #[derive(Clone, Copy)]
     pub struct Running {
         /// Process id of the worker; 0 = none.
@@ -85,7 +86,7 @@ plain! {
         pub steps_done: u32,
         pub run_started: i64,
         pub step_started: i64,
-        /// What the step has done so far.
+        /// What the step has done so far, in rows or partitions.
         pub affected: i64,
     }
 }
@@ -99,22 +100,23 @@ plain! {
         pub found: Found,
         /// Announced since the last tick was started.
         pub announced: bool,
-        /// Failures since the last success: ticks with a failing step, or that could not be.
+        /// Failed ticks since the last success. A tick fails if a step of it does, or if it cannot run.
         pub failures: u32,
-        /// Rises with each tick that has come to its end.
+        /// Ticks that have ended. It wraps around.
         pub ticks: u32,
         pub next_tick: i64,
-        /// 0 = never, as with the next.
+        /// When the last run began; 0 = never.
         pub last_run: i64,
+        /// When the last run without a failure began; 0 = never.
         pub last_success: i64,
         pub last_error: Message,
         pub steps: [StepState; MOST_STEPS],
         pub running: Running,
-        /// When nothing was overdue for want of a cache: the database was new, or announced, or had none.
+        /// The last moment at which no run was missing, because the database was new or announced, or had no cache.
         nothing_due: i64,
-        /// Rises with each transaction that the worker begins.
+        /// Transactions that workers have begun. It wraps around.
         pub transactions: u32,
-        /// Longest that the current one may take, in milliseconds.
+        /// Longest that the current transaction may take, in milliseconds.
         longest: u32,
     }
 }
@@ -139,19 +141,19 @@ impl Slot {
         self.longest = longest.as_millis() as u32;
     }
 
-    /// The longest that the current transaction may take.
+    /// Returns the longest that the current transaction may take.
     pub fn longest_transaction(&self) -> Duration {
         Duration::from_millis(self.longest.into())
     }
 
-    /// Whether maintenance should have had its turn long ago; `since` = when the launcher began to work.
+    /// Whether a run is overdue. `since`: when the launcher was started or switched on.
     pub fn is_overdue(&self, now: i64, naptime: i64, since: i64) -> bool {
         let longest = if self.running.pid == 0 { LONGEST_BATCH } else { self.longest_transaction() };
         let last = self.last_run.max(self.nothing_due).max(since);
         schedule::is_overdue(last, self.next_tick, now, naptime, longest.as_micros() as i64)
     }
 
-    /// Records that the database has no cache to look after, or none that may be touched now.
+    /// Records a tick that found no cache, or none that may be changed now.
     pub fn found_none(&mut self, found: Found, now: i64) {
         self.found = found;
         self.nothing_due = now;
@@ -162,7 +164,7 @@ impl Slot {
         self.ticks = self.ticks.wrapping_add(1);
     }
 
-    /// Records a tick, or an attempt at one, that failed as a whole: the next waits longer.
+    /// Records a tick that failed as a whole. The next tick waits longer.
     pub fn failed(&mut self, message: &str, now: i64, naptime: i64) {
         self.failures = self.failures.saturating_add(1);
         self.last_error.set(message);
@@ -188,22 +190,22 @@ impl Slot {
         }
     }
 
-    /// Records a step that has brought its tick to an end. The next tick does not wait for it.
+    /// Records a step whose worker was terminated, which ends the tick. The next tick waits no longer for that.
     pub fn step_hung(&mut self, step: usize, message: &str, now: i64, naptime: i64) {
         self.step_failed(step, message, now, naptime);
         self.failures = self.failures.saturating_add(1);
         self.ticks = self.ticks.wrapping_add(1);
     }
 
-    /// Records a step that went well and asks not to be run again before a moment.
+    /// Records a step that succeeded, and that does not run again before a moment.
     pub fn step_done(&mut self, step: usize, not_before: i64) {
         if let Some(state) = self.steps.get_mut(step) {
             *state = StepState { not_before, failures: 0 };
         }
     }
 
-    /// Records the end of a tick: whether a step failed in it. It was a success only if no step waits to be
-    /// tried again after a failure.
+    /// Records the end of a run, and whether a step failed in it. The run is a success only if no step of an earlier run still
+    /// waits after a failure.
     pub fn ended(&mut self, run_at: i64, failed: bool) {
         self.last_run = run_at;
         if failed {
@@ -216,8 +218,9 @@ impl Slot {
         self.ticks = self.ticks.wrapping_add(1);
     }
 
-    /// Has what failed be tried again soon: the settings have changed, and may have mended it.
-    pub fn hurry(&mut self, now: i64, naptime: i64) {
+    /// Records that the settings have changed, which may have mended what failed: no failed step waits any longer, and the next
+    /// tick comes within the new naptime.
+    pub fn settings_changed(&mut self, now: i64, naptime: i64) {
         for step in &mut self.steps {
             if step.failures > 0 {
                 step.not_before = 0;

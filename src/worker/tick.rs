@@ -20,12 +20,12 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
-/// Longest time that a step works before the next one gets its budget.
+/// Longest time that a step works before it is the next step's turn.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
 
 background_worker::main_function!(infinite_pages_cache_worker, work);
 
-/// The database is what the launcher has started the worker with.
+/// Makes one tick in the database that the launcher has started the worker for.
 fn work() {
     let (database, launcher) = background_worker::argument_and_starter().expect("the process is a worker");
     background_worker::begin();
@@ -36,7 +36,7 @@ fn work() {
     report_activity(None);
 }
 
-/// Takes the tick out of what the views show, however it ends.
+/// Takes the tick out of what the views show, however the process ends.
 fn leave() {
     let pid = backend::process_id();
     databases::change_slot(backend::database(), |slot| {
@@ -46,7 +46,7 @@ fn leave() {
     });
 }
 
-/// Settings that serve clients, and that a database may have of its own, do not suit this work.
+/// Sets what the work needs, because settings of the server or the database are made for clients.
 fn adjust_settings() {
     let settings: [(&CStr, &CStr); 11] = [
         (c"application_name", WORKER),
@@ -57,11 +57,11 @@ fn adjust_settings() {
         (c"TimeZone", c"UTC"),
         (c"quote_all_identifiers", c"off"),
         (c"standard_conforming_strings", c"on"),
-        // Nobody waits for it: the other processors are for clients.
+        // Nobody waits for maintenance: the other processors are for clients.
         (c"max_parallel_workers_per_gather", c"0"),
-        // Each statement runs a few times only, and is then forgotten.
+        // Each statement runs a few times only before the process ends.
         (c"jit", c"off"),
-        // What is lost in a crash is done again by the next tick.
+        // What a crash undoes is done again by the next tick.
         (c"synchronous_commit", c"off"),
     ];
     for (name, value) in settings {
@@ -74,7 +74,7 @@ fn adjust_settings() {
     set_default(c"lock_timeout", &wait);
 }
 
-/// Shows in pg_stat_activity what the worker does.
+/// Shows in pg_stat_activity what the worker does; `None` = nothing.
 fn report_activity(what: Option<&str>) {
     let text = what.map(|what| format!("infinite_pages_cache: {what}"));
     activity::report(text.as_deref());
@@ -106,7 +106,7 @@ fn tick(database: pg_sys::Oid, launcher: i32) {
         advisory_lock::try_lock_session(locks::MAINTENANCE, 0)
     }) {
         Ok(true) => {}
-        // Somebody runs maintenance by hand.
+        // Another session runs maintenance.
         Ok(false) => return databases::change_slot(database, |slot| slot.ticks = slot.ticks.wrapping_add(1)),
         Err(message) => return fail(database, run_at, &message),
     }
@@ -121,10 +121,10 @@ fn tick(database: pg_sys::Oid, launcher: i32) {
     databases::change_slot(database, |slot| slot.ended(run_at, tick.failed));
 }
 
-/// What there is in the database.
+/// What a tick has found in its database.
 enum Look {
     Nothing(Found),
-    /// A cache, with the role that acts in each step, or why none can, and the one that writes the log.
+    /// A cache. `roles` act in the steps, or an error says why none can; `logger` writes the log.
     Cache {
         roles: Result<Vec<Role>, String>,
         logger: pg_sys::Oid,
@@ -142,7 +142,8 @@ fn look() -> Look {
     }
 }
 
-/// The steps that are neither left out nor to be tried later; `None` when the database is not known any more.
+/// Returns the numbers of the steps that are due; `None` when the database has no slot any more. A step that a setting skips
+/// counts as done.
 fn due_steps(database: pg_sys::Oid, now: i64) -> Option<Vec<usize>> {
     let slot = databases::slot_of(database)?;
     let skipped = settings::skipped_steps();
@@ -158,7 +159,7 @@ fn due_steps(database: pg_sys::Oid, now: i64) -> Option<Vec<usize>> {
     Some(due)
 }
 
-/// Records that no step could be run.
+/// Records a tick that could run no step.
 fn fail(database: pg_sys::Oid, run_at: i64, message: &str) {
     warning(PgSqlErrorCode::ERRCODE_WARNING, &format!("a tick of maintenance failed: {message}")).send();
     databases::change_slot(database, |slot| {
@@ -167,7 +168,7 @@ fn fail(database: pg_sys::Oid, run_at: i64, message: &str) {
     });
 }
 
-/// Writes a row to the log of maintenance, as the role that owns it; returns whether it could.
+/// Writes a row to the maintenance log with the rights of its owner. Returns whether it could.
 fn log_row(logger: pg_sys::Oid, run_at: i64, role: Option<&str>, step: &str, outcome: Outcome, took: Duration) -> bool {
     let row = Row {
         step: step.into(),
@@ -197,7 +198,7 @@ struct Tick {
 }
 
 impl Tick {
-    /// Whether the launcher that started this worker is still there: it keeps workers out of the way of DDL.
+    /// Whether the launcher that has started this worker still runs. No other would keep the worker out of the way of DDL.
     fn is_wanted(&self) -> bool {
         databases::read(|databases| databases.launcher) == Some(self.launcher)
     }
@@ -251,14 +252,14 @@ impl Tick {
     }
 }
 
-/// The budget of a step: transactions of its own, for some seconds.
+/// The budget of a step in a worker: transactions of its own, and a time for all of them.
 struct StepBudget<'a> {
     tick: &'a Tick,
     role: pg_sys::Oid,
     deadline: Instant,
-    /// When the transaction began to lock rows.
+    /// When the current transaction began.
     began: Cell<Instant>,
-    /// Longest that each transaction may take.
+    /// Longest that each transaction may take from now on.
     longest: Cell<Duration>,
     may_drop: bool,
 }

@@ -1,5 +1,5 @@
-//! Transactions of a worker: each acts with the rights of a role from its first statement to its commit, may take so
-//! long, and is rolled back when it raises.
+//! Transactions of a worker: each acts with the rights of a role from its first statement to its commit, has a longest time,
+//! and is rolled back when it raises.
 
 use super::databases;
 use crate::pg::subtransaction::{self, Caught};
@@ -14,8 +14,8 @@ thread_local! {
     static CURRENT: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// Runs `f` in a transaction, in which [`commit_and_begin`] may be called. If it raises, or takes longer than it
-/// may, the transaction is rolled back and what the error said is returned.
+/// Runs `f` in a transaction with the rights of a role. `f` may call [`commit_and_begin`]. If it raises, or a transaction takes
+/// longer than it may, the transaction is rolled back and the error's text is returned.
 pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Result<T, String> {
     begins(longest);
     let result = worker_transaction::run(role, f);
@@ -23,7 +23,8 @@ pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Re
     result.map_err(|error| text_of(&error))
 }
 
-/// What an error said: the server's own would name a setting that has nothing to do with it.
+/// Returns the text of an error. When the transaction took too long, the server's own would name a setting that has nothing to
+/// do with it.
 fn text_of(error: &CaughtError) -> String {
     match CURRENT.get() {
         Some((began, longest)) if subtransaction::is_cancellation(error) && began.elapsed() >= longest => {
@@ -33,7 +34,7 @@ fn text_of(error: &CaughtError) -> String {
     }
 }
 
-/// Commits, and begins another transaction with the same rights.
+/// Commits, and begins another transaction with the rights of a role.
 pub fn commit_and_begin(role: pg_sys::Oid, longest: Duration) {
     worker_transaction::commit_and_begin(role, || {
         version::unlimit_time();
@@ -47,7 +48,7 @@ fn begins(longest: Duration) {
     version::limit_time(longest);
 }
 
-/// The role that the process is: a superuser, for looks at catalogs only.
+/// Returns the role of the process, the bootstrap superuser. Nothing that runs with its rights runs a user's code.
 pub fn own_role() -> pg_sys::Oid {
     backend::session_user()
 }
