@@ -1,5 +1,5 @@
-//! What a transaction does to the statistics in shared memory when it commits, and what it sees of them until then: what it
-//! has stored its own rows show.
+//! What a transaction changes in the statistics of shared memory when it commits, and what it sees of them until then: what it
+//! has stored does not count twice, because its own rows show it.
 
 use super::counters::{self, Count, Counted, Values};
 use super::hits::{self, Entry, Hits};
@@ -9,17 +9,17 @@ use crate::pg::transaction_end::{AtCommit, Queue};
 use pgrx::{PgSqlErrorCode, Uuid};
 use std::collections::HashMap;
 
-/// To be done at commit.
+/// A change to be made at commit.
 pub enum Change {
-    /// Add so many to a counter of a slot.
+    /// A number is added to a counter of a slot.
     Count(u32, Count, u64),
     /// The counters of a slot have been stored up to these values.
     CountersStored(u32, Box<Values>),
     /// These hits have been stored, or their entries are gone.
     HitsStored(Vec<Hits>),
-    /// These entries have been removed: what hits they had is no more.
+    /// These entries have been removed, and their hits with them.
     Removed(Vec<Entry>),
-    /// Nothing of this user may be left.
+    /// Every trace of this user is removed.
     ForgetUser(Uuid),
 }
 
@@ -29,7 +29,7 @@ thread_local! {
 
 /// Makes a change when the transaction commits.
 pub fn at_commit(change: Change) {
-    // Many writes of one type are one number, of each that they count.
+    // A transaction that writes many entries of one type has one change for each counter.
     CHANGES.with(|changes| {
         changes.push(change, |earlier, new| match (earlier, new) {
             (Change::Count(slot, count, total), Change::Count(of_slot, of_count, number))
@@ -43,12 +43,13 @@ pub fn at_commit(change: Change) {
     });
 }
 
-/// Whether the transaction has stored something of what is in memory: it must not be stored again.
+/// Whether the transaction has stored something that is still in shared memory, and must not be stored again.
 pub fn has_stored() -> bool {
     CHANGES.with(|changes| changes.find(|change| change.stores().then_some(()))).is_some()
 }
 
-/// The error of a PREPARE after which it would not be certain that what is to leave memory has been stored: 0A000.
+/// Returns the error of PREPARE TRANSACTION after a flush or an erasure: 0A000. What has been stored may leave shared memory
+/// only when the commit is certain, and another session would decide that.
 pub fn refusal_to_prepare() -> Refusal {
     Refusal::new(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -58,7 +59,7 @@ pub fn refusal_to_prepare() -> Refusal {
     .hint("Call cache_flush_statistics() and cache_forget_user() in a transaction of their own.")
 }
 
-/// The counters of this database.
+/// Returns the counters of this database. What the transaction has stored is not pending.
 pub fn counted() -> Vec<Counted> {
     prepared::settle();
     counters::all(|slot| {
@@ -71,7 +72,7 @@ pub fn counted() -> Vec<Counted> {
     })
 }
 
-/// The hits of one entry that its row does not show.
+/// Returns the number of hits of one entry that its row does not show.
 pub fn pending_hits_of(entry: &Entry) -> u64 {
     let Some(counted) = hits::of(entry, false) else { return 0 };
     let mut stored = 0;
@@ -83,7 +84,7 @@ pub fn pending_hits_of(entry: &Entry) -> u64 {
     counted.hits.saturating_sub(stored)
 }
 
-/// The hits of all entries that their rows do not show.
+/// Returns the hits of all entries that their rows do not show.
 pub fn pending_hits() -> Vec<Hits> {
     let mut pending = hits::all();
     let mut stored: HashMap<Entry, Hits> = HashMap::new();
@@ -102,7 +103,7 @@ pub fn pending_hits() -> Vec<Hits> {
     pending
 }
 
-/// Shows the hits that the transaction has stored, those of the last statement first.
+/// Shows `look` the hits that the transaction has stored, those of the last statement first.
 fn for_each_stored(mut look: impl FnMut(&Hits)) {
     CHANGES.with(|changes| {
         changes.find(|change| {
@@ -121,7 +122,7 @@ impl Change {
 }
 
 impl AtCommit for Change {
-    /// What has been stored must stay in memory until that is certain.
+    /// Refuses where something has been stored, which must stay in memory until the commit is certain.
     fn refuses_prepare(&self) -> Option<Refusal> {
         self.stores().then(refusal_to_prepare)
     }
@@ -136,7 +137,8 @@ impl AtCommit for Change {
         }
     }
 
-    /// Numbers wait for the end of the transaction. Hits of what it removes leave memory with the next flush.
+    /// Keeps a count until the prepared transaction ends, and counts at once where there is no room. Hits of removed entries
+    /// leave memory with the next flush.
     fn prepared(self) {
         if let Self::Count(slot, count, number) = self
             && number > 0

@@ -1,7 +1,6 @@
-//! Which types of content have counters of their own: those that have a content policy, and those that an
-//! entry was stored of. Anybody can look up a name that he has made up; such names are counted together, and
-//! whoever stores entries of many types can take half of the slots. And what an entry costs of which only its type
-//! is known.
+//! The content types that have counters of their own: those with a content policy, and those of stored entries. Anybody can
+//! look up an invented name, so all other names are counted together. Types without a policy take at most half of the slots,
+//! because any tenant can store entries of many types. This file also tells the cost of an entry whose row does not say it.
 
 use super::counters::{self, Quota};
 use super::tokens::{MILLIONTHS, Tokens};
@@ -17,21 +16,21 @@ use std::time::{Duration, Instant};
 
 /// Names without a slot of their own that a backend remembers.
 const REMEMBERED: usize = 16_384;
-/// Content policies that it remembers: as many as there can be slots.
+/// Content policies that a backend remembers: as many as there can be slots.
 const LISTED: usize = 10_000;
-/// How long it takes content policies at their word: a type that gets one is noticed then.
+/// Time until a backend reads the content policies again, and notices a type that has got one.
 const NEWS_AFTER: Duration = Duration::from_secs(60);
 
 /// What a backend knows of slots.
 #[derive(Default)]
 struct Known {
-    /// Types with a slot of their own. None is given up while somebody is connected to its database.
+    /// Types with a slot of their own, which no type loses while somebody is connected to its database.
     own: HashMap<Vec<u8>, u32>,
-    /// Others, each with the slot that counts it, and whether it was known then that there are entries of it.
+    /// Other types, each with the slot that counts it, and whether it was known then that there are entries of the type.
     others: HashMap<Vec<u8>, (u32, bool)>,
-    /// That of the counters when the others were found to have none.
+    /// The generation of the counters when the others were found to have no slot.
     generation: u32,
-    /// Types with a content policy, and `*` for all others: what an answer costs.
+    /// The cost of an answer of each type with a content policy; `*` stands for all other types.
     listed: HashMap<Vec<u8>, Tokens>,
     listed_at: Option<Instant>,
 }
@@ -59,8 +58,8 @@ impl Known {
     }
 }
 
-/// The number of the slot that counts a type of content, if counting is on and there is one. `has_entries`:
-/// whether it is known that there are entries of the type, or were.
+/// Returns the number of the slot that counts a content type; `None` without shared memory, or when there is no slot.
+/// `has_entries`: whether it is known that there are entries of the type, or were.
 pub fn slot_of(content_type: &[u8], has_entries: bool) -> Option<u32> {
     if !is_preloaded() {
         return None;
@@ -89,8 +88,8 @@ pub fn slot_of(content_type: &[u8], has_entries: bool) -> Option<u32> {
     Some(number)
 }
 
-/// What an answer of a type costs, as its content policy says, or else that for all others. Where nobody has written
-/// either it is the one unit that the latter is installed with. Nothing while no policy can be read.
+/// Returns the cost of an answer of a type, from the type's content policy or else that of `*`. Without either it is 1, which
+/// `*` is installed with. It is 0 as long as the policies cannot be read.
 pub fn cost_of(content_type: &[u8]) -> Tokens {
     renew();
     KNOWN.with_borrow(|known| {
@@ -100,12 +99,12 @@ pub fn cost_of(content_type: &[u8]) -> Tokens {
     })
 }
 
-/// Whether a type has a content policy of its own; `None` when that cannot be told now.
+/// Whether a type has a content policy of its own; `None` when the policies cannot be read now.
 fn is_listed(content_type: &[u8]) -> Option<bool> {
     renew().then(|| KNOWN.with_borrow(|known| known.listed.contains_key(content_type)))
 }
 
-/// Reads the content policies when what is known of them is old; returns whether it is not, or no more.
+/// Reads the content policies if what is known of them is old. Returns whether it is new enough now.
 fn renew() -> bool {
     if !KNOWN.with_borrow(Known::is_old) {
         return true;
@@ -118,17 +117,17 @@ fn renew() -> bool {
     true
 }
 
-/// The types that have a content policy, with their costs. A lookup asks, so this waits for nobody, and needs no right
-/// of the caller's; `None` when somebody has locked the table.
+/// Reads the types that have a content policy, with their costs; `None` when another session has locked the table. A lookup
+/// calls this, so it waits for nobody, and reads with the rights of the table's owner.
 fn read_listed() -> Option<HashMap<Vec<u8>, Tokens>> {
     let extension = Extension::current();
     let table = extension.find_table(POLICIES)?;
     let locked = table_lock::try_lock_to_read(table);
-    // It may have been dropped before it was locked.
+    // The table may have been dropped before it was locked.
     if !locked || extension.find_table(POLICIES) != Some(table) {
         return None;
     }
-    // If there are more, not without the one for all others.
+    // `*` comes first, so that it is read however many policies there are.
     let sql = |schema: &str| {
         format!(
             "SELECT CAST(content_type AS pg_catalog.text), {MILLIONTHS} FROM {schema}.{POLICIES} \

@@ -1,9 +1,9 @@
-//! Counters of each type of content, since the server started, in a fixed number of slots. A type that has
-//! got one keeps it; those that have none are counted together, in one overflow slot for each database.
+//! Counters of each content type, since the server started, in a fixed number of slots. A type that has got a slot keeps it.
+//! Types without one are counted together, in one overflow slot for each database.
 //!
-//! Whoever knows the number of a slot counts in it without a lock. The lock guards what each slot is for: to take or give up
-//! one, hold it exclusively; to find one, share it. The slots of a database are given up only once it is gone, so that
-//! nobody who knows their numbers is connected to it.
+//! A backend that knows the number of a slot counts in it without a lock. The lock guards what each slot is for: it is shared
+//! to find a slot, and exclusive to take or free one. The slots of a database are freed only when the database is gone, because
+//! then no backend that knows their numbers is left.
 
 use super::histogram::{BUCKETS, bucket_of};
 use crate::pg::backend::database;
@@ -20,26 +20,26 @@ plain! {
     pub enum Count {
         Hits,
         Misses,
-        /// Misses for which there was an entry that has expired.
+        /// Misses that found an expired entry.
         Stale,
         Upserts,
         Invalidations,
         Expirations,
-        /// Whole units of each cost; what a cost has beyond them is counted in millionths.
+        /// Whole units of each cost. The rest of a cost is counted in millionths.
         TokensSpent,
         MillionthsSpent,
         TokensSaved,
         MillionthsSaved,
-        /// Hits that found no slot among those counted by entry.
+        /// Hits of entries for which `hits.rs` had no free slot.
         UntrackedHits,
-        /// Reads whose audit was overwritten before it was stored.
+        /// Reads whose audit record was overwritten before it was stored.
         AuditLost,
-        /// Live entries that went because their user had more than max_entries.
+        /// Live entries that were removed because their user had more than `max_entries`.
         Evictions,
     }
 }
 
-/// How long something took.
+/// A call whose time is counted.
 #[derive(Clone, Copy)]
 pub enum Latency {
     Lookup,
@@ -50,7 +50,7 @@ pub enum Latency {
 pub const PLAIN: usize = 13;
 /// All counters of a type: the plain ones, then a histogram for each [`Latency`].
 pub const COUNTERS: usize = PLAIN + 2 * BUCKETS;
-/// Where a counter stops; SQL's bigint holds no more.
+/// The greatest value of a counter, which is that of SQL's bigint.
 pub const MOST: u64 = i64::MAX as u64;
 
 pub type Values = [u64; COUNTERS];
@@ -59,16 +59,16 @@ pub type Values = [u64; COUNTERS];
 const NAME: usize = 255;
 
 plain! {
-    /// The counters of one type of content in one database.
+    /// The counters of one content type in one database.
     pub struct Slot {
         now: [AtomicU64; COUNTERS],
-        /// What of it has been stored in the roll-up.
+        /// The values that have been stored in the hours' rows.
         stored: [AtomicU64; COUNTERS],
     }
 }
 
 plain! {
-    /// What a slot is for. One with an empty name, which no type can have, is for all that have no slot of their own.
+    /// What a slot is for. An empty name, which no type can have, marks an overflow slot.
     struct Key {
         /// `InvalidOid` when the slot is free.
         database: pg_sys::Oid,
@@ -78,7 +78,7 @@ plain! {
 }
 
 static SLOTS: Array<Slot> = Array::new(number_of_slots);
-/// A tag for each slot, close together so that all are soon looked through; 0 is a free slot's.
+/// A tag for each slot, 0 for a free one. They lie close together, so that a search through all is quick.
 static TAGS: Array<AtomicU32> = Array::new(number_of_slots);
 /// Rises whenever a slot is taken or given up.
 static GENERATION: Array<AtomicU32> = Array::new(|| 1);
@@ -86,7 +86,7 @@ static KEYS: Guarded<Key> = Guarded::new(number_of_slots);
 
 pub static AREA: Area = Area { name: c"infinite_pages_cache counters", parts: &[&SLOTS, &TAGS, &GENERATION, &KEYS] };
 
-/// Slots for content types; those behind them are for all others of a database.
+/// Returns the number of slots for content types. Behind these lie the overflow slots.
 fn capacity() -> usize {
     settings::MAX_TRACKED_CONTENT_TYPES.get() as usize
 }
@@ -96,7 +96,7 @@ fn number_of_slots() -> usize {
     capacity() + DATABASES
 }
 
-/// FNV-1a, which needs no key: a type's name is no secret, and a false match costs one comparison.
+/// Computes a tag by FNV-1a. It needs no secret key, because a false match costs one comparison only.
 fn tag_of(database: pg_sys::Oid, name: &[u8]) -> u32 {
     let bytes = database.to_u32().to_ne_bytes();
     let hash = bytes
@@ -123,7 +123,7 @@ impl Slot {
         }
     }
 
-    /// Takes back what was counted in error, and has not been stored.
+    /// Takes back what was counted in error and has not been stored yet.
     pub fn take_back(&self, count: Count, number: u64) {
         self.now[count as usize].fetch_sub(number, Relaxed);
     }
@@ -132,13 +132,13 @@ impl Slot {
         add(&self.now[PLAIN + latency as usize * BUCKETS + bucket_of(microseconds)], 1);
     }
 
-    /// The counters now.
+    /// Returns the counters as they are now.
     fn values(&self) -> Values {
         std::array::from_fn(|counter| self.now[counter].load(Relaxed))
     }
 }
 
-/// Adds to a counter, which stops at [`MOST`]. There is room above it for what others add meanwhile.
+/// Adds to a counter, which stops at [`MOST`]. A u64 has room above that for what other backends add meanwhile.
 pub fn add(counter: &AtomicU64, number: u64) {
     let number = number.min(MOST / 4);
     if counter.fetch_add(number, Relaxed) > MOST - number {
@@ -146,12 +146,12 @@ pub fn add(counter: &AtomicU64, number: u64) {
     }
 }
 
-/// The slot of this number.
+/// Returns the slot of a number.
 pub fn slot(number: u32) -> &'static Slot {
     &SLOTS.elements()[number as usize]
 }
 
-/// The name of the content type that a slot counts; empty for an overflow slot.
+/// Returns the name of the content type that a slot counts; empty for an overflow slot.
 pub fn name_of(number: u32) -> Vec<u8> {
     // Nothing is allocated under the lock.
     let mut name = Vec::with_capacity(NAME);
@@ -159,7 +159,7 @@ pub fn name_of(number: u32) -> Vec<u8> {
     name
 }
 
-/// The slot for all types of this database that have none of their own.
+/// Returns the overflow slot of this database, which counts all types without a slot of their own.
 pub fn overflow_slot() -> Option<u32> {
     thread_local! {
         static OVERFLOW: Cell<Option<u32>> = const { Cell::new(None) };
@@ -170,7 +170,7 @@ pub fn overflow_slot() -> Option<u32> {
     OVERFLOW.get()
 }
 
-/// A number that differs from an earlier one if slots have been taken or given up since.
+/// Returns a number that differs from an earlier one if slots have been taken or freed since.
 pub fn generation() -> u32 {
     GENERATION.elements().first().map_or(0, |generation| generation.load(Relaxed))
 }
@@ -185,29 +185,29 @@ fn next_generation() {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Quota {
     None,
-    /// Half of them: a type that has entries, which anybody may have stored.
+    /// Half of them, for a type that has entries but no content policy: any tenant may have stored them.
     Unlisted,
-    /// All of them: one that whoever runs the cache has written a policy for.
+    /// All of them, for a type with a content policy, which only an operator can write.
     Listed,
 }
 
-/// The slot of its own of a type of content.
+/// Returns the slot that a content type has for itself.
 pub fn find(name: &[u8]) -> Option<u32> {
     let (database, name) = (database(), cut(name));
     KEYS.shared(|_, keys| position(keys, database, name))?
 }
 
-/// The slot of a type of content: its own, else one of those that it may take, else that for all others.
+/// Returns the slot of a content type: its own, else a free one that it may take, else the overflow slot.
 pub fn find_or_make(name: &[u8], quota: Quota) -> Option<u32> {
     let (database, name) = (database(), cut(name));
     let found = KEYS.shared(|_, keys| {
-        // When all slots are taken, nobody needs to be kept out to find that out again.
+        // When no slot is free, the shared lock is enough to find that out again.
         position(keys, database, name)
             .or_else(|| if free_slot(name, quota).is_none() { position(keys, database, &[]) } else { None })
     })?;
     found.or_else(|| {
         KEYS.exclusive(|_, keys| {
-            // The slot for all others comes first: it must be there when the last one is taken.
+            // The overflow slot is taken first, because it must be there when no other is free.
             let overflow = position(keys, database, &[]).or_else(|| make(keys, database, &[], quota));
             position(keys, database, name).or_else(|| make(keys, database, name, quota)).or(overflow)
         })?
@@ -225,8 +225,7 @@ fn position(keys: &[Key], database: pg_sys::Oid, name: &[u8]) -> Option<u32> {
     TAGS.elements().iter().enumerate().position(matches).map(|number| number as u32)
 }
 
-/// A slot that a name could have. Where there are more databases than slots for all others, those for types
-/// serve.
+/// Returns a free slot that a name may take. A database beyond the number of overflow slots gets one of those for types.
 fn free_slot(name: &[u8], quota: Quota) -> Option<usize> {
     let tags = TAGS.elements();
     let (unlisted, listed) = (0..capacity() / 2, capacity() / 2..capacity());
@@ -251,17 +250,17 @@ fn make(keys: &mut [Key], database: pg_sys::Oid, name: &[u8], quota: Quota) -> O
     Some(number as u32)
 }
 
-/// The counters of a type of content in this database.
+/// The counters of a content type in this database.
 pub struct Counted {
     pub number: u32,
-    /// Empty for all types that have no place of their own.
+    /// Empty for the overflow slot.
     pub content_type: Vec<u8>,
     pub now: Values,
-    /// What of it has not been stored yet.
+    /// What has not been stored yet.
     pub pending: Values,
 }
 
-/// The counters of this database. `stored`: up to which values the transaction has stored those of a slot.
+/// Returns the counters of this database. `stored` gives the values up to which the transaction has stored those of a slot.
 pub fn all(stored: impl Fn(u32) -> Option<Values>) -> Vec<Counted> {
     // Room for all, so that nothing is allocated under the lock.
     let mut mine: Vec<u32> = Vec::with_capacity(KEYS.length());
@@ -282,7 +281,7 @@ pub fn all(stored: impl Fn(u32) -> Option<Values>) -> Vec<Counted> {
         .collect()
 }
 
-/// One of the histograms among the counters, without the zeros at its end.
+/// Returns one of the histograms among the counters, without the zeros at its end.
 pub fn histogram(values: &Values, number: usize) -> Vec<i64> {
     let buckets = &values[PLAIN + number * BUCKETS..][..BUCKETS];
     let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
@@ -296,7 +295,7 @@ pub fn note_stored(number: u32, values: &Values) {
     }
 }
 
-/// Gives up the slots of databases that are gone.
+/// Frees the slots of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
     KEYS.exclusive(|_, keys| {
         for ((key, tag), slot) in keys.iter_mut().zip(TAGS.elements()).zip(SLOTS.elements()) {

@@ -1,5 +1,5 @@
-//! The flush of counters: they are added to the roll-up by hours. What is stored counts as such when the transaction that has
-//! stored it commits.
+//! The flush of counters: adds them to the current hour's rows of `cache_statistics_hourly`. They count as stored when the
+//! transaction commits.
 
 use super::at_commit::{Change, at_commit, counted};
 use super::counters::{self, COUNTERS, Count, Counted};
@@ -9,14 +9,14 @@ use crate::pg::spi::{self, Access};
 use crate::pg::{clock, relation};
 use pgrx::datum::DatumWithOid;
 
-/// Adds the counters to the current hour of the roll-up; returns of how many content types.
+/// Adds the counters to the current hour's rows. Returns the number of content types.
 pub fn flush_counters(extension: &Extension) -> i64 {
     const HOUR: i64 = 3_600_000_000;
     let hour = clock::now().div_euclid(HOUR) * HOUR;
     let mut counted = counted();
     let knows_evictions = knows_evictions(extension);
     if !knows_evictions {
-        // They stay in memory until cache_setup() has added the column.
+        // Evictions stay in memory until the table has the column.
         for counted in &mut counted {
             counted.now[Count::Evictions as usize] -= counted.pending[Count::Evictions as usize];
             counted.pending[Count::Evictions as usize] = 0;
@@ -33,8 +33,8 @@ pub fn flush_counters(extension: &Extension) -> i64 {
     counted.len() as i64
 }
 
-/// Whether the roll-up has a column for evictions; a table of 0.2.0 has none until the extension's update, or after the
-/// restore of a dump until cache_setup().
+/// Whether the table has a column for evictions. A table of 0.2.0 gets it by the extension's update, or after the restore of a
+/// dump by `cache_setup()`.
 fn knows_evictions(extension: &Extension) -> bool {
     relation::has_column(extension.table(STATISTICS), c"evictions")
 }

@@ -1,5 +1,5 @@
-//! The flush of hits: they are added to the rows of their entries, and leave memory when the transaction that has stored them
-//! commits, so that nothing is lost by a rollback and nothing is counted twice.
+//! The flush of hits: adds them to the rows of their entries. They leave shared memory when the transaction commits, so that a
+//! rollback loses nothing and counts nothing twice.
 
 use super::at_commit::{Change, at_commit};
 use super::counters;
@@ -17,30 +17,30 @@ const BATCH: usize = 1000;
 #[derive(Default)]
 pub struct Batch {
     pub updated: i64,
-    /// Left for later, since somebody else holds them, or this transaction may not see them.
+    /// Left for later, because another transaction has locked their rows, or this one's snapshot may be too old to show them.
     pub locked: i64,
 }
 
 /// Entries whose hits are to be stored, in the order of users and digests, in which everybody locks rows.
 pub struct Entries {
     keys: std::vec::IntoIter<Entry>,
-    /// Those that share a page with one that has just been updated.
+    /// Entries on a page of which another entry has just been updated. They make up the next round.
     postponed: Vec<Entry>,
-    /// Whether any of this round was updated, or held by somebody.
+    /// Whether any entry of this round was updated or locked, so that another round makes sense.
     progress: bool,
 }
 
 impl Entries {
-    /// All that have been counted.
+    /// Returns all entries that have hits in shared memory.
     pub fn counted() -> Self {
         let mut keys: Vec<_> = hits::all().into_iter().map(|hits| hits.entry).collect();
         keys.sort_unstable_by_key(|entry| (*entry.user_id, *entry.digest, entry.id.map(|id| *id)));
         Self { keys: keys.into_iter(), postponed: Vec::new(), progress: false }
     }
 
-    /// Stores the hits of the next entries, `None` when there are no more. With `spread` it updates one entry
-    /// of a page: the page has room for its new version, so that no index need be touched, and the next
-    /// transaction finds the room of the old one free again.
+    /// Stores the hits of the next entries; `None` when there are no more. With `spread` it updates one entry of each page,
+    /// because the page has room for one new version, and so no index is written. A later batch finds the room of the old
+    /// version free again.
     pub fn flush_batch(&mut self, extension: &Extension, spread: bool) -> Option<Batch> {
         if self.keys.len() == 0 && self.progress {
             self.keys = std::mem::take(&mut self.postponed).into_iter();
@@ -50,7 +50,7 @@ impl Entries {
         if keys.is_empty() {
             return None;
         }
-        // Read anew, since somebody else may have stored them meanwhile.
+        // Read again, because another session may have stored them meanwhile.
         let counted: Vec<Hits> = keys.iter().filter_map(|entry| hits::of(entry, true)).collect();
         let stages = update(extension, &counted, spread);
         let mut batch = Batch::default();
@@ -68,7 +68,7 @@ impl Entries {
                 Stage::Found => self.postponed.push(hits.entry),
             }
         }
-        // One that is held must not keep the others of its page from their turn.
+        // A locked entry must not keep the others of its page from their turn.
         self.progress |= batch.updated + batch.locked > 0;
         at_commit(Change::HitsStored(done));
         Some(batch)
@@ -78,21 +78,22 @@ impl Entries {
 /// How far an entry has come in the statement that stores its hits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
+    /// The statement found no row.
     Gone,
-    /// Its turn comes with a later batch.
+    /// The entry's turn comes with a later batch.
     Found,
-    /// Somebody else holds it.
+    /// The entry's turn has come, but another transaction has locked its row.
     Chosen,
     Updated,
 }
 
-/// Adds hits, and what they have saved, to the rows of their entries, and to the summaries, where there are any.
+/// Adds hits, and what they have saved, to the rows of their entries, and to the summaries if there are any.
 fn update(extension: &Extension, counted: &[Hits], spread: bool) -> Vec<Stage> {
     let mut stages = vec![Stage::Gone; counted.len()];
     if counted.is_empty() {
         return stages;
     }
-    // An entry that is hidden is not gone.
+    // An entry that row security hid would count as gone.
     must_change_all(extension, &[CACHE, BY_TYPE, BY_USER]);
     let moments = |hits: &Hits| TimestampWithTimeZone::try_from(hits.last).expect("a moment of the clock");
     let number = |number: u64| number.min(counters::MOST) as i64;

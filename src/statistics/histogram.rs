@@ -1,10 +1,10 @@
-//! Latencies in buckets: four to each power of two of microseconds, so that a quantile is within an eighth
-//! of the truth, from one microsecond to a minute, in a fixed number of counters.
+//! Histograms of latencies in a fixed number of buckets: four to each power of two of microseconds, up to a minute, so that the
+//! middle of a bucket is within an eighth of every latency in it.
 
-/// Buckets of a histogram. The last one also holds everything above it.
+/// Buckets of a histogram. The last one also holds everything longer.
 pub const BUCKETS: usize = 100;
 
-/// The bucket of a latency in microseconds.
+/// Returns the bucket of a latency in microseconds.
 pub fn bucket_of(microseconds: u64) -> usize {
     if microseconds < 4 {
         return microseconds as usize;
@@ -14,13 +14,13 @@ pub fn bucket_of(microseconds: u64) -> usize {
     (4 * (power - 1) + quarter).min(BUCKETS - 1)
 }
 
-/// The least latency of a bucket, in microseconds.
+/// Returns the least latency of a bucket, in microseconds.
 fn start_of(bucket: usize) -> u64 {
     if bucket < 4 { bucket as u64 } else { (4 + bucket as u64 % 4) << (bucket / 4 - 1) }
 }
 
-/// The latency in microseconds that a share of all (0 to 1) does not exceed, evenly spread within its
-/// bucket; `None` when nothing has been counted. Buckets may be weighted, and missing at the end.
+/// Returns the latency in microseconds that a share of all latencies (0 to 1) does not exceed, as if they were evenly spread
+/// within a bucket; `None` when nothing has been counted. Counts may be weighted, and buckets may be missing at the end.
 pub fn quantile(buckets: &[f64], share: f64) -> Option<f64> {
     let total: f64 = buckets.iter().sum();
     if total <= 0.0 {

@@ -1,6 +1,5 @@
-//! Hits of each entry that are not yet stored in its row: an open hash table of a fixed size. A hit of an
-//! entry that is in it already takes a shared lock on one of its regions and adds to counters; only a new
-//! one locks the region.
+//! Pending hits of each entry, in a hash table of a fixed size with open addressing. A hit of an entry that is in the table
+//! takes a shared lock on one region of it and adds to atomic counters. Only an entry's first hit locks the region exclusively.
 
 use super::counters;
 use super::tokens::{MILLION, Tokens};
@@ -14,47 +13,48 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 /// Regions of the table, each with a lock of its own.
 const REGIONS: usize = 64;
 
-/// An entry: user and digest say where it is, the id which of those that may have been there.
+/// An entry whose hits are counted. The id tells it from an earlier entry with the same user and digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Entry {
     pub user_id: Uuid,
     pub digest: Uuid,
-    /// `None` where it is no uuid, in a table that clients have brought: hits are then those of whatever has the key.
+    /// `None` where the column of an adopted table is no uuid: hits are then counted for user and digest alone.
     pub id: Option<Uuid>,
 }
 
 plain! {
-    /// An entry and its hits. All but the last three do not change while there are hits.
+    /// An entry and its hits. While there are hits, only the last three fields change.
     struct Slot {
-        /// InvalidOid in a free slot.
+        /// `InvalidOid` in a free slot.
         database: pg_sys::Oid,
-        /// The slot of its content type among the counters.
+        /// The slot of the entry's content type among the counters.
         counted_at: u32,
         user_id: [u8; 16],
         digest: [u8; 16],
-        /// All zeros where it is not known.
+        /// All zeros stand for no id.
         id: [u8; 16],
-        /// The hits, above the millionths of a unit that they have saved beyond the units.
+        /// The number of hits, shifted by [`FRACTION`], and the millionths that they have saved beyond whole units.
         hits: AtomicU64,
-        /// The whole units that they have saved.
+        /// The whole units that the hits have saved.
         units: AtomicU64,
+        /// The time of the last hit, in microseconds since 2000-01-01 UTC.
         last: AtomicI64,
     }
 }
 
-/// Bits of [`Slot::hits`] that hold less than a million. Those above them hold the hits of one entry, 100,000 a
-/// second, of five years without a flush.
+/// The lower bits of [`Slot::hits`], which hold a number below a million. The bits above them have room for 100,000 hits a
+/// second in five years without a flush.
 const FRACTION: u32 = 20;
 
-/// What is known of the hits of an entry.
+/// The hits of an entry.
 #[derive(Clone, Copy)]
 pub struct Hits {
     pub counted_at: u32,
     pub entry: Entry,
     pub hits: u64,
-    /// Saved by them.
+    /// The tokens that the hits have saved.
     pub tokens: Tokens,
-    /// The last of them, in microseconds since 2000-01-01 UTC.
+    /// The time of the last hit, in microseconds since 2000-01-01 UTC.
     pub last: i64,
 }
 
@@ -65,7 +65,7 @@ impl Entry {
 }
 
 impl Hits {
-    /// Adds those of another entry.
+    /// Adds the hits of another entry.
     pub fn add(&mut self, other: &Self) {
         self.hits = self.hits.saturating_add(other.hits);
         self.tokens = self.tokens.plus(other.tokens);
@@ -149,8 +149,8 @@ fn capacity() -> u32 {
     settings::MAX_TRACKED_ENTRIES.get() as u32
 }
 
-/// Slots of a region. A quarter more than it has to hold on average, and some for chance, so that the table's
-/// limit is reached before a region's, and searches stay short.
+/// Returns the number of slots of a region: a quarter more than the region holds on average when the table is full, and some
+/// for chance. So searches stay short, and the table is full before a region is.
 fn region_size() -> usize {
     (capacity() as usize * 5 / 4) / REGIONS + 32
 }
@@ -159,7 +159,8 @@ fn after(slots: &[Slot], index: usize) -> usize {
     if index + 1 == slots.len() { 0 } else { index + 1 }
 }
 
-/// Where an entry is in its region, or else where it would go; `None` when it is not there and the region is full.
+/// Returns the index of an entry's slot in its region and true, or that of the slot it would take and false; `None` when the
+/// entry is not there and the region is full.
 fn find(slots: &[Slot], database: pg_sys::Oid, entry: &Entry, start: usize) -> Option<(usize, bool)> {
     let mut index = start;
     for _ in 0..slots.len() {
@@ -175,14 +176,14 @@ fn find(slots: &[Slot], database: pg_sys::Oid, entry: &Entry, start: usize) -> O
     None
 }
 
-/// The same; `None` when it is not there.
+/// Returns the index of an entry's slot in its region; `None` when the entry is not there.
 fn find_known(slots: &[Slot], database: pg_sys::Oid, entry: &Entry, start: usize) -> Option<usize> {
     find(slots, database, entry, start).filter(|(_, is_known)| *is_known).map(|(index, _)| index)
 }
 
-/// Frees a slot, and moves those behind it up that would no longer be found.
+/// Frees a slot, and moves up the slots behind it that a search would no longer find.
 fn free(slots: &mut [Slot], index: usize) {
-    // From one slot to another, which may lie beyond the end and so at the beginning.
+    // Steps from one slot to another. After the last slot comes the first.
     let size = slots.len();
     let steps = |from: usize, to: usize| (to + size - from) % size;
     let mut gap = index;
@@ -190,7 +191,7 @@ fn free(slots: &mut [Slot], index: usize) {
     while next != index && slots[next].database != pg_sys::InvalidOid {
         let slot = &slots[next];
         let (_, wanted) = position(slot.database, &slot.user_id, &slot.digest);
-        // It may move to the gap unless its own place lies behind that.
+        // The slot may move to the gap unless searches for it begin behind the gap.
         if steps(wanted, next) >= steps(gap, next) {
             slots.swap(gap, next);
             gap = next;
@@ -201,8 +202,8 @@ fn free(slots: &mut [Slot], index: usize) {
     used().fetch_sub(1, Relaxed);
 }
 
-/// The region of an entry, and where in it the search begins, whatever its id. The digest is evenly spread already;
-/// user and database must not fall on a pattern of it.
+/// Returns the region of an entry, and the index in it at which a search begins, whatever the entry's id. The digest is evenly
+/// spread already. User and database are mixed in, so that they make no pattern with it.
 fn position(database: pg_sys::Oid, user_id: &[u8; 16], digest: &[u8; 16]) -> (usize, usize) {
     let half =
         |bytes: &[u8; 16], from: usize| u64::from_ne_bytes(bytes[from..from + 8].try_into().expect("eight bytes"));
@@ -213,7 +214,7 @@ fn position(database: pg_sys::Oid, user_id: &[u8; 16], digest: &[u8; 16]) -> (us
     ((hash >> 58) as usize % REGIONS, ((hash & 0xffff_ffff) as usize * region_size()) >> 32)
 }
 
-/// Counts a hit of an entry of this database; returns whether there was room for it.
+/// Counts a hit of an entry of this database. Returns whether the table had room for the entry.
 pub fn count(counted_at: u32, entry: &Entry, tokens: Tokens, now: i64) -> bool {
     let database = database();
     let (number, start) = position(database, &entry.user_id, &entry.digest);
@@ -236,18 +237,18 @@ pub fn count(counted_at: u32, entry: &Entry, tokens: Tokens, now: i64) -> bool {
         })
 }
 
-/// Slots that are used in all regions.
+/// Returns the number of used slots, of all regions together.
 fn used() -> &'static AtomicU32 {
     &USED.elements()[0]
 }
 
-/// Takes one of the slots that may be used in all.
+/// Counts one more used slot, unless as many are used as may be. Returns whether it did.
 fn reserve() -> bool {
     used().fetch_update(Relaxed, Relaxed, |used| (used < capacity()).then_some(used + 1)).is_ok()
 }
 
-/// The hits of one entry of this database, if it has any. Without `settled`, some of the numbers may have a hit
-/// that is being counted, and others not.
+/// Returns the hits of one entry of this database, if it has any. Without `settled`, a hit that is just being counted may be in
+/// some of the numbers and not in others.
 pub fn of(entry: &Entry, settled: bool) -> Option<Hits> {
     let database = database();
     let (number, start) = position(database, &entry.user_id, &entry.digest);
@@ -256,7 +257,7 @@ pub fn of(entry: &Entry, settled: bool) -> Option<Hits> {
     if settled { region.exclusive(|_, slots| read(slots)) } else { region.shared(|_, slots| read(slots)) }
 }
 
-/// The hits of all entries of this database.
+/// Returns the hits of all entries of this database.
 pub fn all() -> Vec<Hits> {
     let mut all = Vec::new();
     let database = database();
@@ -272,7 +273,7 @@ fn regions() -> impl Iterator<Item = Region<Slot>> {
     (0..REGIONS).filter_map(|number| SLOTS.region(number))
 }
 
-/// Takes hits away that have been stored, or whose entry is gone. Those counted since stay.
+/// Takes away hits that have been stored, or whose entry is gone. Hits counted since then stay.
 pub fn take_stored(stored: &[Hits]) {
     let database = database();
     for hits in stored {
@@ -299,7 +300,7 @@ pub fn forget(entry: &Entry) {
     let (number, start) = position(database, &entry.user_id, &entry.digest);
     let Some(region) = SLOTS.region(number) else { return };
     let find = |slots: &[Slot]| find_known(slots, database, entry, start);
-    // Most have none: nobody is kept out to find that out.
+    // Most entries have no hits, and the shared lock is enough to find that out.
     if region.shared(|_, slots| find(slots)).is_some() {
         region.exclusive(|_, slots| find(slots).map(|index| free(slots, index)));
     }
@@ -322,7 +323,7 @@ fn remove(is_wanted: impl Fn(&Slot) -> bool) {
             let mut index = 0;
             while index < slots.len() {
                 if slots[index].database != pg_sys::InvalidOid && is_wanted(&slots[index]) {
-                    // Another one may have moved here: look again.
+                    // Another slot may have moved here: look again.
                     free(slots, index);
                 } else {
                     index += 1;
@@ -336,7 +337,7 @@ fn remove(is_wanted: impl Fn(&Slot) -> bool) {
 mod tests {
     use super::*;
 
-    /// Costs with every kind of fraction, by several threads at once: no unit is lost where one is carried.
+    /// Several threads add costs with every kind of fraction at once. No unit is lost where one is carried.
     #[test]
     fn the_hits_of_a_slot_add_up() {
         let [user_id, digest, id] = [1, 2, 3].map(|byte| Uuid::from_bytes([byte; 16]));
@@ -355,7 +356,7 @@ mod tests {
         assert!(found.entry == entry && found.tokens.millionths < MILLION);
     }
 
-    /// As docs/settings.md says of max_tracked_entries, with the quarter that stays free.
+    /// docs/settings.md says so of max_tracked_entries; the quarter that stays free counts.
     #[test]
     fn an_entry_takes_a_hundred_bytes() {
         assert_eq!(size_of::<Slot>() * 5 / 4, 100);

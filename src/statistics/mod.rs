@@ -1,5 +1,5 @@
-//! Statistics: lookups are counted in shared memory, so that they write nothing, and what has been counted
-//! is stored now and then. Without shared memory nothing is counted and everything else works.
+//! Statistics: lookups are counted in shared memory, so that they write nothing, and what has been counted is stored now and
+//! then. Where the library is not preloaded nothing is counted, and everything else works.
 
 pub mod at_commit;
 pub mod content_types;
@@ -23,16 +23,16 @@ use pgrx::Uuid;
 use std::time::Instant;
 use tokens::Tokens;
 
-/// What is known of an entry that a lookup has found live.
+/// What a lookup knows of the live entry that it has found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Hit {
     /// `None` where the column is no uuid.
     pub id: Option<Uuid>,
-    /// What it cost, if its row says so.
+    /// The cost of the entry, if its row says it.
     pub cost: Option<Tokens>,
 }
 
-/// What a lookup has found of an entry: its newest version, if there is one.
+/// What a lookup has found of an entry, by the entry's newest version.
 pub enum Found<Content> {
     Live(Content, Hit),
     Expired,
@@ -44,7 +44,7 @@ impl<Content> Found<Content> {
         matches!(self, Self::Live(..))
     }
 
-    /// The content of a live entry.
+    /// Returns the content of a live entry.
     pub fn content(self) -> Option<Content> {
         match self {
             Self::Live(content, _) => Some(content),
@@ -53,7 +53,7 @@ impl<Content> Found<Content> {
     }
 }
 
-/// A call by a client, from its beginning.
+/// A client's call, which is timed from its beginning.
 pub struct Call {
     latency: Latency,
     begun: Option<Instant>,
@@ -64,8 +64,7 @@ impl Call {
         Self { latency, begun: is_preloaded().then(Instant::now) }
     }
 
-    /// The slot that counts a type of content, for the calls below. `has_entries`: whether the call has found any, or
-    /// stored some.
+    /// Returns the slot that counts a content type. `has_entries`: whether the call has found or stored entries of the type.
     pub fn slot(&self, content_type: &[u8], has_entries: bool) -> Option<u32> {
         self.begun.and_then(|_| slot_of(content_type, has_entries))
     }
@@ -76,7 +75,7 @@ impl Call {
         let slot = slot(number);
         match found {
             Found::Live(_, hit) => {
-                // Who inserts into the table does not say the cost: that of the content policy counts.
+                // A row that a client has inserted may have no cost: that of the content policy counts.
                 let cost = hit.cost.unwrap_or_else(|| content_types::cost_of(address.content_type));
                 let entry = hits::Entry { user_id: address.user_id, digest: address.digest, id: hit.id };
                 slot.add(Count::Hits, 1);
@@ -94,7 +93,7 @@ impl Call {
         }
     }
 
-    /// Counts entries stored in the transaction, and what they cost.
+    /// Counts entries that the transaction has stored, and their cost, if it commits.
     pub fn stored(&self, counted_at: Option<u32>, entries: u64, cost: Tokens) {
         if let Some(number) = counted_at {
             at_commit(Change::Count(number, Count::Upserts, entries));
@@ -118,9 +117,9 @@ pub fn counted(content_type: &[u8], count: Count, number: u64) {
     }
 }
 
-/// Gives up what shared memory holds of databases that are gone.
+/// Frees what shared memory holds of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pgrx::pg_sys::Oid) -> bool + Copy) {
-    // They name slots of counters.
+    // First, because the counts of prepared transactions name slots of counters.
     prepared::forget_databases(is_gone);
     counters::forget_databases(is_gone);
     hits::forget_databases(is_gone);

@@ -1,5 +1,5 @@
-//! What prepared transactions have counted. Nobody tells a library how such a one ends, which another session decides,
-//! so the numbers are kept with its id, and who reads counters asks what has become of it.
+//! What prepared transactions have counted. Another session ends such a transaction, and the server does not tell the library
+//! how. So the numbers are kept with the transaction's id, and a reader of counters asks what has become of it.
 
 use super::counters::{self, Count};
 use crate::pg::backend::{database, full_transaction_id};
@@ -9,15 +9,15 @@ use crate::pg::shared_memory::{Area, Guarded};
 use crate::pg::transaction_status::has_committed;
 use pgrx::pg_sys;
 
-/// Numbers that can be kept for each of `max_prepared_transactions`, on average. A type that a transaction writes takes up
-/// to three.
+/// Numbers that can be kept for each of `max_prepared_transactions`, on average. A transaction's upserts of one content type
+/// take up to three.
 const NUMBERS: usize = 64;
 
 plain! {
     /// A number of a prepared transaction.
     #[derive(Clone, Copy)]
     struct Kept {
-        /// 0 in a free one.
+        /// 0 = free.
         transaction: u64,
         database: pg_sys::Oid,
         slot: u32,
@@ -30,15 +30,15 @@ static KEPT: Guarded<Kept> = Guarded::new(capacity);
 
 pub static AREA: Area = Area { name: c"infinite_pages_cache prepared transactions", parts: &[&KEPT] };
 
-/// As the setting says, which cannot change while the server runs.
+/// Returns how many numbers can be kept. `max_prepared_transactions` cannot change while the server runs.
 fn capacity() -> usize {
     let setting = guc::value_of(c"max_prepared_transactions").and_then(|value| String::from_utf8(value).ok());
     setting.and_then(|value| value.parse::<usize>().ok()).unwrap_or(0).max(1) * NUMBERS
 }
 
-/// Keeps a number of the transaction that is being prepared; returns whether there was room for it.
+/// Keeps a number of the transaction that is being prepared. Returns whether there was room for it.
 pub fn keep(slot: u32, count: Count, number: u64) -> bool {
-    // One that is prepared has an id.
+    // A transaction that is being prepared has an id.
     let transaction = full_transaction_id();
     let database = database();
     let kept = KEPT.exclusive(|_, all| {
@@ -48,8 +48,8 @@ pub fn keep(slot: u32, count: Count, number: u64) -> bool {
     kept.unwrap_or(false)
 }
 
-/// Counts what transactions of this database had kept that have committed, and forgets what those had that were rolled
-/// back.
+/// Counts the numbers of this database's prepared transactions that have committed, and forgets those of transactions that were
+/// rolled back.
 pub fn settle() {
     let database = database();
     // Nothing is allocated under the lock.
@@ -61,14 +61,15 @@ pub fn settle() {
     prepared.sort_unstable();
     prepared.dedup();
     for transaction in prepared {
-        // One so old that nobody knows any more has not been asked about for two hundred million others.
+        // The server forgets how a transaction has ended after some two hundred million others; it counts as rolled back.
         if let Some(committed) = has_committed(transaction) {
             end(transaction, committed);
         }
     }
 }
 
-/// Takes out what a transaction had kept. Of two sessions that find it ended one does.
+/// Takes out the numbers of a transaction that has ended, and counts them if it has committed. If two sessions find it ended,
+/// one of them gets the numbers.
 fn end(transaction: u64, committed: bool) {
     let mut taken = Vec::with_capacity(KEPT.length());
     KEPT.exclusive(|_, all| {
@@ -82,7 +83,7 @@ fn end(transaction: u64, committed: bool) {
     }
 }
 
-/// Forgets what belongs to databases that are gone.
+/// Forgets the numbers of databases that are gone.
 pub fn forget_databases(is_gone: impl Fn(pg_sys::Oid) -> bool) {
     KEPT.exclusive(|_, all| {
         for kept in all.iter_mut().filter(|kept| kept.transaction != 0 && is_gone(kept.database)) {

@@ -1,5 +1,5 @@
-//! Summaries of a large cache. To count a million entries takes half a second; maintenance does it now and
-//! then, and reports show the last count with the hits since. Those of a small cache count for themselves.
+//! Summaries of a large cache. Counting a million entries takes half a second, so maintenance counts now and then, and reports
+//! show the last count with the hits since then. Reports on a small cache count for themselves.
 
 use crate::access::all_rows::{must_change_all, must_see_all};
 use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension, locks};
@@ -9,11 +9,10 @@ use crate::settings;
 
 /// The query that counts the entries by partition and content type.
 pub const COUNT_BY_TYPE: &str = include_str!("../../sql/reports/entries_by_type.sql");
-/// The same by user.
+/// The query that counts the entries by user.
 pub const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql");
 
-/// Whether the entries are too many to be counted for each report: by the size of their partitions, which
-/// is what a count has to read.
+/// Whether the entries are too many to be counted for each report, by the size of their partitions, which a count reads.
 pub fn is_large(extension: &Extension) -> bool {
     let size = spi::run(
         Access::ReadLatest,
@@ -25,12 +24,12 @@ pub fn is_large(extension: &Extension) -> bool {
     size > i64::from(settings::EXACT_REPORT_SIZE.get()) * 1024
 }
 
-/// Counts the entries of a large cache, and empties the summaries of a small one; returns how many rows
-/// have changed.
+/// Counts the entries of a large cache, and empties the summaries of a small one. Returns the number of rows that it wrote or
+/// deleted.
 pub fn renew(extension: &Extension) -> i64 {
     let by_type = "entries expired_entries high_priority_entries hits tokens_saved last_activity";
     let by_user = "entries content_types hits tokens_saved avg_reuse_score last_accessed";
-    // Hits that are stored after the count has begun would be missed by it.
+    // Waits for a flush, because the count would miss the hits that it stores meanwhile.
     advisory_lock::lock(locks::STATISTICS, 0);
     must_see_all(extension, &[CACHE]);
     must_change_all(extension, &[BY_TYPE, BY_USER]);
@@ -42,7 +41,7 @@ pub fn renew(extension: &Extension) -> i64 {
     }
 }
 
-/// Brings a summary up to date. Every row is written, since it holds the time of the count.
+/// Brings a summary up to date. Every row is written, because each holds the time of the count.
 fn replace(extension: &Extension, table: &str, key: &str, columns: &str, count: &str) -> i64 {
     let schema = &extension.schema;
     let columns: Vec<&str> = columns.split(' ').collect();
@@ -60,7 +59,7 @@ fn replace(extension: &Extension, table: &str, key: &str, columns: &str, count: 
         &[],
         |rows| rows.count() as i64,
     );
-    // What this run has not written is no longer there.
+    // A row that this count has not written is of entries that are gone.
     let sql = format!("DELETE FROM {schema}.{table} WHERE measured_at < pg_catalog.transaction_timestamp()");
     written + spi::run(Access::Write, &sql, &[], |rows| rows.count() as i64)
 }

@@ -1,13 +1,13 @@
-//! Tokens: what answers have cost and hits have saved, in the application's unit, to a millionth. A sum is
-//! kept in two counters, which need not agree with each other at any moment: whole units, and millionths.
+//! Tokens: what answers have cost and hits have saved, in the application's unit, to a millionth. Shared memory keeps a sum in
+//! two counters, whole units and millionths, which are not added to at the same moment.
 
 use pgrx::datum::AnyNumeric;
 
-/// The greatest cost of an answer. Counters of units hold nine thousand million of them.
+/// The greatest cost of an answer. A counter of units holds nine thousand million times as much.
 pub const MOST_OF_AN_ANSWER: i64 = 1_000_000_000;
 
-/// An expression: what an entry cost, in millionths, as bigint; NULL when that is not known. The column of an adopted
-/// table may hold what no cost can be.
+/// A SQL expression: the cost of an entry in millionths, as bigint, NULL when it is not known. It is limited to what a cost can
+/// be, because the column of an adopted table may hold anything.
 pub const MILLIONTHS: &str = "pg_catalog.int8(pg_catalog.numeric_mul(pg_catalog.numeric_larger(0, \
      pg_catalog.numeric_smaller(1000000000, CAST(token_cost AS pg_catalog.numeric))), 1000000))";
 
@@ -16,18 +16,18 @@ pub const MILLION: u64 = 1_000_000;
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Tokens {
     pub units: u64,
-    /// Of a sum, any number of them.
+    /// In a sum they may exceed a million.
     pub millionths: u64,
 }
 
 impl Tokens {
-    /// From what [`MILLIONTHS`] has returned.
+    /// Converts from what [`MILLIONTHS`] has returned.
     pub fn of_cost(millionths: i64) -> Self {
         let millionths = millionths.max(0).unsigned_abs();
         Self { units: millionths / MILLION, millionths: millionths % MILLION }
     }
 
-    /// From a column token_cost, as [`MILLIONTHS`] reads it. A double holds as many digits as a cost has.
+    /// Converts a value of the column token_cost as [`MILLIONTHS`] does. A double holds as many digits as a cost has.
     pub fn of_double(cost: f64) -> Self {
         let cost = cost.min(MOST_OF_AN_ANSWER as f64).max(0.0);
         Self::of_cost((cost * MILLION as f64).round() as i64)
@@ -44,7 +44,7 @@ impl Tokens {
         Self::of_total(self.total().saturating_sub(other.total()))
     }
 
-    /// The same with less than a million millionths.
+    /// Returns the same sum with less than a million millionths.
     pub fn carried(self) -> Self {
         Self::of_total(self.total())
     }
@@ -54,7 +54,7 @@ impl Tokens {
         Self { units: part(millionths / u128::from(MILLION)), millionths: part(millionths % u128::from(MILLION)) }
     }
 
-    /// The sum in millionths.
+    /// Returns the sum in millionths.
     pub fn total(self) -> u128 {
         u128::from(self.units) * u128::from(MILLION) + u128::from(self.millionths)
     }
