@@ -13,59 +13,59 @@ impl Class {
     }
 }
 
-/// Locks an object; waits for whoever has it locked.
+/// Locks an object. Waits for others that have it locked.
 pub fn lock(class: Class, object: u32) {
     call::<()>(pg_sys::pg_advisory_xact_lock_int4, class, object);
 }
 
-/// Locks an object together with others who share it.
+/// Locks an object together with others that share it. Waits for one that does not.
 pub fn lock_shared(class: Class, object: u32) {
     call::<()>(pg_sys::pg_advisory_xact_lock_shared_int4, class, object);
 }
 
-/// Locks an object unless somebody has it locked; returns whether it did.
+/// Locks an object unless that means to wait. Returns whether it did.
 pub fn try_lock(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_xact_lock_int4, class, object).unwrap_or(false)
 }
 
-/// The same, until the process ends.
+/// Locks an object until the process ends, unless that means to wait. Returns whether it did.
 pub fn try_lock_session(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_lock_int4, class, object).unwrap_or(false)
 }
 
-/// A lock that is held for a part of a call. It has no destructor: an error gives it back with the transaction or
-/// subtransaction.
-#[must_use = "it is held until it is given back"]
+/// A lock that is held for a part of a call. It has no destructor, because after an error the end of the transaction or
+/// subtransaction releases it.
+#[must_use = "it is held until it is released"]
 pub struct Brief(pg_sys::LOCKTAG, pg_sys::LOCKMODE);
 
 impl Brief {
-    /// Locks an object as `lock` does.
+    /// Locks an object as [`lock`] does.
     pub fn exclusive(class: Class, object: u32) -> Self {
         Self::new(class, object, pg_sys::ExclusiveLock).wait()
     }
 
-    /// The same unless that means to wait.
+    /// Locks an object as [`exclusive`](Self::exclusive) does; `None` where that means to wait.
     pub fn try_exclusive(class: Class, object: u32) -> Option<Self> {
         Self::new(class, object, pg_sys::ExclusiveLock).at_once()
     }
 
-    /// Locks an object together with others who share it.
+    /// Locks an object as [`lock_shared`] does.
     pub fn shared(class: Class, object: u32) -> Self {
         Self::new(class, object, pg_sys::ShareLock).wait()
     }
 
-    /// The same unless that means to wait.
+    /// Locks an object as [`shared`](Self::shared) does; `None` where that means to wait.
     pub fn try_shared(class: Class, object: u32) -> Option<Self> {
         Self::new(class, object, pg_sys::ShareLock).at_once()
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     pub fn release(self) {
-        // SAFETY: the lock was taken by the same resource owner, that of the call.
+        // SAFETY: the lock was taken with the same resource owner, that of the call.
         unsafe { pg_sys::LockRelease(&self.0, self.1, false) };
     }
 
-    /// The lock that the server's own functions take for two int4.
+    /// Describes the lock that the server's own functions take for two int4.
     fn new(class: Class, object: u32, mode: u32) -> Self {
         let tag = pg_sys::LOCKTAG {
             locktag_field1: backend::database().to_u32(),
@@ -79,7 +79,7 @@ impl Brief {
     }
 
     fn wait(self) -> Self {
-        // SAFETY: the tag is a whole one, and is copied.
+        // SAFETY: every field of the tag is set, and the call copies it.
         unsafe { pg_sys::LockAcquire(&self.0, self.1, false, false) };
         self
     }

@@ -1,10 +1,10 @@
-//! Variables of this process and of its transaction. Reading them is sound because a PostgreSQL process has one thread:
-//! nothing writes while we read. No function here allocates, and none raises but where it says so.
+//! Variables of this process and of its transaction. Reading them is sound because a PostgreSQL process has one thread, so
+//! that nothing writes while we read. No function here allocates or raises unless its comment says so.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// The database that the process is connected to; `InvalidOid` for one in none.
+/// Returns the database that the process is connected to; `InvalidOid` = none.
 pub fn database() -> pg_sys::Oid {
     // SAFETY: a plain variable.
     unsafe { pg_sys::MyDatabaseId }
@@ -15,36 +15,36 @@ pub fn process_id() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// The role whose rights count now.
+/// Returns the role whose rights count now.
 pub fn current_user() -> pg_sys::Oid {
     // SAFETY: returns a variable.
     unsafe { pg_sys::GetUserId() }
 }
 
-/// The role that the session is of, whatever SET ROLE and SECURITY DEFINER have made of it.
+/// Returns the role of the session, which SET ROLE and SECURITY DEFINER do not change.
 pub fn session_user() -> pg_sys::Oid {
     // SAFETY: returns a variable.
     unsafe { pg_sys::GetSessionUserId() }
 }
 
-/// Whether a transaction is open, as in every function of a session.
+/// Whether a transaction is open. In a function that SQL calls one always is.
 pub fn is_in_transaction() -> bool {
     nest_level() > 0
 }
 
-/// How deep subtransactions are nested; 1 in a transaction without any.
+/// Returns how deep subtransactions are nested: 0 outside of transactions, 1 in a transaction without a subtransaction.
 pub fn nest_level() -> i32 {
     // SAFETY: returns a field of the transaction's state.
     unsafe { pg_sys::GetCurrentTransactionNestLevel() }
 }
 
-/// The id of the current subtransaction, if it has one; `InvalidTransactionId` before it has written.
+/// Returns the id of the current subtransaction; `InvalidTransactionId` before it has written.
 pub fn transaction_id() -> pg_sys::TransactionId {
     // SAFETY: returns a field of the transaction's state.
     unsafe { pg_sys::GetCurrentTransactionIdIfAny() }
 }
 
-/// The 64-bit id of the top transaction, if it has one; 0 before it has written.
+/// Returns the 64-bit id of the top transaction; 0 before it has written.
 pub fn full_transaction_id() -> u64 {
     // SAFETY: returns a field of the transaction's state.
     unsafe { pg_sys::GetTopFullTransactionIdIfAny().value }
@@ -68,7 +68,7 @@ pub fn is_read_only() -> bool {
     unsafe { pg_sys::XactReadOnly }
 }
 
-/// Refuses what writes before it waits for others.
+/// Refuses to write, before the caller waits for anything.
 ///
 /// # Errors
 /// 25006 in a read-only transaction, and on a standby.
@@ -101,9 +101,9 @@ pub fn is_in_extension_script() -> bool {
     unsafe { pg_sys::creating_extension }
 }
 
-/// Runs `f` as if no script of an extension ran: what it creates belongs to no extension.
+/// Runs `f` as if no script of an extension ran, so that what `f` creates belongs to no extension.
 pub fn outside_extension_script<T>(f: impl FnOnce() -> T) -> T {
-    // SAFETY: a plain variable. If `f` raises, the end of CREATE or ALTER EXTENSION sets it.
+    // SAFETY: a plain variable. If `f` raises, the error handler of CREATE or ALTER EXTENSION resets it.
     unsafe {
         let in_script = pg_sys::creating_extension;
         pg_sys::creating_extension = false;
@@ -113,7 +113,7 @@ pub fn outside_extension_script<T>(f: impl FnOnce() -> T) -> T {
     }
 }
 
-/// The setting row_security: when it is off, what policies hide is an error.
+/// Whether the setting row_security is on. When it is off, a query whose rows a policy would hide is an error.
 pub fn applies_row_security() -> bool {
     // SAFETY: a plain variable.
     unsafe { pg_sys::row_security }
@@ -140,13 +140,13 @@ pub fn has_permission_hook() -> bool {
     unsafe { pg_sys::ExecutorCheckPerms_hook }.is_some()
 }
 
-/// The setting enable_indexscan.
+/// Whether the setting enable_indexscan is on.
 pub fn uses_index_scans() -> bool {
     // SAFETY: a plain variable.
     unsafe { pg_sys::enable_indexscan }
 }
 
-/// The encoding of the database, by number and by name.
+/// Returns the encoding of the database, its number and its name.
 pub fn encoding() -> (u32, &'static str) {
     // SAFETY: the name is a constant of the server, in ASCII.
     unsafe {

@@ -1,4 +1,4 @@
-//! Background workers: how one is registered, started, watched and ended, and what it does itself.
+//! Background workers: how one is registered, started, watched and terminated, and what it does to serve.
 
 use super::{backend, version};
 use pgrx::pg_sys;
@@ -6,8 +6,8 @@ use pgrx::prelude::*;
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
-/// Declares the C function `$symbol` as the main function of a background worker, which `$body` is the work of. An error
-/// ends the process.
+/// Declares the C function `$symbol` as the main function of a background worker, which calls `$body`. An error ends the
+/// process.
 macro_rules! main_function {
     ($symbol:ident, $body:path) => {
         /// # Safety
@@ -23,11 +23,10 @@ macro_rules! main_function {
 }
 pub(crate) use main_function;
 
-/// What a worker is called, and the C function that is its main one. It runs while the server takes writes: not on a standby
-/// before it is promoted.
+/// The name and the main function of a worker. The server starts it once recovery has ended: on a standby after promotion.
 pub struct Description<'a> {
     pub name: &'a CStr,
-    /// As `backend_type` in pg_stat_activity.
+    /// `backend_type` in pg_stat_activity.
     pub kind: &'a CStr,
     pub library: &'a CStr,
     pub function: &'a CStr,
@@ -48,7 +47,7 @@ impl Description<'_> {
     }
 }
 
-/// Copies a name into a field that is all zeros; what is too long is cut.
+/// Copies a name into a field of zeros. A name that is too long is cut.
 fn set(field: &mut [c_char], name: &CStr) {
     let last = field.len() - 1;
     for (to, from) in field[..last].iter_mut().zip(name.to_bytes()) {
@@ -56,7 +55,7 @@ fn set(field: &mut [c_char], name: &CStr) {
     }
 }
 
-/// Registers a worker while the server preloads the library. It is started with the server, and again some seconds after an
+/// Registers a worker while the server preloads the library. It starts with the server, and again `restart_seconds` after an
 /// error.
 pub fn register(description: &Description, restart_seconds: i32) {
     let mut worker = description.worker();
@@ -69,7 +68,8 @@ pub fn register(description: &Description, restart_seconds: i32) {
 pub struct Worker(*mut pg_sys::BackgroundWorkerHandle);
 
 impl Worker {
-    /// Starts a worker, whose end sets this process's latch; `None` when the server has no place for another.
+    /// Starts a worker. Its start and its end set this process's latch. Returns `None` when the server has no place for another
+    /// worker.
     pub fn start(description: &Description, argument: pg_sys::Oid) -> Option<Self> {
         let mut worker = description.worker();
         worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
@@ -106,25 +106,25 @@ impl Drop for Worker {
     }
 }
 
-/// The argument that this worker was started with, and the process id of who did it; of none in any other process.
+/// Returns the argument that this worker was started with, and the id of the process that started it; `None` in a process that
+/// is no worker.
 pub fn argument_and_starter() -> Option<(pg_sys::Oid, i32)> {
-    // SAFETY: the entry is NULL, or that of this process, and stays.
+    // SAFETY: the pointer is NULL, or points to this process's own copy of its entry, which is never freed.
     let entry = unsafe { pg_sys::MyBgworkerEntry.as_ref() }?;
     Some((pg_sys::Oid::from(entry.bgw_main_arg.value() as u32), entry.bgw_notify_pid))
 }
 
-/// What a worker does first: from here on signals are handled. SIGTERM ends it, also in the middle of a statement.
+/// Handles signals from here on, which a worker does first. SIGTERM ends it, also in the middle of a statement.
 pub fn begin() {
     version::handle_signals();
     // SAFETY: the handlers are in place.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
 }
 
-/// Connects this worker, once, to a database, or to none, which lets it read the catalogs that all databases share. It is
-/// the bootstrap superuser.
+/// Connects this worker as the bootstrap superuser, once. Without a database it can read the catalogs that all databases share.
 pub fn connect(database: Option<pg_sys::Oid>) {
-    // SAFETY: InvalidOid stands for that user, and NULL for none. The server raises in a process that is no worker, or is
-    // connected.
+    // SAFETY: InvalidOid stands for that user, and NULL for no database. The server raises in a process that is no worker, or
+    // is connected already.
     unsafe {
         match database {
             Some(database) => pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0),
@@ -133,7 +133,7 @@ pub fn connect(database: Option<pg_sys::Oid>) {
     }
 }
 
-/// Runs `f` when the process ends, however it does, while it still has shared memory. Called once.
+/// Runs `f` when the process exits, with or without an error, while it still has shared memory. Called once.
 pub fn before_exit(f: fn()) {
     static F: OnceLock<fn()> = OnceLock::new();
 
@@ -144,11 +144,11 @@ pub fn before_exit(f: fn()) {
         }
     }
     F.set(f).expect("it is called once");
-    // SAFETY: the library stays as long as the process.
+    // SAFETY: the callback lives as long as the library, which the server never unloads.
     unsafe { pg_sys::before_shmem_exit(Some(call), pg_sys::Datum::null()) };
 }
 
-/// Reads the configuration anew if a reload was asked for; returns whether it was. Called between transactions.
+/// Reads the configuration again if a reload was asked for. Returns whether it was. Called between transactions.
 pub fn reload_if_asked() -> bool {
     assert!(!backend::is_in_transaction());
     // SAFETY: the flag is set by the signal's handler; no transaction uses the settings.

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-/// Its address as text; `None` when it came through a Unix socket.
+/// Returns the client's address as text; `None` when it is connected through a Unix socket.
 pub fn address() -> Option<String> {
     // SAFETY: the function takes no arguments, and returns an inet or NULL.
     let address = unsafe { pgrx::direct_function_call::<pgrx::Inet>(pg_sys::inet_client_addr, &[]) };

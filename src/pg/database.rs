@@ -29,24 +29,24 @@ impl DatabaseList {
     }
 }
 
-/// Databases that take connections and are no templates. Called in a transaction.
+/// Returns the databases that take connections and are no templates. Called in a transaction.
 pub fn databases() -> DatabaseList {
-    // One whose DROP was interrupted cannot be used any more.
+    // A database whose DROP was interrupted cannot be used any more.
     list(|database| {
         let valid = database.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB;
         database.datallowconn && !database.datistemplate && valid
     })
 }
 
-/// All databases that there are. Called in a transaction.
+/// Returns all databases. Called in a transaction.
 pub fn all_databases() -> DatabaseList {
     list(|_| true)
 }
 
 fn list(is_wanted: impl Fn(&pg_sys::FormData_pg_database) -> bool) -> DatabaseList {
     let mut found = Vec::new();
-    // SAFETY: a scan of pg_database, which every process can open; the tuples are valid until the next is
-    // fetched, and the fields read are of fixed length and not NULL.
+    // SAFETY: a scan of pg_database, which a process in no database can open, too. A tuple is valid until the next is fetched.
+    // The fields read are of fixed length and not NULL.
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, lock);
@@ -68,9 +68,8 @@ fn list(is_wanted: impl Fn(&pg_sys::FormData_pg_database) -> bool) -> DatabaseLi
     DatabaseList::new(found)
 }
 
-/// Whether nobody holds a lock on a database that excludes connections, or waits for one, as DROP, RENAME and a copy by
-/// CREATE DATABASE do before they wait until nobody is connected. Called in a transaction, until whose end nobody can
-/// take one.
+/// Whether a database can be connected to: no session has, or waits for, the lock that DROP, RENAME and a copy by CREATE
+/// DATABASE take before they wait until nobody is connected. Called in a transaction: until its end no session gets that lock.
 pub fn is_open(database: pg_sys::Oid) -> bool {
     let tag = pg_sys::LOCKTAG {
         locktag_field1: pg_sys::InvalidOid.to_u32(),
@@ -80,8 +79,8 @@ pub fn is_open(database: pg_sys::Oid) -> bool {
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
-    // SAFETY: the tag is that of a shared object, as SET_LOCKTAG_OBJECT makes it; the call does not wait, and
-    // the end of the transaction releases the lock. It is the lock that a new connection takes.
+    // SAFETY: the tag is that of a shared object, as SET_LOCKTAG_OBJECT makes it. The call takes the lock that a new connection
+    // takes, without waiting, and the end of the transaction releases it.
     let result = unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE, false, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }

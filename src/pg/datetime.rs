@@ -22,6 +22,8 @@ pub fn read_timestamptz(text: &CStr) -> i64 {
     unsafe { read::<TimestampWithTimeZone>(pg_sys::timestamptz_in, text) }.into()
 }
 
+/// Reads a value by an input function.
+///
 /// # Safety
 /// `function` is the input function of the type T, which takes an OID and a type modifier, too.
 unsafe fn read<T: FromDatum>(function: unsafe fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum, text: &CStr) -> T {
@@ -33,7 +35,7 @@ unsafe fn read<T: FromDatum>(function: unsafe fn(pg_sys::FunctionCallInfo) -> pg
     value.expect("an input function returns no NULL for a text")
 }
 
-/// The text of a timestamp, given in microseconds since 2000-01-01.
+/// Returns the text of a timestamp, given in microseconds since 2000-01-01.
 pub fn show_timestamp(microseconds: i64) -> String {
     // SAFETY: timestamp_out takes a timestamp, which is a 64-bit integer, and returns a string.
     let text = unsafe { pgrx::direct_function_call::<&CStr>(pg_sys::timestamp_out, &[Some(microseconds.into())]) };

@@ -4,21 +4,24 @@ use super::privileges;
 use super::spi::{self, Access};
 use pgrx::pg_sys;
 
-/// The name of a function, without its schema.
+/// Returns the name of a function that is being called, without its schema.
 pub fn name_of(function: pg_sys::Oid) -> String {
-    // SAFETY: get_func_name returns a palloc'd string for a function that exists, as one being called does.
+    // SAFETY: get_func_name returns a palloc'd string for a function that exists, as one that is being called does.
     unsafe { std::ffi::CStr::from_ptr(pg_sys::get_func_name(function)).to_string_lossy().into_owned() }
 }
 
-/// The schema of a function; `InvalidOid` when it is gone.
+/// Returns the schema of a function; `InvalidOid` when the function is gone.
 pub fn namespace_of(function: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a lookup in a system cache.
     unsafe { pg_sys::get_func_namespace(function) }
 }
 
-/// Whether a function that exists is a C function at an address.
+/// Whether a function is the C function at an address.
+///
+/// # Errors
+/// Those of the server, for a function that is gone.
 pub fn is_of_library(function: pg_sys::Oid, address: *const ()) -> bool {
-    // SAFETY: fills in the structure for a function that exists, and raises for one that does not.
+    // SAFETY: the server fills in the structure, or raises if there is no such function.
     unsafe {
         let mut called = pg_sys::FmgrInfo::default();
         pg_sys::fmgr_info(function, &mut called);
@@ -26,15 +29,15 @@ pub fn is_of_library(function: pg_sys::Oid, address: *const ()) -> bool {
     }
 }
 
-/// The name of a function with its arguments, quoted.
+/// Returns the name of a function with the types of its arguments, quoted for use in a statement.
 pub fn signature_of(function: pg_sys::Oid) -> String {
     let sql = "SELECT $1::regprocedure::text";
     spi::run(Access::ReadLatest, sql, &[function.into()], |rows| rows.get(0, 1)).expect("a function")
 }
 
-/// Makes the privileges on the new function those on the old one, whatever default privileges have granted.
+/// Gives the new function the privileges on the old one, and revokes whatever default privileges have granted on it.
 pub fn hand_over_grants(old: pg_sys::Oid, new: pg_sys::Oid) {
-    // A privilege is granted after the one that its grantor needs: the owner's come first.
+    // The owner's grants come first, because a grantor needs a grant option before it can grant.
     const CHANGES: &str = "\
         WITH RECURSIVE entry AS ( \
             SELECT p.oid, p.proowner, a.grantor, a.grantee, a.is_grantable \

@@ -1,21 +1,21 @@
-//! Settings read by name, and changed for a while.
+//! Settings: read by name, changed for a while, and defined with a check of their values.
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 use std::ffi::{CStr, CString, c_char, c_void};
 
-/// The value of a setting, also of one that no library has defined; `None` when it was never set.
+/// Returns the value of a setting, also of one that no library has defined; `None` when it was never set.
 pub fn value_of(name: &CStr) -> Option<Vec<u8>> {
     let mut value = Vec::new();
     read_into(name, &mut value).then_some(value)
 }
 
-/// The same in place of what is in `value`, whose memory is used again. Returns whether the setting was ever set; if not,
+/// Replaces `value` by the value of a setting, and uses its memory again. Returns whether the setting was ever set; if not,
 /// `value` is empty.
 pub fn read_into(name: &CStr, value: &mut Vec<u8>) -> bool {
     value.clear();
-    // SAFETY: the name is NUL-terminated, and so is the value, which is copied, because the server frees it at the next SET.
+    // SAFETY: name and value are NUL-terminated. The value is copied, because the server frees it at the next SET.
     unsafe {
         let found = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         if !found.is_null() {
@@ -25,17 +25,17 @@ pub fn read_into(name: &CStr, value: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Runs `f` with a setting changed, and sets it back. The value is the extension's own choice, so settings
-/// that only a superuser may change can be changed, too.
+/// Runs `f` with a setting changed, and sets it back. The setting may be one that only a superuser may change, because the
+/// value is the extension's own choice.
 pub fn with_setting<T>(name: &CStr, value: &str, f: impl FnOnce() -> T) -> T {
     let value = CString::new(value).expect("the value has no NUL byte");
     with_settings(&[(name, &value)], f)
 }
 
-/// The same for several settings.
+/// Runs `f` with several settings changed, as [`with_setting`] does.
 pub fn with_settings<T>(settings: &[(&CStr, &CStr)], f: impl FnOnce() -> T) -> T {
-    // SAFETY: what the SET clause of a function does; if `f` raises, the end of the transaction or
-    // subtransaction sets the values back.
+    // SAFETY: the calls are those of a function with a SET clause. If `f` raises, the end of the transaction or subtransaction
+    // sets the values back.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
         for (name, value) in settings {
@@ -56,7 +56,7 @@ pub fn with_settings<T>(settings: &[(&CStr, &CStr)], f: impl FnOnce() -> T) -> T
     }
 }
 
-/// Changes a setting of this process for good: a reset of all settings goes back to this value.
+/// Changes a setting of this process until it ends: also RESET ALL sets this value.
 ///
 /// # Errors
 /// Those of the server, for a name or a value that it does not know.
@@ -72,9 +72,9 @@ pub fn set_default(name: &CStr, value: &CStr) {
     }
 }
 
-/// What a setting may be.
+/// The check of a setting's values.
 pub trait Check {
-    /// Why a value is refused, for the DETAIL of the error.
+    /// Returns why a value is refused, for the DETAIL of the error.
     fn refusal(value: &CStr) -> Option<String>;
 }
 
@@ -87,7 +87,7 @@ pub fn define_checked_string<C: Check>(
     context: GucContext,
 ) {
     let flags = GucFlags::default();
-    // SAFETY: the hook is guarded.
+    // SAFETY: the hook turns a panic into an ERROR, and the texts and the setting live as long as the library.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             name,
@@ -108,8 +108,8 @@ unsafe extern "C-unwind" fn check<C: Check>(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the guard makes an ERROR of a panic. The value is a NUL-terminated string, or NULL. The server reads the detail
-    // right after the call, from memory of the current context.
+    // SAFETY: the guard turns a panic into an ERROR. The value is a NUL-terminated string, or NULL. The detail lies in the
+    // current memory context, and the server reads it right after the call.
     unsafe {
         pgrx_extern_c_guard(|| {
             let refusal = if (*value).is_null() { None } else { C::refusal(CStr::from_ptr(*value)) };

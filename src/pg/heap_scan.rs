@@ -1,4 +1,4 @@
-//! Scans of one heap table, and the rows that they show: those whose uuid key columns in an index have some values, or each.
+//! Scans of a heap table, and the rows that they show: those with some uuids in the key columns of an index, or all.
 
 use super::jsonb::RawJsonb;
 use super::memory::Memory;
@@ -13,10 +13,10 @@ use std::marker::PhantomData;
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 const KEEP_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
-/// The keys that a scan can have.
+/// The most key columns of a scan.
 pub const MAX_KEYS: usize = 2;
 
-/// A scan of a table.
+/// A scan of a table, for as long as [`scan`] has it open.
 pub struct Scan<'a> {
     table: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
@@ -26,8 +26,8 @@ pub struct Scan<'a> {
     lives: PhantomData<&'a ()>,
 }
 
-/// Runs `f` with a scan of a table, through an index by its first `keys` columns if there is one. Of each row the first
-/// `columns` columns can be read.
+/// Runs `f` with a scan of a table: of its `index` by the first `keys` columns, or without an index of the whole table. The first
+/// `columns` columns of each row can be read.
 #[inline]
 pub fn scan<T>(
     table: &Relation,
@@ -39,8 +39,8 @@ pub fn scan<T>(
 ) -> T {
     assert!(table.is_heap(), "only heaps are scanned");
     let (table, snapshot) = (table.raw(), snapshot.raw());
-    // SAFETY: the table is open and the snapshot stays until `f` returns. While the table is locked its index cannot go. What
-    // is open when something raises is closed with the resource owner, and the slot goes with its memory.
+    // SAFETY: the table is open and the snapshot stays until `f` returns. While the table is locked its index cannot be
+    // dropped. After an ERROR the resource owner closes scan and index, and the slot is freed with its memory context.
     unsafe {
         let index = index.map(|index| {
             let index = pg_sys::index_open(index, LOCK);
@@ -60,11 +60,13 @@ pub fn scan<T>(
     }
 }
 
+/// Whether an index is a B-tree of the table whose first key columns are uuids.
+///
 /// # Safety
 /// Both relations are open.
 #[inline]
 unsafe fn is_on_uuids(index: pg_sys::Relation, table: pg_sys::Relation, keys: usize) -> bool {
-    // SAFETY: an open index has its row of pg_index, and an array of the types of its key columns.
+    // SAFETY: an open index has its row of pg_index, and an array with the type of each key column.
     unsafe {
         let definition = (*index).rd_index;
         (1..=MAX_KEYS).contains(&keys)
@@ -76,12 +78,12 @@ unsafe fn is_on_uuids(index: pg_sys::Relation, table: pg_sys::Relation, keys: us
 }
 
 impl Scan<'_> {
-    /// Whether the scan finds rows by keys; else it shows all.
+    /// Whether the scan finds rows by keys. Otherwise it shows all.
     pub fn has_keys(&self) -> bool {
         self.index.is_some()
     }
 
-    /// Shows `look` the rows that have the keys, or all where there is no index, until it wants no more.
+    /// Shows `look` the rows with the keys, or all rows where there is no index, until `look` returns false.
     #[inline]
     pub fn each(&self, keys: [&Uuid; MAX_KEYS], mut look: impl FnMut(&Row<'_>) -> bool) {
         pgrx::check_for_interrupts!();
@@ -89,8 +91,8 @@ impl Scan<'_> {
         match self.index {
             Some((scan, columns)) => {
                 let mut keys = [equal_to(1, keys[0]), equal_to(2, keys[1])];
-                // SAFETY: the scan is one by so many columns of type uuid, and its relations are open. What the keys point
-                // to lives as long as the search. The slot holds a row when it has been given one.
+                // SAFETY: the scan was begun for this number of keys on uuid columns, and its relations are open. The uuids
+                // that the keys point to live until the call returns. The slot holds a row when the server returns true.
                 unsafe {
                     pg_sys::index_rescan(scan, keys.as_mut_ptr(), columns as i32, std::ptr::null_mut(), 0);
                     while pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
@@ -106,7 +108,8 @@ impl Scan<'_> {
                 const FLAGS: u32 = pg_sys::ScanOptions::SO_TYPE_SEQSCAN | pg_sys::ScanOptions::SO_ALLOW_STRAT;
                 let forward = pg_sys::ScanDirection::ForwardScanDirection;
                 let (no_keys, alone) = (std::ptr::null_mut(), std::ptr::null_mut());
-                // SAFETY: as above, but for keys; the table is a heap, and the scan is ended where it has begun.
+                // SAFETY: the table is an open heap, and the slot is of its kind. The scan is ended here, or after an ERROR
+                // by the resource owner.
                 unsafe {
                     let scan = pg_sys::heap_beginscan(self.table, self.snapshot, 0, no_keys, alone, FLAGS);
                     while pg_sys::heap_getnextslot(scan, forward, self.slot) {
@@ -126,7 +129,7 @@ impl Scan<'_> {
 #[inline]
 fn equal_to(column: i16, value: &Uuid) -> pg_sys::ScanKeyData {
     let mut key = pg_sys::ScanKeyData::default();
-    // SAFETY: the key is written by the call.
+    // SAFETY: the call writes the key, which is then a pointer to the uuid's 16 bytes.
     unsafe {
         pg_sys::ScanKeyInit(
             &mut key,
@@ -139,76 +142,79 @@ fn equal_to(column: i16, value: &Uuid) -> pg_sys::ScanKeyData {
     key
 }
 
-/// A row of a scan, for as long as the scan stays where it is. Columns are read by number (the first is 1).
+/// A row of a scan, until the scan moves on. Columns are read by number (the first is 1).
 pub struct Row<'a> {
     slot: *mut pg_sys::TupleTableSlot,
     lives: PhantomData<&'a ()>,
 }
 
-/// What there is of a row.
+/// What transactions have done to a row.
 pub struct State {
-    /// Whether it is there now, committed or not, and not deleted by this or an ended transaction.
+    /// Whether the row exists now: its inserter has committed or still runs, and neither this transaction nor one that has
+    /// committed has deleted it.
     pub is_there: bool,
+    /// The other transaction in progress that has inserted the row.
     pub inserter: Option<Other>,
+    /// The other transaction in progress that has deleted or updated the row.
     pub deleter: Option<Other>,
 }
 
 impl Row<'_> {
-    /// A column's value, which must be of a type; `None` for NULL.
+    /// Returns a column's value, which must be of one of some types; `None` for NULL.
     #[inline]
     fn value(&self, column: i16, types: &[pg_sys::Oid]) -> Option<pg_sys::Datum> {
-        // SAFETY: the slot holds a row, and the values of its columns up to the last that was taken apart.
+        // SAFETY: the slot holds a row, and the values of its first tts_nvalid columns.
         unsafe {
             let slot = &*self.slot;
             assert!((1..=slot.tts_nvalid).contains(&column), "column {column} has not been read");
-            let place = column as usize - 1;
-            let type_oid = (*version::attribute(slot.tts_tupleDescriptor, place)).atttypid;
+            let index = column as usize - 1;
+            let type_oid = (*version::attribute(slot.tts_tupleDescriptor, index)).atttypid;
             assert!(types.contains(&type_oid), "column {column} is of another type");
-            (!*slot.tts_isnull.add(place)).then_some(*slot.tts_values.add(place))
+            (!*slot.tts_isnull.add(index)).then_some(*slot.tts_values.add(index))
         }
     }
 
     #[inline]
     pub fn uuid(&self, column: i16) -> Option<Uuid> {
-        // SAFETY: a uuid.
+        // SAFETY: the type has been checked.
         self.value(column, &[pg_sys::UUIDOID]).and_then(|value| unsafe { Uuid::from_datum(value, false) })
     }
 
-    /// A timestamptz, in microseconds since 2000-01-01 UTC.
+    /// Returns a timestamptz, in microseconds since 2000-01-01 UTC.
     #[inline]
     pub fn timestamptz(&self, column: i16) -> Option<i64> {
         self.value(column, &[pg_sys::TIMESTAMPTZOID]).map(|moment| moment.value() as i64)
     }
 
-    /// Whether a column of type text or varchar, which are stored alike, is what is expected.
+    /// Whether a column of type text or varchar, which are stored alike, has the expected value.
     #[inline]
     pub fn is_text(&self, column: i16, expected: &[u8]) -> bool {
-        // SAFETY: a varlena; what is compressed or out of line is copied.
+        // SAFETY: the type has been checked, and is a varlena. The call copies it where it is compressed or out of line.
         self.value(column, &[pg_sys::TEXTOID, pg_sys::VARCHAROID]).is_some_and(|value| unsafe {
             let text = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
             pgrx::varlena::varlena_to_byte_slice(text) == expected
         })
     }
 
-    /// A jsonb, copied.
+    /// Returns a copy of a jsonb.
     #[inline]
     pub fn jsonb<'m>(&self, column: i16, memory: Memory<'m>) -> Option<RawJsonb<'m>> {
-        // SAFETY: a jsonb, which lives as long as the scan stays where it is.
+        // SAFETY: the type has been checked, and the value lives until the scan moves on.
         self.value(column, &[pg_sys::JSONBOID]).map(|value| unsafe { RawJsonb::copy(value, memory) })
     }
 
-    /// A numeric as the double next to it.
+    /// Returns the double nearest to a numeric.
     #[inline]
     pub fn numeric(&self, column: i16) -> Option<f64> {
-        // SAFETY: a numeric.
+        // SAFETY: the type has been checked, and is the function's.
         self.value(column, &[pg_sys::NUMERICOID])
             .and_then(|value| unsafe { pgrx::direct_function_call(pg_sys::numeric_float8_no_overflow, &[Some(value)]) })
     }
 
-    /// What `look` makes of the row as it lies in its buffer, which is locked meanwhile: it must not raise.
+    /// Shows `look` the row in its buffer, which is locked meanwhile, so `look` must not raise.
     fn in_buffer<T>(&self, look: impl FnOnce(pg_sys::HeapTuple, pg_sys::Buffer) -> T) -> T {
-        // SAFETY: the slot of a heap's row has its buffer pinned. Should something raise all the same, the lock goes with the
-        // transaction or subtransaction.
+        // SAFETY: the slot of a heap's row keeps its buffer pinned. Should `look` raise all the same, the end of the
+        // transaction or subtransaction releases the lock.
         unsafe {
             assert!(
                 std::ptr::eq((*self.slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple),
@@ -228,23 +234,23 @@ impl Row<'_> {
     }
 
     fn is_visible(&self, snapshot: pg_sys::Snapshot) -> bool {
-        // SAFETY: the function wants the buffer locked, and the snapshot stays.
+        // SAFETY: the buffer is locked, as the function needs it, and the snapshot stays.
         self.in_buffer(|tuple, buffer| unsafe { pg_sys::HeapTupleSatisfiesVisibility(tuple, snapshot, buffer) })
     }
 
-    /// What there is of the row, and who is at it.
+    /// Returns what transactions have done to the row.
     pub fn state(&self) -> State {
         let mut dirty =
             pg_sys::SnapshotData { snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY, ..Default::default() };
-        // The server writes into a dirty snapshot who is at the row.
+        // The server writes the transactions in progress into a dirty snapshot.
         let is_there = self.is_visible(&mut dirty);
         let other = |transaction, token| Other::new(transaction, token).filter(|_| is_there);
         State { is_there, inserter: other(dirty.xmin, dirty.speculativeToken), deleter: other(dirty.xmax, 0) }
     }
 
-    /// Whether this transaction has inserted, deleted or locked the row, as the row's header tells.
+    /// Whether this transaction has inserted, deleted or locked the row, by the row's header.
     pub fn is_of_this_transaction(&self) -> bool {
-        // SAFETY: a heap's row; nothing raises while its header is read.
+        // SAFETY: a heap's row has this header, and nothing raises while it is read.
         let (header, flags) = self.in_buffer(|tuple, _| unsafe {
             ((*(*tuple).t_data).t_choice.t_heap, u32::from((*(*tuple).t_data).t_infomask))
         });

@@ -2,11 +2,11 @@
 
 use pgrx::pg_sys;
 
-/// Whether the rows that a transaction has updated can be removed from a table like `table`, or from any if that is gone. Of
-/// a partitioned table the server knows no horizon.
+/// Whether the versions of rows that a transaction has outdated can be removed from a table of the same kind as `table`, or
+/// from any table if that is gone. `table` is not partitioned, because the server knows no horizon of a partitioned table.
 pub fn has_passed(transaction: pg_sys::TransactionId, table: Option<pg_sys::Oid>) -> bool {
     const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: the relation is open while the server is asked about it; NULL stands for any table.
+    // SAFETY: the relation is open while the server reads it; NULL stands for any table.
     unsafe {
         let relation = table.map_or(std::ptr::null_mut(), |table| pg_sys::try_relation_open(table, LOCK));
         let oldest = pg_sys::GetOldestNonRemovableTransactionId(relation);

@@ -1,16 +1,16 @@
-//! Changes of the catalogs, as the server's invalidation messages tell this backend of them. What is kept of a catalog
-//! is kept with the generation that it was read at, and is outdated when there is another. The generation is read first,
-//! because a change can come while the catalog is read.
+//! Changes of the catalogs, which the server's invalidation messages tell this backend. Code that keeps something of a catalog
+//! keeps the current generation with it, and reads the catalog again when the generation is another. It reads the generation
+//! first, because a change can come while the catalog is read.
 
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A number that rises with each change of some kind.
+/// A number that rises with each change of one kind.
 pub struct Generation(AtomicU64);
 
 impl Generation {
-    /// The number now.
+    /// Returns the number as it is now.
     #[inline]
     pub fn current(&self) -> u64 {
         self.0.load(Relaxed)
@@ -21,17 +21,17 @@ impl Generation {
     }
 }
 
-/// Of functions and schemas.
+/// Rises with changes of functions and schemas.
 pub static DEFINITIONS: Generation = Generation(AtomicU64::new(1));
-/// Of roles, their members, and databases: with a database goes the membership in pg_database_owner.
+/// Rises with changes of roles, their members, and databases, because a database's owner is the member of pg_database_owner.
 pub static ROLES: Generation = Generation(AtomicU64::new(1));
-/// Of the relations that [`watch_relations`] was last told of.
+/// Rises with changes of the relations that [`watch_relations`] was last told of.
 pub static RELATIONS: Generation = Generation(AtomicU64::new(1));
 
 /// Registers the callbacks; called once when the library is loaded.
 pub fn watch() {
     use pg_sys::SysCacheIdentifier::{AUTHMEMMEMROLE, AUTHMEMROLEMEM, AUTHOID, DATABASEOID, NAMESPACEOID, PROCOID};
-    // SAFETY: the callbacks call nothing of the server's, and live as long as the library, which it never unloads.
+    // SAFETY: the callbacks call nothing of the server's, and live as long as the library, which the server never unloads.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::null());
         for cache in [PROCOID, NAMESPACEOID] {
@@ -43,25 +43,24 @@ pub fn watch() {
     }
 }
 
-/// Takes note of what others have committed. The server does so with each lock that is new to a transaction: one that
-/// holds all that it needs would hear of nothing.
+/// Reads the messages about what others have committed. The server does so with each lock that is new to a transaction, so a
+/// transaction that has all its locks already would hear of nothing.
 #[inline]
 pub fn accept_messages() {
-    // SAFETY: what the server does itself with each lock, at any place in a function.
+    // SAFETY: the server calls this itself with each lock, and so at any place in a function.
     unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
 /// Makes this backend read a relation's definition anew when it is next opened.
 pub fn forget_relation(relation: pg_sys::Oid) {
-    // SAFETY: what the server does itself with a message about the relation, which may be gone.
+    // SAFETY: the server calls this itself with a message about a relation, which may be gone.
     unsafe { pg_sys::RelationCacheInvalidateEntry(relation) };
 }
 
-/// The relations whose change matters.
+/// The relations whose changes matter.
 enum Watched {
-    /// These.
     Known(Vec<pg_sys::Oid>),
-    /// They are being read; these have changed meanwhile.
+    /// Not known yet. These relations have changed meanwhile.
     Unknown(Vec<pg_sys::Oid>),
 }
 
@@ -69,9 +68,9 @@ thread_local! {
     static WATCHED: RefCell<Watched> = const { RefCell::new(Watched::Unknown(Vec::new())) };
 }
 
-/// Runs `read`, which returns what it has read and the relations that it depends on; [`RELATIONS`] rises with their changes
-/// only, from its start on. Only at its end are they known: until then changes are queued, because in a busy database
-/// unrelated ones would have it read for ever.
+/// Runs `read`, which returns what it has read and the relations that this depends on. From the start of the call on,
+/// [`RELATIONS`] rises with changes of these relations only. They are known at the end of `read`. Until then all changes are
+/// queued, because in a busy database unrelated ones would make the caller read again for ever.
 pub fn watch_relations<T>(read: impl FnOnce() -> (T, Vec<pg_sys::Oid>)) -> T {
     WATCHED.set(Watched::Unknown(Vec::new()));
     let (value, relations) = read();
@@ -83,10 +82,10 @@ pub fn watch_relations<T>(read: impl FnOnce() -> (T, Vec<pg_sys::Oid>)) -> T {
 }
 
 fn note_change_of_relation(relation: pg_sys::Oid) {
-    // A backend that looks seldom must not keep all that has changed since.
+    // The queue is bounded, because a backend that has read nothing yet would queue every change for as long as it lives.
     const MOST: usize = 10_000;
     let matters = WATCHED.with_borrow_mut(|watched| match watched {
-        // All relations.
+        // Any relation may have changed.
         _ if relation == pg_sys::InvalidOid => true,
         Watched::Known(relations) => relations.contains(&relation),
         Watched::Unknown(changed) if changed.len() < MOST => {

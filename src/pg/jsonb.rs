@@ -1,5 +1,5 @@
-//! jsonb passed through as PostgreSQL holds it. Parsing it into a tree and back costs a lookup a third
-//! of its time, and the cache never needs to look inside.
+//! jsonb passed through as PostgreSQL stores it, because parsing and printing it costs a lookup a third of its time, and the
+//! cache never looks inside.
 
 use super::memory::Memory;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
@@ -11,19 +11,19 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use std::marker::PhantomData;
 
-/// A jsonb value where it is, as an argument of a call or in the call's memory. It has no FromDatum, which would make one
-/// of any lifetime: what a statement returns goes with its SPI connection, unless it is copied.
+/// A jsonb value where it lies: an argument of a call, or in the call's memory. There is no FromDatum for it, because that
+/// would allow any lifetime, and the values that a statement returns are freed with its SPI connection.
 #[derive(Clone, Copy)]
 pub struct RawJsonb<'a>(pg_sys::Datum, PhantomData<&'a ()>);
 
 impl<'a> RawJsonb<'a> {
-    /// Size in bytes before compression.
+    /// Returns the size in bytes before compression.
     pub fn size(self) -> usize {
-        // SAFETY: the datum is a varlena; the function reads its header, or its TOAST pointer's.
+        // SAFETY: the datum is a varlena. The function reads the size from its header or its TOAST pointer.
         unsafe { pg_sys::toast_raw_datum_size(self.0) - pg_sys::VARHDRSZ }
     }
 
-    /// The value as JSON text.
+    /// Returns the value as JSON text.
     pub fn to_text(self) -> String {
         // SAFETY: the datum is a jsonb varlena; jsonb_out returns a palloc'd, NUL-terminated string.
         unsafe {
@@ -33,7 +33,7 @@ impl<'a> RawJsonb<'a> {
         }
     }
 
-    /// A copy of a jsonb; out-of-line data are fetched, compressed data stay so.
+    /// Copies a jsonb. Data out of line are fetched, and compressed data stay compressed.
     ///
     /// # Safety
     /// The datum is a jsonb.
@@ -55,7 +55,7 @@ impl<'a> RawJsonb<'a> {
     }
 }
 
-/// What [`Rows`](super::spi::Rows) read of a column of type jsonb: its datum alone.
+/// The datum of a jsonb, without a lifetime: [`Rows`](super::spi::Rows) read it, and copy it at once.
 pub(super) struct Unowned(pub(super) pg_sys::Datum);
 
 impl FromDatum for Unowned {
@@ -84,7 +84,7 @@ impl IntoDatum for RawJsonb<'_> {
     }
 }
 
-// SAFETY: the SQL type is jsonb, both ways.
+// SAFETY: the SQL type is jsonb, as an argument and as a result.
 unsafe impl SqlTranslatable for RawJsonb<'_> {
     const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(RawJsonb);
     const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
@@ -92,10 +92,10 @@ unsafe impl SqlTranslatable for RawJsonb<'_> {
     const RETURN_SQL: Result<ReturnsRef, ReturnsError> = Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
 }
 
-// SAFETY: an argument of type jsonb is passed as a varlena datum that outlives the call.
+// SAFETY: an argument of type jsonb is a varlena datum, which lives as long as the call.
 unsafe impl<'fcx> ArgAbi<'fcx> for RawJsonb<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: as above; the wrapper calls this for arguments that are not NULL only.
+        // SAFETY: as above. pgrx calls this only for arguments that are not NULL.
         let value: Option<Unowned> = unsafe { arg.unbox_arg_using_from_datum() };
         Self(value.expect("the argument is not NULL").0, PhantomData)
     }

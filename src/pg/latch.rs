@@ -1,11 +1,11 @@
-//! Latches: what a process waits for, and what wakes it.
+//! Latches: a process sleeps on its latch, and another one sets the latch to wake it.
 
 use super::plain::Plain;
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// The latch of a process, or none. It belongs to the process's place in the server, so that it is in shared memory as long as
-/// the server is; another process may get it.
+/// The latch of a process, or none. It belongs to the process's PGPROC in shared memory, which outlives the process and is then
+/// given to another one.
 #[derive(Clone, Copy)]
 pub struct SharedLatch(*mut pg_sys::Latch);
 
@@ -13,9 +13,9 @@ pub struct SharedLatch(*mut pg_sys::Latch);
 unsafe impl Plain for SharedLatch {}
 
 impl SharedLatch {
-    /// That of this process.
+    /// Returns the latch of this process.
     pub fn own() -> Self {
-        // SAFETY: a plain variable; in a process that has begun its work it is the latch of its place.
+        // SAFETY: a plain variable. In a process that is connected it points to the latch of its PGPROC.
         Self(unsafe { pg_sys::MyLatch })
     }
 
@@ -23,22 +23,22 @@ impl SharedLatch {
         Self(std::ptr::null_mut())
     }
 
-    /// Wakes the process that has it now.
+    /// Wakes the process that has the latch now.
     pub fn set(self) {
         if !self.0.is_null() {
-            // SAFETY: a latch in shared memory. A process that is woken for nothing goes on waiting.
+            // SAFETY: a latch in shared memory, which stays. If another process has it now, it wakes and sleeps again.
             unsafe { pg_sys::SetLatch(self.0) };
         }
     }
 }
 
-/// Sleeps until the time is over or somebody sets the latch of this process; ends it when the server does.
+/// Sleeps until the time is over or this process's latch is set. Exits when the postmaster dies.
 pub fn wait(time: Option<Duration>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     if time.is_some() {
         events |= pg_sys::WL_TIMEOUT;
     }
-    // At least a millisecond, rounded up: what is due in less is not due yet.
+    // Rounded up to a millisecond, because what is due in less is not due yet.
     let time = time.map_or(-1, |time| time.as_micros().div_ceil(1000).max(1) as i64);
     // SAFETY: the latch is this process's own.
     unsafe {

@@ -1,4 +1,4 @@
-//! Memory contexts.
+//! The memory context of a call, as a value with the call's lifetime.
 
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::pg_sys;
@@ -7,22 +7,24 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use std::marker::PhantomData;
 
-/// The memory that a call of a function returns its result in. A `#[pg_extern]` gets it by naming it among its arguments.
+/// The memory context in which a function returns its result. A `#[pg_extern]` gets it as an argument of this type.
 #[derive(Clone, Copy)]
 pub struct Memory<'fcx>(pg_sys::MemoryContext, PhantomData<&'fcx ()>);
 
 impl<'fcx> Memory<'fcx> {
+    /// Returns the memory of the call that has just begun.
+    ///
     /// # Safety
-    /// A function is called, whose call lives for `'fcx`.
+    /// SQL calls a function, and the call lives for `'fcx`.
     pub(super) unsafe fn of_call() -> Self {
-        // SAFETY: reads a variable. A function is called with the context of its result as the current one.
+        // SAFETY: a plain variable. A function is called with the context of its result as the current one.
         Self(unsafe { pg_sys::CurrentMemoryContext }, PhantomData)
     }
 
     /// Runs `f` with this as the current memory context.
     #[inline]
     pub(super) fn within<T>(self, f: impl FnOnce() -> T) -> T {
-        // SAFETY: the context lives as long as the call. Should `f` raise, the handler of the error sets its own.
+        // SAFETY: the context lives as long as the call. If `f` raises, the handler of the error switches to its own.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.0);
             let result = f();
@@ -32,7 +34,7 @@ impl<'fcx> Memory<'fcx> {
     }
 }
 
-// SAFETY: it takes no argument of the SQL function, and lives as long as the call.
+// SAFETY: it stands for no argument of the SQL function, and its lifetime is that of the call.
 unsafe impl<'fcx> ArgAbi<'fcx> for Memory<'fcx> {
     unsafe fn unbox_arg_unchecked(_: Arg<'_, 'fcx>) -> Self {
         // SAFETY: as above.
@@ -44,7 +46,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Memory<'fcx> {
     }
 }
 
-// SAFETY: it does not stand in the SQL declaration.
+// SAFETY: it is left out of the SQL declaration.
 unsafe impl SqlTranslatable for Memory<'_> {
     const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Memory);
     const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;

@@ -1,13 +1,13 @@
-//! Node trees: expressions that the catalogs hold.
+//! Node trees: expressions of policies and indexes, copied from the server's relation cache.
 
 use pgrx::{PgList, pg_sys};
 
-/// What the extension reads of an expression. It is a copy: the server's own tree goes with the relation that it belongs to.
+/// An expression, as far as the extension reads it. It is a copy, because the server frees its own tree with the relation.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Expression {
     /// The constant true.
     True,
-    /// A column of the relation, by number. A cast to a type of the same form is left out.
+    /// A column of the relation, by number. A cast between types that are stored alike is left out.
     Column(i16),
     /// A call of a function.
     Call(pg_sys::Oid, Vec<Expression>),
@@ -17,10 +17,12 @@ pub enum Expression {
 }
 
 impl Expression {
+    /// Copies an expression.
+    ///
     /// # Safety
     /// The node is a whole expression.
     pub(super) unsafe fn of(node: *const pg_sys::Node) -> Self {
-        // SAFETY: what a node is, its tag says. An operator that the catalogs use exists.
+        // SAFETY: a node's tag says its type. An operator that a policy or an index depends on exists.
         unsafe {
             match (*node).type_ {
                 pg_sys::NodeTag::T_Var => Self::Column((*node.cast::<pg_sys::Var>()).varattno),
@@ -48,8 +50,10 @@ impl Expression {
         }
     }
 
+    /// Copies each expression of a list.
+    ///
     /// # Safety
-    /// The list is null or one of whole expressions.
+    /// The list is NULL or holds whole expressions.
     pub(super) unsafe fn of_each(list: *mut pg_sys::List) -> Vec<Self> {
         // SAFETY: the caller's duty; nothing changes the list meanwhile.
         unsafe { PgList::<pg_sys::Node>::from_pg(list).iter_ptr().map(|node| Self::of(node)).collect() }

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 #[derive(Clone, Copy)]
 pub struct Other {
     transaction: pg_sys::TransactionId,
-    /// Of an insertion that is not yet sure of its row, and may take it back before the transaction ends; else 0.
+    /// The token of a speculative insertion, which ON CONFLICT may take back before the transaction ends; 0 for any other.
     token: u32,
 }
 
@@ -15,9 +15,9 @@ impl Other {
         (transaction != pg_sys::InvalidTransactionId).then_some(Self { transaction, token })
     }
 
-    /// Waits until it has ended, or has taken back what it was not sure of.
+    /// Waits until the transaction has ended, or its speculative insertion is over.
     pub fn wait(self) {
-        // SAFETY: the transaction was in progress a moment ago; that it has ended since does no harm.
+        // SAFETY: both take any transaction id, and return at once for a transaction that has ended.
         unsafe {
             if self.token != 0 {
                 pg_sys::SpeculativeInsertionWait(self.transaction, self.token);
@@ -29,10 +29,10 @@ impl Other {
     }
 }
 
-/// The transactions that have locked or changed a row together; `is_lock` says that none has changed it.
+/// Returns the transactions that have locked or changed a row together. `is_lock`: none has changed it.
 pub(super) fn members(multixact: pg_sys::MultiXactId, is_lock: bool) -> Vec<pg_sys::TransactionId> {
     let mut members = std::ptr::null_mut();
-    // SAFETY: the server allocates so many members, or none.
+    // SAFETY: the server returns the number of members that it has allocated, or none.
     unsafe {
         let number = pg_sys::GetMultiXactIdMembers(multixact, &mut members, false, is_lock);
         (0..number.max(0) as usize).map(|index| (*members.add(index)).xid).collect()

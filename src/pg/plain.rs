@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 /// All zeros is a valid value. There is no pointer in it to memory of a single process, and nothing to be dropped. What
 /// changes behind a shared reference is atomic.
 pub unsafe trait Plain: Sized + 'static {
-    /// The value that memory has when the server starts.
+    /// Returns the value that shared memory has when the server starts.
     fn zeroed() -> Self {
         // SAFETY: the promise of the trait.
         unsafe { std::mem::zeroed() }
     }
 
-    /// The same for one that is too large for a stack.
+    /// Returns such a value on the heap, because some are too large for a stack.
     #[cfg(test)]
     fn zeroed_box() -> Box<Self> {
         // SAFETY: as above.
@@ -25,14 +25,14 @@ pub unsafe trait Plain: Sized + 'static {
 
 macro_rules! plain_types {
     ($($type:ty),*) => {
-        // SAFETY: numbers. An OID is one, too.
+        // SAFETY: numbers, of which 0 is one. An OID is a number.
         $(unsafe impl Plain for $type {})*
     };
 }
 
 plain_types!((), bool, u8, u16, u32, u64, usize, i32, i64, AtomicU32, AtomicU64, AtomicI64, pg_sys::Oid);
 
-// SAFETY: as its elements.
+// SAFETY: its elements are plain, and there is nothing else.
 unsafe impl<T: Plain, const LENGTH: usize> Plain for [T; LENGTH] {}
 
 /// Declares a struct of plain fields, or an enum whose first variant, without a value of its own, is 0.

@@ -1,4 +1,4 @@
-//! Relations: their names, and a look at one that stays what it is meanwhile.
+//! Relations: their names, and the definition of one that is locked while we read it.
 
 use super::nodes::Expression;
 use super::spi::{self, Access};
@@ -11,16 +11,16 @@ use std::ffi::CStr;
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 const KEEP_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
-/// A relation that is open and locked, as a statement that reads it has it.
+/// A relation that is open, and locked as for a statement that reads it.
 pub struct Relation(pg_sys::Relation);
 
-/// Runs `f` with a relation locked, so that it stays what it is meanwhile: the server shows no definition, as of an
-/// index, when a table goes while it looks. `None` when it is gone.
+/// Runs `f` with a relation locked, because the server cannot show the definition of a table or an index that is dropped
+/// meanwhile. Returns `None` when the relation is gone.
 pub fn while_it_stays<T>(relation: pg_sys::Oid, f: impl FnOnce(&Relation) -> T) -> Option<T> {
     open(relation, LOCK, f)
 }
 
-/// The same with the lock kept until the end of the transaction, as a statement would.
+/// Runs `f` as [`while_it_stays`] does, and keeps the lock until the end of the transaction, as a statement keeps it.
 #[inline]
 pub fn locked<T>(relation: pg_sys::Oid, f: impl FnOnce(&Relation) -> T) -> Option<T> {
     open(relation, KEEP_LOCK, f)
@@ -28,7 +28,7 @@ pub fn locked<T>(relation: pg_sys::Oid, f: impl FnOnce(&Relation) -> T) -> Optio
 
 #[inline]
 fn open<T>(relation: pg_sys::Oid, unlock: pg_sys::LOCKMODE, f: impl FnOnce(&Relation) -> T) -> Option<T> {
-    // SAFETY: what is not NULL is open until it is closed; an error closes it, with the resource owner.
+    // SAFETY: a relation that is not NULL is open until it is closed here, or after an ERROR by the resource owner.
     unsafe {
         let open = pg_sys::try_relation_open(relation, LOCK);
         if open.is_null() {
@@ -40,7 +40,7 @@ fn open<T>(relation: pg_sys::Oid, unlock: pg_sys::LOCKMODE, f: impl FnOnce(&Rela
     }
 }
 
-/// The relation of a name in a schema, if there is one.
+/// Returns the relation of a name in a schema, if there is one.
 pub fn find(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a lookup in a system cache by a NUL-terminated name.
     let relation = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
@@ -53,16 +53,16 @@ pub struct Column {
     /// The first is 1.
     pub number: i16,
     pub type_oid: pg_sys::Oid,
-    /// Whether it is generated when it is read, so that it does not stand in the row.
+    /// Whether the column is generated when it is read, so that rows do not hold it.
     pub is_virtual: bool,
 }
 
 /// A policy of row security.
 pub struct Policy {
-    /// The letter of its command in the catalog, `*` for all.
+    /// The letter of the command in pg_policy; `*` = all.
     pub command: u8,
     pub is_permissive: bool,
-    /// `InvalidOid` stands for PUBLIC.
+    /// The roles that the policy applies to; `InvalidOid` stands for PUBLIC.
     pub roles: Vec<pg_sys::Oid>,
     pub using: Option<Expression>,
     pub with_check: Option<Expression>,
@@ -71,15 +71,15 @@ pub struct Policy {
 /// A B-tree index.
 pub struct Index {
     pub is_unique: bool,
-    /// Whether it is complete, and ready for any snapshot.
+    /// Whether the index is valid, and complete for any snapshot.
     pub is_usable: bool,
     pub is_partial: bool,
-    /// Of each key its column of the table, 0 for an expression, and its operator family.
+    /// Each key: the number of its column in the table, 0 for an expression, and the operator family.
     pub keys: Vec<(i16, pg_sys::Oid)>,
     pub expressions: Vec<Expression>,
 }
 
-/// The operator family that B-tree indexes on a type have unless they say otherwise.
+/// Returns the operator family that B-tree indexes on a type have by default.
 pub fn default_operator_family(of_type: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: lookups in the system caches.
     unsafe { pg_sys::get_opclass_family(pg_sys::GetDefaultOpClass(of_type, pg_sys::BTREE_AM_OID)) }
@@ -97,7 +97,7 @@ impl Relation {
         unsafe { (*self.0).rd_id }
     }
 
-    /// Whether it is an ordinary table whose rows lie in a heap.
+    /// Whether the relation is an ordinary table whose rows lie in a heap.
     #[inline]
     pub fn is_heap(&self) -> bool {
         // SAFETY: the relation is open.
@@ -107,14 +107,14 @@ impl Relation {
         }
     }
 
-    /// Whether row security holds for the owner, too.
+    /// Whether row security restricts the owner, too (FORCE ROW LEVEL SECURITY).
     pub fn forces_row_security(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe { (*(*self.0).rd_rel).relforcerowsecurity }
     }
 
     pub fn column(&self, name: &CStr) -> Option<Column> {
-        // SAFETY: the relation is open; the number is that of a column which is not a system column.
+        // SAFETY: the relation is open. A number above 0 is that of a column of its description.
         unsafe {
             let description = (*self.0).rd_att;
             let number = pg_sys::SPI_fnumber(description, name.as_ptr());
@@ -126,16 +126,16 @@ impl Relation {
         }
     }
 
-    /// Its indexes.
+    /// Returns the indexes of the relation.
     pub fn indexes(&self) -> Vec<pg_sys::Oid> {
-        // SAFETY: the relation is open; the list is a copy.
+        // SAFETY: the relation is open, and the server returns a copy of its list.
         unsafe { PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.0)).iter_oid().collect() }
     }
 
-    /// One of its indexes; `None` of one that is no B-tree.
+    /// Reads the definition of one of the relation's indexes; `None` if it is no B-tree.
     pub fn index(&self, index: pg_sys::Oid) -> Option<Index> {
-        // SAFETY: while its table is locked an index stays; an open one has its row of pg_index, and arrays with an element
-        // for each of its columns.
+        // SAFETY: an index cannot be dropped while its table is locked. An open index has its row of pg_index, and arrays with
+        // an element for each of its columns.
         unsafe {
             let open = pg_sys::index_open(index, LOCK);
             let definition = &*(*open).rd_index;
@@ -155,10 +155,10 @@ impl Relation {
         }
     }
 
-    /// The policies of its row security.
+    /// Reads the policies of the relation's row security.
     pub fn policies(&self) -> Vec<Policy> {
-        // SAFETY: the relation is open, and with it its policies stay; a policy is made of whole expressions, and its
-        // roles are an array of oid without NULLs.
+        // SAFETY: the server keeps the policies of a relation that is open. Their expressions are whole, and their roles are an
+        // array of oid without NULLs.
         unsafe {
             let Some(described) = (*self.0).rd_rsdesc.as_ref() else { return Vec::new() };
             let expression = |node: *const pg_sys::Expr| (!node.is_null()).then(|| Expression::of(node.cast()));
@@ -173,14 +173,14 @@ impl Relation {
         }
     }
 
-    /// The partitions of a table partitioned by a range of one timestamp, oldest first, each with its first moment and the
-    /// first one after it; none of any other table. MINVALUE and MAXVALUE are those of `i64`. A DEFAULT partition, which holds
-    /// no range, is left out.
+    /// Returns the partitions of a table that is partitioned by a range of one timestamp, oldest first, each with its first
+    /// moment and the first moment after it. Any other table has none. MINVALUE and MAXVALUE become those of `i64`. A DEFAULT
+    /// partition has no range, and is left out.
     pub fn range_partitions(&self) -> Vec<(pg_sys::Oid, i64, i64)> {
         const DATUM_VALUE: i32 = pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE;
         let Some(descriptor) = self.partition_descriptor() else { return Vec::new() };
-        // SAFETY: the descriptor lives as long as the relation is open. Without partitions there are no bounds; only those of
-        // ranges have kinds. Of a range the entry i of `indexes` names the partition between the bounds i-1 and i, -1 a gap.
+        // SAFETY: the descriptor lives as long as the relation is open. A table without partitions has no bounds, and only
+        // bounds of ranges have kinds. `indexes[i]` is the partition between the bounds i-1 and i; -1 is a gap.
         unsafe {
             let Some(bounds) = (*descriptor).boundinfo.as_ref().filter(|bounds| !bounds.kind.is_null()) else {
                 return Vec::new();
@@ -200,7 +200,7 @@ impl Relation {
         }
     }
 
-    /// Whether a partition of it is being detached, or is there for what fits nowhere else.
+    /// Whether a partition of the table is being detached, or is its DEFAULT partition.
     pub fn has_irregular_partition(&self) -> bool {
         // SAFETY: the descriptor lives as long as the relation is open.
         self.partition_descriptor().is_some_and(|descriptor| unsafe {
@@ -210,7 +210,7 @@ impl Relation {
     }
 
     fn partition_descriptor(&self) -> Option<pg_sys::PartitionDesc> {
-        // SAFETY: the relation is open, and partitioned.
+        // SAFETY: the relation is open. Only a partitioned table has a descriptor.
         unsafe {
             ((*(*self.0).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE)
                 .then(|| pg_sys::RelationGetPartitionDesc(self.0, true))
@@ -218,21 +218,21 @@ impl Relation {
     }
 }
 
-/// The partitions of a table: see [`Relation::range_partitions`].
+/// Returns the partitions of a table: see [`Relation::range_partitions`].
 ///
 /// # Errors
-/// 42P01 when somebody has dropped it meanwhile.
+/// 42P01 when another session has dropped the table meanwhile.
 pub fn range_partitions(table: pg_sys::Oid) -> Vec<(pg_sys::Oid, i64, i64)> {
     while_it_stays(table, Relation::range_partitions).unwrap_or_else(|| gone(table))
 }
 
-/// Whether this transaction has made a relation, so that nobody else knows it yet.
+/// Whether this transaction has created a relation, so that no other session sees it yet.
 pub fn is_of_this_transaction(relation: pg_sys::Oid) -> bool {
     // SAFETY: the relation is open.
     while_it_stays(relation, |relation| unsafe { (*relation.0).rd_createSubid != 0 }).unwrap_or(false)
 }
 
-/// The name of a relation, without its schema.
+/// Returns the name of a relation, without its schema, or its OID when it is gone.
 pub fn name_of(relation: pg_sys::Oid) -> String {
     // SAFETY: get_rel_name returns a palloc'd string, or NULL when the relation is gone.
     unsafe {
@@ -241,10 +241,10 @@ pub fn name_of(relation: pg_sys::Oid) -> String {
     }
 }
 
-/// The name of a relation with its schema, quoted for use in a statement.
+/// Returns the name of a relation with its schema, quoted for use in a statement.
 ///
 /// # Errors
-/// 42P01 when somebody has dropped it meanwhile.
+/// 42P01 when another session has dropped the relation meanwhile.
 pub fn qualified_name(relation: pg_sys::Oid) -> String {
     spi::run(
         Access::ReadLatest,
@@ -265,6 +265,6 @@ fn gone(relation: pg_sys::Oid) -> ! {
 
 /// Whether a relation has a column.
 pub fn has_column(relation: pg_sys::Oid, name: &std::ffi::CStr) -> bool {
-    // SAFETY: a lookup in the system cache by a NUL-terminated name.
+    // SAFETY: a lookup in a system cache by a NUL-terminated name, which finds nothing for a relation that is gone.
     unsafe { pg_sys::get_attnum(relation, name.as_ptr()) > 0 }
 }

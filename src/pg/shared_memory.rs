@@ -1,10 +1,10 @@
-//! Shared memory: areas of a fixed size, reserved when the server starts with the library preloaded.
-//! Without that there are none, and whoever wants one goes without.
+//! Shared memory: areas of a fixed size, reserved when the server preloads the library. Where it does not, every access returns
+//! nothing.
 //!
-//! An [`Array`] is read at any time, and changes through atomics. What is [`Guarded`] is handed to a closure under its
-//! lock. The closure must neither allocate nor call the server, so that it is short and cannot raise. Should it panic all the
-//! same, the end of the transaction or of the process releases the lock, as it does any lightweight lock. A closure that asks
-//! for the lock it runs under waits for itself: it never sees its memory twice.
+//! An [`Array`] is read at any time, and changes through atomics. [`Guarded`] memory is handed to a closure under its lock. The
+//! closure must neither allocate nor call the server, so that it is short and cannot raise. If it panics all the same, the end
+//! of the transaction or of the process releases the lock, as it does any lightweight lock. A closure that asks for the lock it
+//! runs under waits for itself, so no memory has two `&mut`.
 
 use super::plain::Plain;
 use super::version;
@@ -31,21 +31,23 @@ impl Area {
     }
 }
 
-/// What each part begins at a multiple of: that of an area, and of a processor's cache line.
+/// Each part begins at a multiple of this, which is the size of a processor's cache line.
 const ALIGNMENT: usize = 64;
 
 /// A part of an area.
 pub trait Part: Sync {
-    /// Bytes of memory; asked once the settings are known, which set them until the server is restarted.
+    /// Returns the bytes of memory that the part needs. Called when the settings are known, which fix it until the server is
+    /// restarted.
     fn bytes(&self) -> usize;
 
-    /// Locks that guard them.
+    /// Returns the number of locks that guard the memory.
     fn locks(&self) -> usize;
 
-    /// Takes the memory over, in the postmaster, before any process uses it; again after a crash.
+    /// Takes over the memory, in the postmaster, before any process uses it; again after a crash.
     ///
     /// # Safety
-    /// There are as many bytes and locks as asked for. The bytes are zeros, and aligned. Both stay as long as the server does.
+    /// There are as many bytes and locks as the part needs. The bytes are zeros, and aligned to [`ALIGNMENT`]. Both stay as long
+    /// as the server runs.
     unsafe fn start(&self, memory: *mut u8, locks: *mut pg_sys::LWLockPadded);
 }
 
@@ -62,13 +64,14 @@ impl<T: Plain + Sync> Array<T> {
         Self { wanted, first: AtomicPtr::new(std::ptr::null_mut()), length: AtomicUsize::new(0) }
     }
 
-    /// The elements; none without shared memory.
+    /// Returns the elements; none without shared memory.
     pub fn elements(&self) -> &'static [T] {
         let first = self.first.load(Ordering::Relaxed);
         if first.is_null() {
             return &[];
         }
-        // SAFETY: so many elements, all zeros at first, which a plain type may be. Nobody has a `&mut` to any.
+        // SAFETY: `start` was given memory for this many elements. It was all zeros, which is a valid value of a plain type. No
+        // process has a `&mut` to any element.
         unsafe { std::slice::from_raw_parts(first, self.length.load(Ordering::Relaxed)) }
     }
 }
@@ -102,12 +105,12 @@ pub struct Guarded<T, H = ()> {
 impl<T: Plain, H: Plain> Guarded<T, H> {
     const HEADER: usize = size_of::<H>().next_multiple_of(align_of::<T>());
 
-    /// A single region of so many elements.
+    /// A single region; `wanted`: the number of its elements.
     pub const fn new(wanted: fn() -> usize) -> Self {
         Self::regions(1, wanted)
     }
 
-    /// So many regions; `wanted`: the number of elements of each.
+    /// Several regions; `wanted`: the number of elements of each.
     pub const fn regions(regions: usize, wanted: fn() -> usize) -> Self {
         let (first, length, locks) =
             (AtomicPtr::new(std::ptr::null_mut()), AtomicUsize::new(0), AtomicPtr::new(std::ptr::null_mut()));
@@ -118,12 +121,12 @@ impl<T: Plain, H: Plain> Guarded<T, H> {
         (Self::HEADER + length * size_of::<T>()).next_multiple_of(ALIGNMENT)
     }
 
-    /// Elements of a region; 0 without shared memory.
+    /// Returns the number of elements of a region; 0 without shared memory.
     pub fn length(&self) -> usize {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// The region of this number; `None` without shared memory.
+    /// Returns the region of a number; `None` without shared memory.
     pub fn region(&self, number: usize) -> Option<Region<T, H>> {
         assert!(number < self.regions);
         let first = self.first.load(Ordering::Relaxed);
@@ -131,7 +134,7 @@ impl<T: Plain, H: Plain> Guarded<T, H> {
             return None;
         }
         let length = self.length();
-        // SAFETY: there are so many regions and locks, and the number is one of them.
+        // SAFETY: `start` was given memory and locks for all regions, and the number is below theirs.
         unsafe {
             let header = first.add(number * Self::stride(length));
             let lock = &raw mut (*self.locks.load(Ordering::Relaxed).add(number)).lock;
@@ -139,12 +142,12 @@ impl<T: Plain, H: Plain> Guarded<T, H> {
         }
     }
 
-    /// Runs `f` on the first region, together with others that only read it; `None` without shared memory.
+    /// Runs `f` on the first region under the shared lock; `None` without shared memory.
     pub fn shared<R>(&self, f: impl FnOnce(&H, &[T]) -> R) -> Option<R> {
         self.region(0).map(|region| region.shared(f))
     }
 
-    /// Runs `f` on the first region, alone; `None` without shared memory.
+    /// Runs `f` on the first region under the exclusive lock; `None` without shared memory.
     pub fn exclusive<R>(&self, f: impl FnOnce(&mut H, &mut [T]) -> R) -> Option<R> {
         self.region(0).map(|region| region.exclusive(f))
     }
@@ -176,25 +179,25 @@ pub struct Region<T, H = ()> {
 }
 
 impl<T: Plain, H: Plain> Region<T, H> {
-    /// Runs `f` together with others that share the lock.
+    /// Runs `f` under the shared lock.
     pub fn shared<R>(&self, f: impl FnOnce(&H, &[T]) -> R) -> R {
-        // SAFETY: plain values, at first zeros. Nobody has a `&mut` to them while this process shares the lock.
+        // SAFETY: plain values, which were zeros at first. No process has a `&mut` to them while this one shares the lock.
         self.held(pg_sys::LWLockMode::LW_SHARED, || unsafe {
             f(&*self.header, std::slice::from_raw_parts(self.elements, self.length))
         })
     }
 
-    /// Runs `f` alone.
+    /// Runs `f` under the exclusive lock.
     pub fn exclusive<R>(&self, f: impl FnOnce(&mut H, &mut [T]) -> R) -> R {
-        // SAFETY: as above; nobody has any reference to them while this process has the lock. Header and elements lie one
-        // behind the other.
+        // SAFETY: as above. No process has any reference to them while this one has the lock alone. Header and elements do not
+        // overlap.
         self.held(pg_sys::LWLockMode::LW_EXCLUSIVE, || unsafe {
             f(&mut *self.header, std::slice::from_raw_parts_mut(self.elements, self.length))
         })
     }
 
     fn held<R>(&self, mode: pg_sys::LWLockMode::Type, f: impl FnOnce() -> R) -> R {
-        // SAFETY: a lock of the area, which the server has made.
+        // SAFETY: a lock of the area, which the server has initialised and keeps.
         unsafe {
             pg_sys::LWLockAcquire(self.lock, mode);
             let result = f();
@@ -214,8 +217,7 @@ fn areas() -> impl Iterator<Item = &'static Area> {
 pub fn reserve(areas: &'static [&'static Area]) {
     AREAS.get_or_init(|| areas);
     version::on_shared_memory_request(request);
-    // SAFETY: the postmaster, which has one thread, loads the library once. The earlier hook is called
-    // by ours.
+    // SAFETY: the postmaster, which has one thread, loads the library once. Our hook calls the earlier one.
     unsafe {
         EARLIER_STARTUP = pg_sys::shmem_startup_hook;
         pg_sys::shmem_startup_hook = Some(startup);
@@ -226,7 +228,7 @@ static mut EARLIER_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
 fn request() {
     for area in areas() {
-        // SAFETY: called when memory and locks may be requested, with NUL-terminated names.
+        // SAFETY: the server calls this when memory and locks may be requested. The names are NUL-terminated.
         unsafe {
             pg_sys::RequestAddinShmemSpace(area.bytes());
             pg_sys::RequestNamedLWLockTranche(area.name.as_ptr(), area.locks() as i32);
@@ -236,8 +238,8 @@ fn request() {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn startup() {
-    // SAFETY: the postmaster calls the hook once for each shared memory that it makes, before it starts
-    // any process; what was requested above is there. The server aligns memory to its own, larger, cache line.
+    // SAFETY: the postmaster calls the hook once for each shared memory that it makes, before it starts any process. What was
+    // requested above is there, aligned to the server's cache line, which is larger than ours.
     unsafe {
         if let Some(earlier) = EARLIER_STARTUP {
             earlier();
@@ -261,7 +263,7 @@ unsafe extern "C-unwind" fn startup() {
 
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the library is preloaded. Asked here, not of the setting that says so, which most roles may not see.
+/// Whether the library is preloaded. The setting shared_preload_libraries is not asked, because most roles may not see it.
 pub fn is_preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
 }

@@ -1,9 +1,9 @@
-//! Snapshots: which versions of rows are shown.
+//! Snapshots, which decide the versions of rows that a scan shows.
 
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 
-/// A snapshot that stays what it is.
+/// A snapshot that is active or registered, and so stays valid.
 #[derive(Clone, Copy)]
 pub struct Snapshot<'a>(pg_sys::Snapshot, PhantomData<&'a ()>);
 
@@ -14,16 +14,16 @@ impl Snapshot<'_> {
     }
 }
 
-/// Runs `f` with the snapshot of the statement that calls.
+/// Runs `f` with the snapshot of the calling statement.
 #[inline]
 pub fn with_active<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
-    // SAFETY: a statement that calls a function has a snapshot until the function returns.
+    // SAFETY: a statement that calls a function keeps its snapshot active until the function returns.
     f(Snapshot(unsafe { pg_sys::GetActiveSnapshot() }, PhantomData))
 }
 
-/// Runs `f` with a snapshot of now, whatever the isolation level, which is the active one meanwhile.
+/// Runs `f` with a snapshot of now, whatever the isolation level, and makes it the active one meanwhile.
 pub fn with_latest<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
-    // SAFETY: the snapshot is given back at the end; when `f` raises, the end of the transaction or subtransaction does that.
+    // SAFETY: the snapshot is popped at the end. If `f` raises, the end of the transaction or subtransaction pops it.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
         let result = with_active(f);
@@ -32,9 +32,9 @@ pub fn with_latest<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
     }
 }
 
-/// Runs `f` with the snapshot that a statement would have now.
+/// Runs `f` with the snapshot that a new statement would have.
 pub fn with_next<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
-    // SAFETY: as above.
+    // SAFETY: the snapshot is unregistered at the end. If `f` raises, the resource owner does that.
     unsafe {
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
         let result = f(Snapshot(snapshot, PhantomData));
@@ -43,7 +43,7 @@ pub fn with_next<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
     }
 }
 
-/// The one that shows every version, whoever wrote it, and whether that is committed or not.
+/// Returns the snapshot that shows every version of every row, committed or not.
 pub fn any() -> Snapshot<'static> {
     Snapshot(&raw mut pg_sys::SnapshotAnyData, PhantomData)
 }

@@ -1,6 +1,6 @@
-//! Set-returning functions that fill a tuplestore. The tuples of a statement go there as they are, while a `#[pg_extern]`
-//! returns its rows one by one, made of Rust values. That is why some functions have a C symbol of their own, and others the one
-//! that pgrx gives a `#[pg_extern]`: its Rust name with `_wrapper`. Released SQL names both, so neither may change.
+//! Set-returning functions that fill a tuplestore: the tuples of a statement go there as they are, whereas a `#[pg_extern]`
+//! makes each row of Rust values. Such a function has a C symbol of its own. A `#[pg_extern]` has the symbol that pgrx gives
+//! it, its Rust name with `_wrapper`. Released SQL names both, so neither may change.
 
 use super::memory::Memory;
 use super::spi::Rows;
@@ -9,13 +9,13 @@ use pgrx::callconv::{ArgAbi, Args, FcInfo};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
-/// Declares the C function `$symbol` with the record that PostgreSQL wants beside it. `$body` gets the [`Call`] and the
-/// arguments that are named, each an `Option`: as for a `#[pg_extern]`, their Rust types must be those of the SQL declaration.
+/// Declares the C function `$symbol`, with the record that PostgreSQL needs of a C function. `$body` gets the [`Call`] and the
+/// named arguments, each an `Option`. As for a `#[pg_extern]`, their Rust types must be those of the SQL declaration.
 macro_rules! set_returning {
     ($symbol:ident => $body:ident($($argument:ident),*)) => {
         #[allow(unsafe_code)]
         const _: () = {
-            // SAFETY: the name is this extension's own, and the record says how the function is called.
+            // SAFETY: the name is this extension's own, and the record says truly how the function is called.
             #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
             extern "C" fn record() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
                 const RECORD: ::pgrx::pg_sys::Pg_finfo_record = ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
@@ -26,7 +26,7 @@ macro_rules! set_returning {
             #[unsafe(no_mangle)]
             #[::pgrx::pg_guard]
             unsafe extern "C-unwind" fn $symbol(fcinfo: ::pgrx::pg_sys::FunctionCallInfo) -> ::pgrx::pg_sys::Datum {
-                // SAFETY: PostgreSQL calls it, with arguments as they are declared under sql/schema/.
+                // SAFETY: PostgreSQL calls the function, with the arguments that sql/schema/ declares.
                 unsafe {
                     $crate::pg::srf::call(fcinfo, |call, _arguments| {
                         $(let $argument = $crate::pg::srf::next(_arguments);)*
@@ -39,12 +39,12 @@ macro_rules! set_returning {
 }
 pub(crate) use set_returning;
 
-/// A call of a set-returning function, which ends with its result.
+/// A call of a set-returning function. Each of its methods that end the call takes it by value, so that it ends once.
 pub struct Call<'fcx> {
     info: FcInfo<'fcx>,
 }
 
-/// What a call ends with: the set of rows has been stored.
+/// The proof that a call has stored its rows.
 #[must_use = "a call ends with it"]
 pub struct Stored(());
 
@@ -56,29 +56,29 @@ pub unsafe fn call<'fcx>(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(Call<'fcx>, &mut Args<'_, 'fcx>) -> Stored,
 ) -> pg_sys::Datum {
-    // SAFETY: the caller's duty. The rows are in the result set; the value itself is NULL.
+    // SAFETY: the caller's duty. The rows are in the result set, and the function itself returns NULL.
     let mut info = unsafe { FcInfo::from_ptr(fcinfo) };
     let Stored(()) = body(Call { info: info.clone() }, &mut info.args());
     info.return_null().sans_lifetime()
 }
 
-/// The next argument; `None` for NULL.
+/// Returns the next argument; `None` for NULL.
 ///
 /// # Safety
 /// The argument is declared with the type that T stands for.
 pub unsafe fn next<'fcx, T: ArgAbi<'fcx>>(arguments: &mut Args<'_, 'fcx>) -> Option<T> {
-    // SAFETY: the caller's duty; an Option takes NULL, too. A function that an older version declares may lack the argument.
+    // SAFETY: the caller's duty. An Option takes NULL, too, and an argument that the declaration of an older version lacks.
     unsafe { arguments.next_arg_unchecked::<Option<T>>().flatten() }
 }
 
 impl<'fcx> Call<'fcx> {
-    /// The memory that lives as long as the call.
+    /// Returns the memory that lives as long as the call.
     pub fn memory(&self) -> Memory<'fcx> {
-        // SAFETY: the call lives as long.
+        // SAFETY: this is the call, and lives for `'fcx`.
         unsafe { Memory::of_call() }
     }
 
-    /// The SQL function that is called.
+    /// Returns the SQL function that is called.
     pub fn function(&self) -> pg_sys::Oid {
         // SAFETY: a function called by PostgreSQL has its lookup record.
         unsafe { (*(*self.info.as_mut_ptr()).flinfo).fn_oid }
@@ -89,22 +89,22 @@ impl<'fcx> Call<'fcx> {
         self.info.args().next().is_some()
     }
 
-    /// Ends with no rows.
+    /// Ends the call without rows.
     pub fn nothing(self) -> Stored {
         ResultSet::begin(&self);
         Stored(())
     }
 
-    /// Ends with the rows of a statement, which `run` runs and hands over. The statement may have further columns, for `run`
-    /// itself.
+    /// Ends the call with the rows of a statement. `run` runs the statement, and passes its rows to the function that it
+    /// gets. The statement may have further columns, which `run` reads itself.
     pub fn rows(self, run: impl FnOnce(&dyn Fn(&Rows))) -> Stored {
         let set = ResultSet::begin(&self);
         run(&|rows| set.put(rows, None));
         Stored(())
     }
 
-    /// The same with a column (the first is 1) whose value in each row `value` gives. A function that an older version
-    /// declares may lack it.
+    /// Ends the call as [`rows`](Self::rows) does, with a column (the first is 1) whose values `value` returns. The
+    /// declaration of an older version may lack that column.
     pub fn rows_with(
         self,
         column: i32,
@@ -116,8 +116,8 @@ impl<'fcx> Call<'fcx> {
         Stored(())
     }
 
-    /// Ends with rows of values; `rows` hands over each by calling what it gets. A function that an older version declares
-    /// may lack the last columns.
+    /// Ends the call with rows of values. `rows` passes each row to the function that it gets. The declaration of an older
+    /// version may lack the last columns.
     pub fn values<const COLUMNS: usize>(self, rows: impl FnOnce(&mut dyn FnMut([DatumWithOid; COLUMNS]))) -> Stored {
         let set = ResultSet::begin(&self);
         assert!(set.columns() <= COLUMNS, "the function returns {COLUMNS} columns at most");
@@ -126,7 +126,7 @@ impl<'fcx> Call<'fcx> {
     }
 }
 
-/// What gives a column's value in a row of a statement.
+/// A function that returns a column's value for a row of a statement.
 type Value<'a> = dyn Fn(&Rows, u64) -> DatumWithOid<'static> + 'a;
 
 /// The result of a call: the store of its rows, and their description. Both lie in the query's memory.
@@ -137,8 +137,8 @@ struct ResultSet {
 
 impl ResultSet {
     fn begin(call: &Call) -> Self {
-        // SAFETY: a set-returning function called from FROM, as a view does, gets a ReturnSetInfo that
-        // allows a materialized result. Store and description live in the query's memory.
+        // SAFETY: a set-returning function in FROM gets a ReturnSetInfo that allows a materialized result, which is checked.
+        // Store and description live in the query's memory.
         unsafe {
             let fcinfo = call.info.as_mut_ptr();
             let info = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
@@ -165,11 +165,11 @@ impl ResultSet {
         unsafe { (*self.description).natts as usize }
     }
 
-    /// Stores the rows of a statement. The column that `replaced` names, if the result has it, gets the value beside it.
+    /// Stores the rows of a statement. `replaced`: a column, if the result has it, and the function that returns its value.
     fn put(&self, rows: &Rows, replaced: Option<(i32, &Value)>) {
         let replaced = replaced.filter(|(column, _)| *column as usize <= self.columns());
-        // SAFETY: the tuple table belongs to the open SPI connection; its tuples have the columns of the
-        // result, which is checked first.
+        // SAFETY: the tuple table belongs to the open SPI connection. Its tuples have the columns of the result, which is
+        // checked first.
         unsafe {
             let table = rows.raw();
             self.check_columns((*table).tupdesc);
@@ -183,8 +183,8 @@ impl ResultSet {
                 }
                 pg_sys::heap_deform_tuple(tuple, (*table).tupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
                 if let Some((column, value)) = replaced {
-                    let place = column as usize - 1;
-                    (values[place], nulls[place]) = self.checked(column, &value(rows, row));
+                    let index = column as usize - 1;
+                    (values[index], nulls[index]) = self.checked(column, &value(rows, row));
                 }
                 pg_sys::tuplestore_putvalues(self.store, self.description, values.as_mut_ptr(), nulls.as_mut_ptr());
             }
@@ -193,14 +193,14 @@ impl ResultSet {
 
     fn put_values<const COLUMNS: usize>(&self, row: &[DatumWithOid; COLUMNS]) {
         let (mut values, mut nulls) = ([pg_sys::Datum::null(); COLUMNS], [false; COLUMNS]);
-        for (place, value) in row.iter().enumerate().take(self.columns()) {
-            (values[place], nulls[place]) = self.checked(place as i32 + 1, value);
+        for (index, value) in row.iter().enumerate().take(self.columns()) {
+            (values[index], nulls[index]) = self.checked(index as i32 + 1, value);
         }
-        // SAFETY: the store copies a value of its type for each column of the description.
+        // SAFETY: there is a value for each column of the description, of its type, and the store copies it.
         unsafe { pg_sys::tuplestore_putvalues(self.store, self.description, values.as_mut_ptr(), nulls.as_mut_ptr()) };
     }
 
-    /// A value of a column, and whether it is NULL.
+    /// Returns a column's value, whose type is checked, and whether it is NULL.
     fn checked(&self, column: i32, value: &DatumWithOid) -> (pg_sys::Datum, bool) {
         self.check_type(column, value.oid());
         let datum = value.datum().map(pgrx::datum::Datum::sans_lifetime);
@@ -210,7 +210,7 @@ impl ResultSet {
     /// Checks that the columns of a statement are those of the result.
     fn check_columns(&self, actual: pg_sys::TupleDesc) {
         let columns = self.columns();
-        // SAFETY: a valid description of rows, whose columns are numbered from 1.
+        // SAFETY: a valid description of rows, in which SPI numbers columns from 1.
         unsafe {
             assert!(
                 (*actual).natts as usize >= columns,

@@ -1,4 +1,4 @@
-//! Errors caught: attempts that may fail without failing the transaction, and errors told better.
+//! Caught errors: a subtransaction that may fail without the transaction, and errors raised again in better words.
 
 use crate::error::Refusal;
 use core::fmt;
@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
 
-/// What a caught error said.
+/// The fields of a caught error.
 #[derive(Clone, Debug)]
 pub struct Caught {
     code: PgSqlErrorCode,
@@ -28,10 +28,11 @@ impl Caught {
     }
 }
 
-/// Before the code of a caught error in a text.
+/// Stands before the SQLSTATE in the text of a caught error.
 pub const MARK: &str = "(SQLSTATE ";
 
-/// In one line, as logs of maintenance have it. What the error itself said has no mark in it, so that each is before a code.
+/// Writes one line, as the maintenance log has it. A mark within the error's own text is changed, so that a SQLSTATE follows
+/// each mark.
 impl fmt::Display for Caught {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unmarked = |text: &str| text.replace(MARK, "(SQLSTATE: ");
@@ -47,13 +48,13 @@ impl fmt::Display for Caught {
     }
 }
 
-/// The five characters of a code, which has six bits for each.
+/// Returns the five characters of a code, which has six bits for each.
 fn sqlstate(code: PgSqlErrorCode) -> String {
-    (0..5).map(|place| char::from(b'0' + ((code as usize >> (6 * place)) & 0x3f) as u8)).collect()
+    (0..5).map(|digit| char::from(b'0' + ((code as usize >> (6 * digit)) & 0x3f) as u8)).collect()
 }
 
-/// Runs `f` in a subtransaction. If it raises, all it did is undone and the error is returned; a cancelled query
-/// and a terminated backend are raised on.
+/// Runs `f` in a subtransaction. If `f` raises, the subtransaction is rolled back and the error is returned. The errors of a
+/// cancelled query and a terminated backend are raised again.
 pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
     in_subtransaction(f).map_err(|error| {
         let caught = Caught::new(&error);
@@ -64,7 +65,8 @@ pub fn attempt<T>(f: impl FnOnce() -> T) -> Result<T, Caught> {
     })
 }
 
-/// The same; `None` when a lock could not be had in time, and every other error is raised on.
+/// Runs `f` in a subtransaction; `None` when `f` failed because a lock was not available in time. Every other error is raised
+/// again.
 pub fn unless_locked<T>(f: impl FnOnce() -> T) -> Option<T> {
     match in_subtransaction(f) {
         Ok(value) => Some(value),
@@ -74,7 +76,7 @@ pub fn unless_locked<T>(f: impl FnOnce() -> T) -> Option<T> {
 }
 
 fn in_subtransaction<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
-    // SAFETY: the order that PL/pgSQL uses. Memory context and resource owner are the same after the
+    // SAFETY: the calls are those of PL/pgSQL, in its order. Memory context and resource owner are the same after the
     // subtransaction as before, however it ends.
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
@@ -99,7 +101,7 @@ fn in_subtransaction<T>(f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
     }
 }
 
-/// Runs `f`; if it raises an error and `explain` returns one for its code, message and DETAIL, that is raised instead.
+/// Runs `f`. If it raises, and `explain` returns an error for its code, message and DETAIL, that error is raised instead.
 pub fn translate<T>(
     f: impl FnOnce() -> T,
     explain: impl Fn(PgSqlErrorCode, &str, Option<&str>) -> Option<Refusal>,
@@ -117,7 +119,7 @@ pub fn translate<T>(
         .execute()
 }
 
-/// Runs `f`; an error of the caller's making that it raises is raised as `explain` tells it.
+/// Runs `f`. If it raises, the error that `explain` returns for its code and message is raised instead.
 pub fn translate_any<T>(f: impl FnOnce() -> T, explain: impl Fn(PgSqlErrorCode, &str) -> Refusal) -> T {
     let explain = AssertUnwindSafe(explain);
     PgTryBuilder::new(AssertUnwindSafe(f))

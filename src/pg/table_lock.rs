@@ -2,22 +2,22 @@
 
 use pgrx::pg_sys;
 
-/// Locks a table as SELECT does; waits for whoever has it locked.
+/// Locks a table as SELECT does. Waits for conflicting locks.
 pub fn lock_to_read(table: pg_sys::Oid) {
     lock(table, pg_sys::AccessShareLock);
 }
 
-/// Locks a table as INSERT, UPDATE and DELETE do; waits for whoever has it locked.
+/// Locks a table as INSERT, UPDATE and DELETE do. Waits for conflicting locks.
 pub fn lock_to_write(table: pg_sys::Oid) {
     lock(table, pg_sys::RowExclusiveLock);
 }
 
-/// Locks a table as SELECT does, unless that means to wait; returns whether it did.
+/// Locks a table as SELECT does, unless that means to wait. Returns whether it did.
 pub fn try_lock_to_read(table: pg_sys::Oid) -> bool {
     try_lock(table, pg_sys::AccessShareLock)
 }
 
-/// Locks a table as ANALYZE and VACUUM do, unless that means to wait; returns whether it did.
+/// Locks a table as ANALYZE and VACUUM do, unless that means to wait. Returns whether it did.
 pub fn try_lock_to_analyze(table: pg_sys::Oid) -> bool {
     try_lock(table, pg_sys::ShareUpdateExclusiveLock)
 }

@@ -1,8 +1,9 @@
-//! The end of transactions: what is done when one commits, and not when it, or the part of it that asked for it, is rolled back.
+//! The end of transactions: what is done when a transaction commits. It is not done if the transaction is rolled back, or the
+//! subtransaction that asked for it.
 //!
-//! An owner keeps what it will do in a [`Queue`] of this backend. The queue follows subtransactions, is emptied by a rollback,
-//! and is asked when a transaction is prepared, because another session decides how that one ends. Nothing that runs after a
-//! commit may raise. No queue is borrowed while an owner's code runs.
+//! An owner keeps what it will do in a [`Queue`] of this backend. The queue follows subtransactions, and a rollback empties it.
+//! An owner may refuse that a transaction is prepared, because another session decides how a prepared transaction ends. Nothing
+//! that runs after a commit may raise. The queue is not borrowed while `before_commit`, `committed` or `prepared` runs.
 
 use super::backend;
 use crate::error::Refusal;
@@ -13,10 +14,10 @@ use std::thread::LocalKey;
 
 /// Something to be done when the transaction commits.
 pub trait AtCommit: Sized + 'static {
-    /// Runs before the commit, where an ERROR still prevents it; once, however much there is to be done.
+    /// Runs before the commit, which an ERROR still prevents. Runs once, however much is in the queue.
     fn before_commit() {}
 
-    /// Why the transaction cannot be prepared.
+    /// Returns why the transaction cannot be prepared.
     fn refuses_prepare(&self) -> Option<Refusal> {
         None
     }
@@ -28,7 +29,7 @@ pub trait AtCommit: Sized + 'static {
     fn prepared(self) {}
 }
 
-/// What an owner will do, each with the nesting level of the subtransaction that asked for it.
+/// What an owner will do. Each has the nesting level of the subtransaction that asked for it.
 pub struct Queue<T>(RefCell<Vec<(i32, T)>>);
 
 impl<T: AtCommit> Queue<T> {
@@ -36,7 +37,7 @@ impl<T: AtCommit> Queue<T> {
         Self(RefCell::new(Vec::new()))
     }
 
-    /// Adds something, unless `merge` can make it part of one of the last few of the same subtransaction.
+    /// Adds something, unless `merge` can add it to one of the last few of the same subtransaction.
     pub fn push(&self, new: T, merge: impl Fn(&mut T, &T) -> bool) {
         const LAST: usize = 8;
         let level = backend::nest_level();
@@ -47,7 +48,7 @@ impl<T: AtCommit> Queue<T> {
         }
     }
 
-    /// The first of what `look` returns, asked of each from the newest on.
+    /// Shows `look` everything, the newest first, until it returns something. `look` must not call the queue.
     pub fn find<R>(&self, mut look: impl FnMut(&T) -> Option<R>) -> Option<R> {
         self.0.borrow().iter().rev().find_map(|(_, pending)| look(pending))
     }
@@ -65,7 +66,7 @@ pub enum End {
     SubtransactionRolledBack(i32),
 }
 
-/// A queue of this backend, whatever it holds.
+/// The owner of a queue, whatever the queue holds.
 pub trait Owner: Sync {
     fn ends(&'static self, end: End);
 }
@@ -101,11 +102,11 @@ fn tell(end: End) {
     OWNERS.get().into_iter().flat_map(|owners| owners.iter()).for_each(|owner| owner.ends(end));
 }
 
-/// Tells owners of the ends of transactions, in this order; called once when the library is loaded.
+/// Tells the owners, in their order, of the ends of transactions from now on. Called once, when the library is loaded.
 pub fn watch(owners: &'static [&'static dyn Owner]) {
     OWNERS.get_or_init(|| owners);
-    // SAFETY: the callbacks live as long as the library, which PostgreSQL never unloads. They raise at most before a transaction
-    // commits or is prepared, when that may fail.
+    // SAFETY: the callbacks live as long as the library, which the server never unloads. They raise only before a transaction
+    // commits or is prepared, when an ERROR still rolls it back.
     unsafe {
         pg_sys::RegisterXactCallback(Some(transaction_ended), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(subtransaction_ended), std::ptr::null_mut());
@@ -134,7 +135,7 @@ unsafe extern "C-unwind" fn subtransaction_ended(
     _parent: pg_sys::SubTransactionId,
     _argument: *mut std::ffi::c_void,
 ) {
-    // The callback runs at the level of the subtransaction.
+    // The server calls this while the level is still that of the subtransaction.
     let level = backend::nest_level();
     match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => tell(End::SubtransactionCommitted(level)),

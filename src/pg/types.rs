@@ -1,10 +1,10 @@
-//! Types of columns.
+//! Types of columns: the error for a column that has another type than the code reads.
 
 use crate::error::Refusal;
 use pgrx::{PgSqlErrorCode, pg_sys};
 use std::ffi::CStr;
 
-/// Refuses to read a column whose type is not the one that the function needs, because the owner has changed the table.
+/// Refuses to read a column that has another type than the caller needs, because the owner has changed the table.
 ///
 /// # Errors
 /// 42804.
@@ -16,6 +16,6 @@ pub fn refuse(column: i32, has: pg_sys::Oid, wanted: pg_sys::Oid) -> ! {
 }
 
 fn name_of(of_type: pg_sys::Oid) -> String {
-    // SAFETY: takes any OID, and returns a palloc'd string: for a type that exists, its name.
+    // SAFETY: takes any OID, and returns a palloc'd string, `???` for a type that is gone.
     unsafe { CStr::from_ptr(pg_sys::format_type_be(of_type)).to_string_lossy().into_owned() }
 }

@@ -1,14 +1,14 @@
-//! Every difference between the versions of PostgreSQL.
+//! Every difference between the versions of PostgreSQL, and the declarations that pgrx lacks.
 
 use pgrx::pg_sys;
 #[cfg(not(feature = "pg14"))]
 use pgrx::prelude::*;
 
-/// A signal's handler.
+/// A handler of a signal.
 type Handler = unsafe extern "C-unwind" fn(signal: std::ffi::c_int);
 
 mod handlers {
-    // Declared here, since a handler must be the server's own function, not a wrapper around it.
+    // Declared here, because a handler must be the server's own function, and not pgrx's wrapper of it.
     // SAFETY: the signatures are those of PostgreSQL 14 to 18.
     unsafe extern "C-unwind" {
         pub fn die(signal: std::ffi::c_int);
@@ -20,7 +20,7 @@ mod timeouts {
     /// STATEMENT_TIMEOUT, of the enum TimeoutId.
     pub const STATEMENT: std::ffi::c_int = 3;
 
-    // Declared here, since pgrx does not. Neither raises.
+    // Declared here, because pgrx does not declare them. Neither raises.
     // SAFETY: the signatures, and the number, are those of PostgreSQL 14 to 18.
     unsafe extern "C-unwind" {
         pub fn enable_timeout_after(id: std::ffi::c_int, milliseconds: std::ffi::c_int);
@@ -28,24 +28,25 @@ mod timeouts {
     }
 }
 
-/// Has what this process does be cancelled after a time, counted anew from each call. The setting
-/// statement_timeout does nothing in a background worker.
+/// Cancels what this process does after `limit`. Each call restarts the clock. The setting statement_timeout would do nothing,
+/// because the server applies it to statements of clients only.
 pub fn limit_time(limit: std::time::Duration) {
     let milliseconds = limit.as_millis().try_into().unwrap_or(std::ffi::c_int::MAX);
-    // SAFETY: every process that is connected to a database has this timeout, which cancels like a user would.
+    // SAFETY: the server registers this timeout in every process that is connected to a database. It cancels as
+    // pg_cancel_backend() does.
     unsafe { timeouts::enable_timeout_after(timeouts::STATEMENT, milliseconds) };
 }
 
-/// Ends the limit, and forgets a cancellation that came too late to find anything at work.
+/// Ends the limit, and forgets a cancellation that came too late.
 pub fn unlimit_time() {
-    // SAFETY: as above; the flag is set by signal handlers only.
+    // SAFETY: as above. Only signal handlers set the flag, after which nothing is left to cancel here.
     unsafe {
         timeouts::disable_timeout(timeouts::STATEMENT, false);
         pg_sys::QueryCancelPending = 0;
     }
 }
 
-/// Has a background worker end at SIGTERM, also in the middle of a statement, and take note of SIGHUP.
+/// Sets a background worker's handlers: SIGTERM ends it, also in the middle of a statement, and SIGHUP asks for a reload.
 pub fn handle_signals() {
     handle(pg_sys::SIGTERM as i32, handlers::die);
     handle(pg_sys::SIGHUP as i32, handlers::SignalHandlerForConfigReload);
@@ -63,18 +64,19 @@ fn handle(signal: std::ffi::c_int, handler: Handler) {
     unsafe { pg_sys::pqsignal_be(signal, Some(handler)) };
 }
 
-/// Timeouts that a server may be configured with, and that work in the background must not have.
+/// Timeouts that a server may set for clients, and that background work must not have.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 pub const TIMEOUTS: [&std::ffi::CStr; 3] =
     [c"statement_timeout", c"idle_in_transaction_session_timeout", c"idle_session_timeout"];
-/// Timeouts that a server may be configured with, and that work in the background must not have.
+/// Timeouts that a server may set for clients, and that background work must not have.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const TIMEOUTS: [&std::ffi::CStr; 4] =
     [c"statement_timeout", c"idle_in_transaction_session_timeout", c"idle_session_timeout", c"transaction_timeout"];
 
-/// Has the server tell of settings with this prefix that nobody has defined, and since PostgreSQL 15 refuse them.
+/// Reserves a prefix of settings: the server warns of a setting with the prefix that is not defined, and since PostgreSQL 15
+/// also refuses to set one.
 pub fn reserve_settings(prefix: &std::ffi::CStr) {
-    // SAFETY: the prefix is copied by the call.
+    // SAFETY: the prefix is NUL-terminated, and the server copies what it keeps.
     unsafe {
         #[cfg(feature = "pg14")]
         pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
@@ -83,15 +85,15 @@ pub fn reserve_settings(prefix: &std::ffi::CStr) {
     }
 }
 
-/// Has `request` called when shared memory may be requested: since PostgreSQL 15 in a hook, before that at
-/// once. Called while the server preloads the library.
+/// Calls `request` when shared memory may be requested: in PostgreSQL 14 at once, since 15 in a hook. Called while the server
+/// preloads the library.
 #[cfg(feature = "pg14")]
 pub fn on_shared_memory_request(request: fn()) {
     request();
 }
 
-/// Has `request` called when shared memory may be requested: since PostgreSQL 15 in a hook, before that at
-/// once. Called while the server preloads the library.
+/// Calls `request` when shared memory may be requested: in PostgreSQL 14 at once, since 15 in a hook. Called while the server
+/// preloads the library.
 #[cfg(not(feature = "pg14"))]
 pub fn on_shared_memory_request(request: fn()) {
     static mut EARLIER: pg_sys::shmem_request_hook_type = None;
@@ -99,7 +101,7 @@ pub fn on_shared_memory_request(request: fn()) {
 
     #[pg_guard]
     unsafe extern "C-unwind" fn hook() {
-        // SAFETY: the postmaster has one thread; both are set before the hook is.
+        // SAFETY: the postmaster has one thread, and both variables are set before the hook.
         unsafe {
             if let Some(earlier) = EARLIER {
                 earlier();
@@ -110,7 +112,7 @@ pub fn on_shared_memory_request(request: fn()) {
         }
     }
 
-    // SAFETY: the postmaster, which has one thread, loads the library once.
+    // SAFETY: the postmaster, which has one thread, loads the library once. Our hook calls the earlier one.
     unsafe {
         REQUEST = Some(request);
         EARLIER = pg_sys::shmem_request_hook;
@@ -144,10 +146,10 @@ pub fn may_use_schema(schema: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     }
 }
 
-/// Begins a scan of an index on so many of its columns.
+/// Begins a scan of an index with keys on its first `columns` columns.
 ///
 /// # Safety
-/// Both relations must be open, and the snapshot registered or active, until the scan ends.
+/// Both relations are open, and the snapshot is registered or active, until the scan ends.
 pub unsafe fn begin_index_scan(
     table: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -157,21 +159,21 @@ pub unsafe fn begin_index_scan(
     // SAFETY: the caller's duty.
     #[cfg(not(feature = "pg18"))]
     return unsafe { pg_sys::index_beginscan(table, index, snapshot, columns, 0) };
-    // SAFETY: the caller's duty. Nobody asks for figures of the scan.
+    // SAFETY: the caller's duty. NULL asks for no figures of the scan.
     #[cfg(feature = "pg18")]
     return unsafe { pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), columns, 0) };
 }
 
-/// The description of a column of a row (the first is 0).
+/// Returns the description of a column of a row (the first is 0).
 ///
 /// # Safety
 /// The description has the column.
 #[inline]
 pub unsafe fn attribute(description: pg_sys::TupleDesc, column: usize) -> *const pg_sys::FormData_pg_attribute {
-    // SAFETY: the caller's duty; an array of them is part of the description.
+    // SAFETY: the caller's duty. The array of columns is part of the description.
     #[cfg(not(feature = "pg18"))]
     return unsafe { (*description).attrs.as_ptr().add(column) };
-    // SAFETY: the caller's duty; the array of them follows that of the compact ones.
+    // SAFETY: the caller's duty. The array of columns follows that of compact columns.
     #[cfg(feature = "pg18")]
     return unsafe {
         let columns = (*description).natts as usize;

@@ -1,5 +1,5 @@
-//! Transactions of a background worker. Every function of a session runs in a transaction that it must not end: here a
-//! process must be in none, or between statements, and panics elsewhere.
+//! Transactions of a background worker. A function that SQL calls must not end the transaction that it runs in. So these panic
+//! unless the process is in no transaction, or in one that it has begun here, between two statements.
 
 use super::backend;
 use pgrx::pg_sys;
@@ -21,8 +21,8 @@ pub fn run<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> Result<T, Box<CaughtE
     .catch_rust_panic(|error| Err(Box::new(error)))
     .execute();
     if result.is_err() {
-        // SAFETY: ends whatever is left of the transaction, and gives the process back its own user. Nobody is above us
-        // who uses it.
+        // SAFETY: rolls back what is left of the transaction, and restores the process's own user. No caller above us uses the
+        // transaction.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
     }
     result
@@ -36,9 +36,9 @@ pub fn commit_and_begin(role: pg_sys::Oid, between: impl FnOnce()) {
 }
 
 fn begin(role: pg_sys::Oid) {
-    // SAFETY: no transaction is open. A trigger may have changed settings of the session, which is set back
-    // first, to what the process began with. The user is that of the process outside of transactions; with a
-    // local change no SET ROLE or SET SESSION AUTHORIZATION of a trigger can lead back to it.
+    // SAFETY: no transaction is open. Settings that a trigger has changed for the session are reset to those that the process
+    // began with. Outside of transactions the user is the process's own. Because the change of user is a local one, no SET ROLE
+    // or SET SESSION AUTHORIZATION of a trigger can lead back to that user.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
@@ -48,10 +48,10 @@ fn begin(role: pg_sys::Oid) {
     }
 }
 
-/// The role acts until the transaction is over: deferred triggers run as part of the commit.
+/// Commits. The role acts to the end, because deferred triggers run as part of the commit.
 fn commit() {
-    // SAFETY: statements, and functions that they call, have memory contexts of their own, so that none is under way. The
-    // transaction and the snapshot are those of `begin`; the session's user is the one that the process began with.
+    // SAFETY: statements, and functions that they call, have memory contexts of their own, so the check of the context shows
+    // that none runs. Transaction and snapshot are those of `begin`, and the session's user is the process's own.
     unsafe {
         assert!(backend::nest_level() == 1 && pg_sys::CurrentMemoryContext == pg_sys::TopTransactionContext);
         pg_sys::PopActiveSnapshot();
@@ -63,7 +63,7 @@ fn commit() {
 /// Runs `f` in a transaction that reads catalogs only. An error ends the process, and with it the transaction.
 pub fn read_catalogs<T>(f: impl FnOnce() -> T) -> T {
     assert!(!backend::is_in_transaction());
-    // SAFETY: no transaction is open.
+    // SAFETY: no transaction is open. An ERROR ends the process.
     unsafe {
         pg_sys::StartTransactionCommand();
         pg_sys::GetTransactionSnapshot();

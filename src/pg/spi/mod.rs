@@ -1,5 +1,5 @@
-//! Statements through SPI. pgrx's own layer decides by itself whether a statement may write, assigns a
-//! transaction id to find out, and cannot choose a snapshot; a cache lookup must do none of that.
+//! Statements through SPI. pgrx's own layer runs a statement read-only as long as the transaction has no id, assigns one before
+//! a statement that may write, and cannot choose a snapshot. Here [`Access`] chooses.
 
 pub mod saved_plan;
 
@@ -13,21 +13,21 @@ use std::ffi::CString;
 /// How a statement sees and changes data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// With the caller's snapshot; cannot write, and assigns no transaction id.
+    /// The statement has the caller's snapshot, cannot write, and assigns no transaction id.
     Read,
-    /// Cannot write; sees all that is committed now, whatever the isolation level.
+    /// The statement sees all that is committed now, whatever the isolation level, and cannot write.
     ReadLatest,
-    /// May write; with a snapshot of its own at READ COMMITTED.
+    /// The statement may write. At READ COMMITTED it has a snapshot of its own.
     Write,
 }
 
-/// The rows that a statement returned, as long as its SPI connection is open.
+/// The rows that a statement has returned, for as long as its SPI connection is open.
 pub struct Rows {
     table: *mut pg_sys::SPITupleTable,
     processed: u64,
 }
 
-/// Types whose values are copies of what a row holds, so that they may outlive it.
+/// Types whose values are copies of a row's data, so that they may outlive the row.
 pub trait Owned: FromDatum + IntoDatum {}
 
 macro_rules! owned {
@@ -37,17 +37,19 @@ owned!(bool, i32, i64, f64, String, Uuid, pg_sys::Oid, AnyNumeric, Interval, Tim
 impl<T: Owned> Owned for Vec<T> where Vec<T>: FromDatum + IntoDatum {}
 
 impl Rows {
-    /// Rows returned or, of a statement without RETURNING, affected.
+    /// Returns the number of rows that the statement has returned or, without RETURNING, affected.
     pub fn count(&self) -> u64 {
         self.processed
     }
 
-    /// The value of a column (the first is 1) in a row (the first is 0); `None` for NULL. Values are
-    /// copied.
+    /// Returns a copy of the value of a column (the first is 1) in a row (the first is 0); `None` for NULL.
+    ///
+    /// # Errors
+    /// 42804 if the column has another type.
     pub fn get<T: Owned>(&self, row: u64, column: i32) -> Option<T> {
         assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
-        // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number;
-        // the type of the column is checked before the datum is read as a T.
+        // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number. The type of the column is
+        // checked before the datum is read as a T.
         unsafe {
             let description = (*self.table).tupdesc;
             let actual = pg_sys::SPI_gettypeid(description, column);
@@ -72,7 +74,7 @@ impl Rows {
         }
     }
 
-    /// A column that should be a uuid; `None` for NULL, and where it is of another type.
+    /// Returns a column that should be a uuid; `None` for NULL, and if the column has another type.
     pub fn uuid(&self, row: u64, column: i32) -> Option<Uuid> {
         // SAFETY: the tuple table belongs to the open SPI connection.
         let found = unsafe { pg_sys::SPI_gettypeid((*self.table).tupdesc, column) };
@@ -84,36 +86,36 @@ impl Rows {
         self.get::<Text>(row, column).map(|text| text.0)
     }
 
-    /// A jsonb column, copied.
+    /// Returns a copy of a jsonb column.
     pub fn jsonb<'m>(&self, row: u64, column: i32, memory: Memory<'m>) -> Option<RawJsonb<'m>> {
-        // SAFETY: the datum is one of a jsonb, in the memory of the open SPI connection.
+        // SAFETY: the type has been checked, and the datum lies in the memory of the open SPI connection.
         self.get(row, column).map(|Unowned(datum)| unsafe { RawJsonb::copy(datum, memory) })
     }
 
-    /// Every row, turned into a value by `f`.
+    /// Returns what `f` makes of each row.
     pub fn map<T>(&self, f: impl Fn(&Rows, u64) -> T) -> Vec<T> {
         (0..self.processed).map(|row| f(self, row)).collect()
     }
 
-    /// The tuple table itself, for a result that its rows are passed on to.
+    /// Returns the tuple table, whose rows `srf.rs` passes on.
     pub(super) fn raw(&self) -> *mut pg_sys::SPITupleTable {
         self.table
     }
 }
 
-/// Whether all statements of the transaction see what its first one saw.
+/// Whether all statements of the transaction see what its first one saw: at REPEATABLE READ and SERIALIZABLE.
 pub fn uses_transaction_snapshot() -> bool {
-    // SAFETY: reads a variable of this backend.
+    // SAFETY: a plain variable.
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
-/// Runs a statement once.
+/// Runs a statement, whose plan is not kept.
 pub fn run<T>(access: Access, sql: &str, args: &[DatumWithOid], f: impl FnOnce(&Rows) -> T) -> T {
     let sql = CString::new(sql).expect("a statement has no NUL byte");
     connected(access, || {
         let (mut types, mut values, nulls) = split(args);
-        // SAFETY: SPI is connected; the three arrays have as many elements as there are arguments, and
-        // the statement's text lives until the call returns.
+        // SAFETY: SPI is connected. The three arrays have as many elements as there are arguments, and the statement's text
+        // lives until the call returns.
         let code = unsafe {
             pg_sys::SPI_execute_with_args(
                 sql.as_ptr(),
@@ -129,41 +131,41 @@ pub fn run<T>(access: Access, sql: &str, args: &[DatumWithOid], f: impl FnOnce(&
     })
 }
 
-/// Runs a statement that has no arguments and of whose rows nothing is wanted, such as DDL.
+/// Runs a statement without arguments whose result is not wanted, such as DDL.
 pub fn execute(sql: &str) {
     run(Access::Write, sql, &[], |_| ());
 }
 
-/// A timestamptz argument from microseconds since 2000-01-01 UTC.
+/// Makes a timestamptz argument of microseconds since 2000-01-01 UTC.
 pub fn timestamptz(microseconds: i64) -> DatumWithOid<'static> {
     // SAFETY: a timestamptz datum is a 64-bit integer.
     unsafe { DatumWithOid::new(microseconds, pg_sys::TIMESTAMPTZOID) }
 }
 
-/// A uuid that stays where it is.
+/// Makes a uuid argument that points to the value.
 pub fn uuid(value: &Uuid) -> DatumWithOid<'_> {
     let datum = pg_sys::Datum::from(value.as_bytes().as_ptr());
     // SAFETY: a uuid datum points to its 16 bytes, which live as long as the value.
     unsafe { DatumWithOid::new(datum, pg_sys::UUIDOID) }
 }
 
-/// The same value again.
+/// Makes the same argument again.
 pub fn again<'a>(value: &DatumWithOid<'a>) -> DatumWithOid<'a> {
     // SAFETY: datum, type and lifetime stay together.
     unsafe { DatumWithOid::new_from_datum(value.datum(), value.oid()) }
 }
 
-/// A text[] of texts in the database's encoding.
+/// Makes a text[] argument of texts in the database's encoding.
 pub fn texts<'a>(values: impl Iterator<Item = &'a [u8]>) -> DatumWithOid<'static> {
     values.map(|value| Text(value.to_vec())).collect::<Vec<_>>().into()
 }
 
 /// Runs `f` with SPI connected.
 fn connected<T>(access: Access, f: impl FnOnce() -> T) -> T {
-    // SAFETY: connection and snapshot are taken and given back in order. When a statement raises, the
-    // end of the transaction or subtransaction gives both back, so nothing here has to be a guard.
+    // SAFETY: connection and snapshot are taken and given back in order. If a statement raises, the end of the transaction or
+    // subtransaction gives both back, so there is no guard.
     unsafe {
-        // While a query runs in parallel no new snapshot may be taken; the query's own serves.
+        // In a parallel query no new snapshot may be taken, and the query's own serves.
         let latest = access == Access::ReadLatest && !pg_sys::IsInParallelMode();
         if latest {
             pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
@@ -179,7 +181,7 @@ fn connected<T>(access: Access, f: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Arguments as SPI wants them: types, values, and a mark for each NULL.
+/// Splits arguments into what SPI takes: types, values, and a mark for each NULL.
 fn split(args: &[DatumWithOid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Vec<std::ffi::c_char>) {
     let mut types = Vec::with_capacity(args.len());
     let mut values = Vec::with_capacity(args.len());
@@ -200,10 +202,10 @@ fn split(args: &[DatumWithOid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Datum>, Vec<st
     (types, values, nulls)
 }
 
-/// What the statement that has just been executed with this result returned.
+/// Returns the rows of the statement that has just been executed with a result code.
 fn rows(code: i32) -> Rows {
     assert!(code >= 0, "SPI returned {code}");
-    // SAFETY: both are set by the statement that has just been executed.
+    // SAFETY: SPI has set both variables for the statement that has just been executed.
     unsafe { Rows { table: pg_sys::SPI_tuptable, processed: pg_sys::SPI_processed } }
 }
 
@@ -227,8 +229,8 @@ impl IntoDatum for Text {
     }
 }
 
-/// A text argument from bytes in the database's encoding.
+/// Makes a text argument of bytes in the database's encoding.
 pub fn text(bytes: &[u8]) -> DatumWithOid<'static> {
-    // SAFETY: text and bytea have the same layout; the bytes come from text values of this database.
+    // SAFETY: text and bytea have the same layout, and the bytes come from text values of this database.
     unsafe { DatumWithOid::new(bytes, pg_sys::TEXTOID) }
 }
