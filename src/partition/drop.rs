@@ -137,6 +137,7 @@ pub fn retire(extension: &Extension, table: Table, old: Vec<Partition>, include_
         if one.live_entries > 0 && !include_live {
             one.detail = "kept: it holds live entries".into();
         } else if table == Table::Cache && !include_live && hides_live_entries(extension, &partition) {
+            // A dead month held nothing of the kind when it was chosen. The worker may have committed since then.
             one.detail = "kept: it hides live entries of older months".into();
         } else if dump_at_work {
             one.dumped = true;
