@@ -40,8 +40,8 @@ fn look(address: &Address) -> (Found, Option<Other>) {
         let mut versions = Vec::new();
         let mut changed = false;
         let visible = each_row(Some(address), &address.user_id, |row, latest| {
-            let is_seen = row.row.is_shown_by(latest);
-            let state = row.row.state();
+            let is_seen = row.tuple.is_shown_by(latest);
+            let state = row.tuple.state();
             if !(is_seen || state.is_there) || !row.is_of(address) {
                 return true;
             }
@@ -54,7 +54,7 @@ fn look(address: &Address) -> (Found, Option<Other>) {
             // A transaction has ended since the snapshot was taken, so the scan may have missed the row that replaced this
             // one.
             let is_settled = state.inserter.is_none() && state.deleter.is_none();
-            changed |= is_settled && is_seen != state.is_there && !row.row.is_of_this_transaction();
+            changed |= is_settled && is_seen != state.is_there && !row.tuple.is_of_this_transaction();
             true
         });
         if changed {
@@ -83,7 +83,7 @@ pub fn versions_by_statement(address: &Address) -> Vec<i64> {
 pub fn has_own(address: &Address) -> bool {
     let mut has = false;
     each_row(Some(address), &address.user_id, |row, _| {
-        has = row.row.is_of_this_transaction() && row.is_of(address);
+        has = row.tuple.is_of_this_transaction() && row.is_of(address);
         !has
     });
     has
@@ -93,7 +93,7 @@ pub fn has_own(address: &Address) -> bool {
 pub fn has_own_of(user: &Uuid) -> bool {
     let mut has = false;
     each_row(None, user, |row, _| {
-        has = row.row.is_of_this_transaction();
+        has = row.tuple.is_of_this_transaction();
         !has
     });
     has
@@ -115,13 +115,13 @@ pub enum Left {
 pub fn left_of(user: &Uuid, snapshot: Snapshot<'_>) -> Left {
     let mut left = Left::Nothing;
     each_row(None, user, |row, _| {
-        let state = row.row.state();
+        let state = row.tuple.state();
         if let Some(other) = state.inserter.or(state.deleter) {
             left = Left::Written(other);
             return false;
         }
         if state.is_there && !matches!(left, Left::Old) {
-            left = if row.row.is_shown_by(snapshot) { Left::Old } else { Left::New };
+            left = if row.tuple.is_shown_by(snapshot) { Left::Old } else { Left::New };
         }
         true
     });

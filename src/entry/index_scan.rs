@@ -76,16 +76,16 @@ impl Scan<'_> {
     #[inline]
     pub fn each(&self, user: &Uuid, digest: Option<&Uuid>, mut look: impl FnMut(&Row) -> bool) {
         let shows_all = !self.scan.has_keys();
-        self.scan.each([user, digest.unwrap_or(user)], |row| {
-            let row = Row { row, columns: self.columns };
-            (shows_all && row.row.uuid(self.columns.user_id) != Some(*user)) || look(&row)
+        self.scan.each([user, digest.unwrap_or(user)], |tuple| {
+            let row = Row { tuple, columns: self.columns };
+            (shows_all && row.tuple.uuid(self.columns.user_id) != Some(*user)) || look(&row)
         });
     }
 }
 
 /// A row of a partition, valid until the scan moves on.
 pub struct Row<'a> {
-    pub row: &'a heap_scan::Row<'a>,
+    pub tuple: &'a heap_scan::Row<'a>,
     pub columns: &'a Columns,
 }
 
@@ -93,11 +93,11 @@ impl Row<'_> {
     /// Whether the row is of this entry, not of another one of the user with the same digest.
     #[inline]
     pub fn is_of(&self, address: &Address) -> bool {
-        self.row.is_text(self.columns.cache_key, address.cache_key)
-            && self.row.is_text(self.columns.content_type, address.content_type)
+        self.tuple.is_text(self.columns.cache_key, address.cache_key)
+            && self.tuple.is_text(self.columns.content_type, address.content_type)
     }
 
     pub fn created_at(&self) -> i64 {
-        self.row.timestamptz(self.columns.created_at).unwrap_or(i64::MIN)
+        self.tuple.timestamptz(self.columns.created_at).unwrap_or(i64::MIN)
     }
 }

@@ -59,10 +59,10 @@ pub fn newest<'a>(
 
 fn version<'a>(row: &Row, memory: Memory<'a>) -> Found<RawJsonb<'a>> {
     let columns = row.columns.values.expect("a walk has no partitions without them");
-    if row.row.timestamptz(columns.expires_at).is_none_or(|moment| moment <= clock::now()) {
+    if row.tuple.timestamptz(columns.expires_at).is_none_or(|moment| moment <= clock::now()) {
         return Found::Expired;
     }
-    let Some(content) = row.row.jsonb(columns.content, memory) else { return Found::Expired };
-    let cost = row.row.numeric(columns.token_cost).map(Tokens::of_double);
-    Found::Live(content, Hit { id: row.row.uuid(columns.id), cost })
+    let Some(content) = row.tuple.jsonb(columns.content, memory) else { return Found::Expired };
+    let cost = row.tuple.numeric(columns.token_cost).map(Tokens::of_double);
+    Found::Live(content, Hit { id: row.tuple.uuid(columns.id), cost })
 }
