@@ -4,7 +4,7 @@
 
 use super::memory::Memory;
 use super::spi::Rows;
-use super::types;
+use super::{types, version};
 use pgrx::callconv::{ArgAbi, Args, FcInfo};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -133,6 +133,8 @@ type Value<'a> = dyn Fn(&Rows, u64) -> DatumWithOid<'static> + 'a;
 struct ResultSet {
     store: *mut pg_sys::Tuplestorestate,
     description: pg_sys::TupleDesc,
+    /// The type of each column.
+    types: Vec<pg_sys::Oid>,
 }
 
 impl ResultSet {
@@ -156,13 +158,14 @@ impl ResultSet {
             (*info).setResult = store;
             (*info).setDesc = description;
             pg_sys::MemoryContextSwitchTo(context);
-            Self { store, description }
+            let columns = (*description).natts as usize;
+            let types = (0..columns).map(|column| (*version::attribute(description, column)).atttypid).collect();
+            Self { store, description, types }
         }
     }
 
     fn columns(&self) -> usize {
-        // SAFETY: the description is that of the result.
-        unsafe { (*self.description).natts as usize }
+        self.types.len()
     }
 
     /// Stores the rows of a statement. `replaced`: a column, if the result has it, and the function that returns its value.
@@ -224,8 +227,7 @@ impl ResultSet {
     }
 
     fn check_type(&self, column: i32, has: pg_sys::Oid) {
-        // SAFETY: the description is that of the result, and has this column.
-        let wants = unsafe { pg_sys::SPI_gettypeid(self.description, column) };
+        let wants = self.types[column as usize - 1];
         if has != wants {
             types::refuse(column, has, wants);
         }
