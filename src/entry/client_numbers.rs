@@ -1,53 +1,11 @@
 //! Reads numbers as clients send them. cache_upsert() takes a cost and a score as double precision, because PostgreSQL
 //! casts numbers of every type to it by itself. They are stored as numeric.
 
-use super::upsert::cache_upsert;
-use crate::pg::jsonb::RawJsonb;
-use pgrx::Uuid;
-use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
-use pgrx::prelude::*;
-
-#[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments)] // the SQL function's arguments
-fn cache_upsert_with_doubles(
-    user_id: Option<Uuid>,
-    content_type: Option<&[u8]>,
-    cache_key: Option<&[u8]>,
-    content: Option<RawJsonb>,
-    ttl: Option<i64>,
-    metadata: Option<RawJsonb>,
-    token_cost: Option<f64>,
-    prompt_template: Option<&[u8]>,
-    prompt_variables: Option<RawJsonb>,
-    story_id: Option<Uuid>,
-    foundation_dependency: Option<&[u8]>,
-    priority_tier: Option<i32>,
-    semantic_similarity_hash: Option<&[u8]>,
-    reuse_score: Option<f64>,
-    expires_at: Option<TimestampWithTimeZone>,
-) -> Option<Uuid> {
-    cache_upsert(
-        user_id,
-        content_type,
-        cache_key,
-        content,
-        ttl,
-        metadata,
-        token_cost.map(numeric),
-        prompt_template,
-        prompt_variables,
-        story_id,
-        foundation_dependency,
-        priority_tier,
-        semantic_similarity_hash,
-        reuse_score.map(numeric),
-        expires_at,
-    )
-}
+use pgrx::datum::AnyNumeric;
 
 /// Returns the shortest decimal number whose nearest double is `number`. Up to 15 digits, and so for each multiple of a
 /// millionth up to 10^9, it is what the client wrote. PostgreSQL's own cast keeps 15 digits, one too few to round by.
-fn numeric(number: f64) -> AnyNumeric {
+pub fn numeric(number: f64) -> AnyNumeric {
     // A number so large is refused, and the error shows it with an exponent.
     let text = if number.abs() < 1e16 { number.to_string() } else { format!("{number:e}") };
     AnyNumeric::try_from(text.as_str()).expect("numeric reads whatever a double is")

@@ -42,8 +42,8 @@ pub fn scan_tables(
     }
 }
 
-/// Runs `f` with a table open, locked as a statement would lock it; `None` if what is known is outdated. The lock brings
-/// the news of changes.
+/// Runs `f` with a table open, locked as a statement would lock it; `None` if what is known is outdated. Taking
+/// the lock processes pending invalidation messages.
 #[inline]
 fn with_open<T>(entries: &Entries, table: pg_sys::Oid, f: impl FnOnce(&Relation) -> T) -> Option<T> {
     relation::locked(table, |table| entries.is_current().then(|| f(table))).flatten()

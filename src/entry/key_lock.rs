@@ -4,19 +4,19 @@
 //! A key is protected by its row as soon as there is one. Other writers find the row in any month, even before it is
 //! committed, and wait for its transaction. The lock of the key decides who writes the first row. A call holds it until it
 //! has written, and a batch holds the lock of one key after the other. A transaction therefore keeps no lock of the
-//! extension, however many keys it writes.
+//! extension, however many keys it writes, except as the last step and the last paragraph say.
 //!
 //! A write takes these steps:
 //! 1. It locks the table as INSERT does, because a session that has locked the table may want the key next.
-//! 2. It waits for a transaction that is erasing the user, unless its own transaction has written entries of the user:
-//!    then the erasure waits for it.
+//! 2. It waits for a transaction that is erasing the user. If its own transaction has already written entries of the user,
+//!    it does not, because the erasure waits for it.
 //! 3. It takes the lock of the key. Writers that want the same lock queue in the order in which they came. If the lock is
 //!    taken and its own transaction has written, deleted or locked a row of the key, it goes on without the lock, because
 //!    the holder waits for that row before it writes.
 //! 4. It looks at all rows of the key. If another transaction has inserted one, it waits for that transaction and looks
-//!    again. It keeps the lock meanwhile, because other writers of the key would wait for the same transaction. It leaves a
-//!    row that another transaction is deleting or has locked to the statements of step 5, which wait for the row, and at
-//!    REPEATABLE READ fail if it has changed.
+//!    again. It keeps the lock meanwhile, because other writers of the key would wait for the same transaction. It does
+//!    not wait for a row that another transaction is deleting or has locked: the statements of step 5 do, and at REPEATABLE
+//!    READ they fail if it has changed.
 //! 5. It takes the timestamp of the new version, so that the later writer has the later one, and writes. If the month has no
 //!    partition, it releases the lock and makes one, because a session that is making it may want the key. A batch that has
 //!    a timestamp already goes on with it instead, because a session that waits for the batch may be making the partition.

@@ -58,7 +58,7 @@ pub fn newest<'a>(
 }
 
 fn version<'a>(row: &Row, memory: Memory<'a>) -> Found<RawJsonb<'a>> {
-    let columns = row.columns.values.expect("a walk has no partitions without them");
+    let columns = row.columns.values.expect("lookups scan only partitions that have these columns");
     if row.tuple.timestamptz(columns.expires_at).is_none_or(|moment| moment <= clock::now()) {
         return Found::Expired;
     }

@@ -1,5 +1,6 @@
 //! cache_upsert(): stores one entry.
 
+use super::client_numbers::numeric;
 use super::store::{NewEntry, store_all};
 use super::values::{Values, checked_content};
 use crate::address::Address;
@@ -14,11 +15,49 @@ use pgrx::Uuid;
 use pgrx::datum::{AnyNumeric, TimestampWithTimeZone};
 use pgrx::prelude::*;
 
-/// Stores an entry. The SQL of 0.1.0 and 0.2.0 calls this function; that of later versions calls the one in
-/// `client_numbers.rs`.
+/// Stores an entry.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)] // the SQL function's arguments
-pub fn cache_upsert(
+fn cache_upsert_with_doubles(
+    user_id: Option<Uuid>,
+    content_type: Option<&[u8]>,
+    cache_key: Option<&[u8]>,
+    content: Option<RawJsonb>,
+    ttl: Option<i64>,
+    metadata: Option<RawJsonb>,
+    token_cost: Option<f64>,
+    prompt_template: Option<&[u8]>,
+    prompt_variables: Option<RawJsonb>,
+    story_id: Option<Uuid>,
+    foundation_dependency: Option<&[u8]>,
+    priority_tier: Option<i32>,
+    semantic_similarity_hash: Option<&[u8]>,
+    reuse_score: Option<f64>,
+    expires_at: Option<TimestampWithTimeZone>,
+) -> Option<Uuid> {
+    cache_upsert(
+        user_id,
+        content_type,
+        cache_key,
+        content,
+        ttl,
+        metadata,
+        token_cost.map(numeric),
+        prompt_template,
+        prompt_variables,
+        story_id,
+        foundation_dependency,
+        priority_tier,
+        semantic_similarity_hash,
+        reuse_score.map(numeric),
+        expires_at,
+    )
+}
+
+/// Stores an entry for the SQL of 0.1.0 and 0.2.0, which declares its numbers as numeric.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)] // the SQL function's arguments
+fn cache_upsert(
     user_id: Option<Uuid>,
     content_type: Option<&[u8]>,
     cache_key: Option<&[u8]>,

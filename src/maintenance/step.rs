@@ -5,7 +5,7 @@ use crate::access::owner;
 use crate::extension::Extension;
 use std::time::Duration;
 
-/// What a step did: how much, what a number does not say in words, and whether part of it failed.
+/// What a step did: how many rows or partitions, an explanation, and whether part of it failed.
 #[derive(Default)]
 pub struct Outcome {
     pub affected: i64,

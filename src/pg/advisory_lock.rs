@@ -23,12 +23,12 @@ pub fn lock_shared(class: Class, object: u32) {
     call::<()>(pg_sys::pg_advisory_xact_lock_shared_int4, class, object);
 }
 
-/// Locks an object unless that means to wait. Returns whether it did.
+/// Locks an object if that is possible without waiting. Returns whether it did.
 pub fn try_lock(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_xact_lock_int4, class, object).unwrap_or(false)
 }
 
-/// Locks an object until the process ends, unless that means to wait. Returns whether it did.
+/// Locks an object until the process ends, if that is possible without waiting. Returns whether it did.
 pub fn try_lock_session(class: Class, object: u32) -> bool {
     call(pg_sys::pg_try_advisory_lock_int4, class, object).unwrap_or(false)
 }

@@ -159,8 +159,8 @@ fn after(slots: &[Slot], index: usize) -> usize {
     if index + 1 == slots.len() { 0 } else { index + 1 }
 }
 
-/// Returns the index of an entry's slot in its region and true, or that of the slot it would take and false; `None` when the
-/// entry is not there and the region is full.
+/// Returns the index of a slot in the region, and whether the entry has it already: if not, it is the slot to take. `None`
+/// when the entry is not there and the region is full.
 fn find(slots: &[Slot], database: pg_sys::Oid, entry: &Entry, start: usize) -> Option<(usize, bool)> {
     let mut index = start;
     for _ in 0..slots.len() {

@@ -18,7 +18,7 @@ pub fn has_come(moment: i64, now: i64, longest: i64) -> bool {
     moment <= now || moment > now.saturating_add(longest)
 }
 
-/// Whether a step may run that may not run before a moment.
+/// Whether the moment has come before which a step may not run.
 pub fn may_run(not_before: i64, now: i64) -> bool {
     has_come(not_before, now, LONGEST_REST.max(2 * LONGEST_BACKOFF))
 }

@@ -20,7 +20,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
-/// Longest time that a step works before it is the next step's turn.
+/// Longest time of a step in one tick.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
 
 background_worker::main_function!(infinite_pages_cache_worker, work);
@@ -61,7 +61,7 @@ fn adjust_settings() {
         (c"max_parallel_workers_per_gather", c"0"),
         // Each statement runs a few times only before the process ends.
         (c"jit", c"off"),
-        // What a crash undoes is done again by the next tick.
+        // A crash may undo the last tick. The next one does the maintenance again; counts are lost, as those in memory are.
         (c"synchronous_commit", c"off"),
     ];
     for (name, value) in settings {
