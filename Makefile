@@ -1,7 +1,7 @@
 # `make` lists the targets. Variables that they read:
-#   PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for and to run: the newest that is installed if not given
+#   PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for and to run (default: the newest installed)
 #   DESTDIR=/path                  install under this directory
-#   TESTS="tests/entry"            what `make test` runs of tests/
+#   TESTS="tests/entry"            the tests by a real client that `make test` runs (default: all)
 #   MAJORS="16 17"                 the PostgreSQL versions of test-all and test-restore
 #   REGRESS="setup lookup"         the themes of installcheck
 #   CASES="counting views"         the cases of bench
@@ -92,7 +92,7 @@ clean: ## Stop the demo and remove everything under target
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# Looked up whenever a recipe runs, since an earlier one may have installed it.
+# Looked up whenever a recipe runs, because an earlier recipe may have installed a server.
 PG_CONFIG ?= $(shell tests/tools/pg_config.sh)
 MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 FEATURES = --no-default-features --features pg$(MAJOR)
@@ -101,19 +101,19 @@ TESTS ?= tests
 MAJORS ?= 15 16 17 18 14
 PYTHON = target/venv/bin/python
 PYTEST = $(PYTHON) -m pytest -q -o cache_dir=target/pytest_cache
-# cargo-pgrx must be of the very version of the library. What it keeps stays under target/.
+# cargo-pgrx must have the version of the library pgrx. Its own files stay under target/.
 PGRX := $(shell sed -n 's/^pgrx = "=\(.*\)"/\1/p' Cargo.toml)
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 export PGRX_HOME := $(CURDIR)/target/pgrx
 export PYTHONDONTWRITEBYTECODE := 1
 export PG_CONFIG
 
-# sudo, where the caller may not write into the server's directories.
+# sudo, if the caller may not write into the server's directories.
 SUDO = $(shell [ "$$(id -u)" = 0 ] || \
 	{ [ -w "$$($(PG_CONFIG) --pkglibdir)" ] && [ -w "$$($(PG_CONFIG) --sharedir)/extension" ]; } || echo sudo)
 
-# Not `cargo pgrx install`, which overwrites the library in place, under the feet of a running server. cargo-pgrx takes the
-# update scripts and leaves the scripts of released versions behind.
+# Not `cargo pgrx install`, because that overwrites the library in place, which a running server has mapped. The scripts of
+# released versions are copied, because cargo-pgrx takes the update scripts only.
 build = cargo pgrx package $(FEATURES) --pg-config $(PG_CONFIG) --out-dir '$(1)' && \
 	cp sql/infinite_pages_cache--*.sql '$(1)'"$$($(PG_CONFIG) --sharedir)/extension/"
 

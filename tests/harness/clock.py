@@ -11,8 +11,8 @@ from harness.cluster import BINDIR, ROOT, Cluster
 
 
 class ClockCluster(Cluster):
-    """A cluster whose server preloads clock.c. Not libfaketime, because that hangs now and then in signal handlers, and shows the
-    true time to background workers of PostgreSQL 15 and older."""
+    """A cluster whose server preloads clock.c. libfaketime does not serve, because it hangs now and then in signal handlers, and
+    shows the true time to background workers of PostgreSQL 15 and older."""
 
     def __init__(self, settings=None, bindir=BINDIR):
         self.clock = Path(tempfile.mkdtemp(prefix="ipc-clock-"))

@@ -1,4 +1,4 @@
-"""Interleaved transactions, whose statements are seen to wait, and what these statements do."""
+"""Interleaved transactions, whose statements are seen to wait for others, and the calls that tests interleave."""
 
 import threading
 
@@ -107,7 +107,7 @@ def writes(content):
 
 def an_upsert_follows(removal, seen, database, sessions, level, kept):
     """Check that an upsert waits for a removal of the entry, and follows it. At the higher levels it cannot follow a removal that commits.
-    Before, its snapshot shows what is given as seen."""
+    `seen`: the content that the upsert's snapshot shows before."""
     one, two = sessions(level)
     assert two.sees() == seen
     assert one.run(removal) == 1

@@ -15,7 +15,7 @@ def report(database, name):
 
 
 def rows_for_each_role(database):
-    """The alerts and checks as three roles see them, of which two may not see all settings of the server."""
+    """The alerts and checks as three roles see them, two of which may not see all settings of the server."""
     found = {}
     with temporary_roles(database.cluster, "watcher", "backend"), database.connect() as connection:
         connection.execute("GRANT pg_read_all_data TO watcher")

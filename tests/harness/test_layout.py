@@ -1,4 +1,4 @@
-"""Where things stand: suites import from the harness, never from each other, and fixtures come from a conftest.py."""
+"""The layout of tests: suites import from the harness, never from each other, and fixtures come from a conftest.py."""
 
 import ast
 

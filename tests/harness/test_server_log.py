@@ -1,4 +1,4 @@
-"""Each cluster's log is looked at when it goes; what is looked for is found."""
+"""When a cluster is removed, its log is searched for defects, and each kind of defect is found."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ WARNINGS = ["resource was not closed: relation", 'relcache reference leak: relat
 
 @pytest.fixture
 def doomed():
-    """A cluster whose removal is to fail, and does it anyway."""
+    """A cluster whose removal is to fail, because of its log. It is removed all the same."""
     cluster = Cluster()
     yield cluster
     with pytest.raises(AssertionError, match="defects"):

@@ -1,6 +1,6 @@
 /*
  * C functions that pgrx compiles from inline functions of the server's headers, for PostgreSQL 14 without headers. These
- * are of pg_list.h, for PgList. The server's List and ListCell are laid out like this from 13 on.
+ * two are from pg_list.h, for pgrx's PgList. List and ListCell have this layout since PostgreSQL 13.
  */
 
 typedef union

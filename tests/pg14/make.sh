@@ -15,7 +15,7 @@ cc -O2 -fPIC -Wall -Werror -c -o "$CSHIM_DIR/cshim.o" "$here/cshim.c"
 ar rcs "$CSHIM_DIR/libcshim.a" "$CSHIM_DIR/cshim.o"
 export DOCS_RS=1 RUSTC_WRAPPER=$here/rustc.sh
 
-# The client programs are 16's, which write what 14 cannot read: a part of the suite runs.
+# Only a part of the suite runs, because the client programs are 16's, and 14 cannot read all that they write.
 export TESTS=${TESTS:-tests/entry/test_lookups.py tests/entry/test_lookup_paths.py tests/lifecycle/test_setup.py \
     tests/partition/test_partitions.py tests/security/test_tenants.py tests/lifecycle/test_restore.py tests/regress}
 

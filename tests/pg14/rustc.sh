@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A RUSTC_WRAPPER, with DOCS_RS=1: pgrx-pg-sys is compiled with the bindings that its package has for the site of its
-# documentation, and with the functions in cshim.c, of which CSHIM_DIR has the library.
+# A RUSTC_WRAPPER, with DOCS_RS=1: compiles pgrx-pg-sys with the bindings that its package has for its documentation, and
+# with the functions of cshim.c, whose library lies in CSHIM_DIR.
 set -euo pipefail
 
 case " $* " in

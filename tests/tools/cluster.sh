@@ -8,9 +8,9 @@
 #   tests/tools/cluster.sh env DIR                 what other clients need to know of it: PGHOST=...
 #   tests/tools/cluster.sh remove DIR              stop it and delete it
 # PG_CONFIG names the server (default: the newest one installed), CLUSTER_USER the user that runs it
-# when root calls (default: postgres; PostgreSQL refuses to run as root). Whoever can log in to the
-# machine can log in to the cluster: it is for development. The demo uses this script, and the tests and
-# benchmarks by tests/harness/cluster.py.
+# when root calls (default: postgres; PostgreSQL refuses to run as root). The cluster is for
+# development: every user of the machine can log in to it. The demo uses this script, and the tests and
+# benchmarks do by tests/harness/cluster.py.
 set -euo pipefail
 
 fail() { echo "cluster.sh: $*" >&2; exit 1; }
@@ -31,7 +31,7 @@ bin=$("$pg_config" --bindir)
 server_user=$(id -un)
 if [ "$EUID" = 0 ]; then server_user=${CLUSTER_USER:-postgres}; fi
 
-# Server programs run from /, since their user may not be allowed into the caller's directory.
+# Server programs run from /, because their user may not be allowed into the caller's directory.
 as_server() {
     if [ "$EUID" = 0 ]; then
         (cd / && exec runuser -u "$server_user" -- "$@")
@@ -40,17 +40,17 @@ as_server() {
     fi
 }
 
-# Can the server live in this directory? Its user must reach it, and the path of a socket is limited
-# to 107 bytes, of which "/.s.PGSQL.65535" takes 15.
+# Whether the server can live in a directory. Its user must reach it, and the path of a socket is limited
+# to 107 bytes, 15 of which "/.s.PGSQL.65535" takes.
 habitable() {
     [ ${#1} -le 92 ] && as_server test -d "$1" || return 1
     if [ "$EUID" = 0 ]; then chown "$server_user" "$1"; fi
     as_server test -w "$1"
 }
 
-# Where the cluster really lives: DIR or, if the server cannot live there, a directory for temporary
-# files, whose name is then kept in DIR/location. That one counts only while the server's user owns it:
-# it may have been cleared away, and anybody can make a directory under /tmp.
+# Finds where the cluster lives: in DIR or, if the server cannot live there, in a directory for temporary
+# files, whose name DIR/location keeps. Such a directory counts only while the server's user owns it,
+# because it may have been deleted, and any user can make a directory of that name under /tmp.
 locate() {
     home=$dir
     local elsewhere

@@ -27,7 +27,7 @@ themes=("$@")
 if [ $# = 0 ]; then
     for theme in tests/regress/sql/*.sql; do themes+=("$(basename "$theme" .sql)"); done
 fi
-# The server's owner, who may well not write here, can run it, too.
+# The server's user can run this, too, and may not be allowed to write here.
 output=target/regress
 if ! { mkdir -p $output && [ -w $output ]; } 2>/dev/null; then output=$(mktemp -d); fi
 echo "# Results and differences are kept in $output"

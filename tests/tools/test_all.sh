@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs `make test` for major versions of PostgreSQL, one after the other, and prints how each ended:
 #   tests/tools/test_all.sh MAJOR...
-# The output of each is kept under target/test-all. A version that cannot be had is a failure.
+# The output of each is kept under target/test-all. A version that cannot be fetched or built counts as failed.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
