@@ -84,7 +84,7 @@ def main():
 
 
 def publish(directory, printed, reached):
-    """Returns the text as printed, but the table of targets, with its chart, first."""
+    """Writes what was printed to benchmark.md, the table of targets and its chart first."""
     directory.mkdir(parents=True, exist_ok=True)
     head, *cases = printed
     lines = [head, "\n", *cases[-2:], "![How far from its target each one is](benchmark.svg)\n", *cases[:-2]]

@@ -65,7 +65,7 @@ def has_partman(connection):
 
 
 def existing(server, tables):
-    """Returns those of some tables that could be created."""
+    """Returns the tables that the server could create."""
     return [table for table in tables if server.execute("SELECT to_regclass(%s)", (table,))[0][0]]
 
 
@@ -83,7 +83,7 @@ def lookup(table, user, content_type, key, what="content"):
 
 
 def counted_lookup(user, content_type, key):
-    """Returns the legacy lookup. pgbench fails when it finds nothing."""
+    """Returns the legacy lookup, which counts the hit by UPDATE. pgbench fails when it finds nothing."""
     return (lookup("legacy", user, content_type, key, "id, content") + " \\gset found_\n"
             "UPDATE legacy SET hit_count = hit_count + 1, last_accessed = now() WHERE id = :found_id;\n")
 

@@ -1,4 +1,4 @@
-"""The entries of a benchmark, as of a story application: each number n makes one."""
+"""The entries of a benchmark, like those of a story application: each number n makes one."""
 
 # Entries of one call of cache_upsert_many. With more keys, writers would wait for each other.
 BATCH = 250
@@ -43,8 +43,8 @@ def load(entries, first, last):
 
 
 def requests(name, entries, keys, each, sessions=8, chosen=None):
-    """Creates a table of requests for each session, at random of the first keys. `chosen` gives user_id,
-    content_type and cache_key of key n if they are not those of an entry."""
+    """Creates a table of requests for each session, of keys chosen at random among the first. `chosen` gives user_id,
+    content_type and cache_key of key n, if they are not to be those of entry n."""
     chosen = chosen or f"{user(entries)}, {content_type(entries)}, {cache_key()}"
     return f"""
         CREATE TABLE {name} (session, user_id, content_type, cache_key) AS

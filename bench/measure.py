@@ -75,9 +75,8 @@ class Sessions:
                 connection.execute("SELECT set_config(%s, %s, false)", (name, value))
 
     def lookups(self, requests):
-        """Each looks up its requests. Returns the time of processors that a lookup took, of all sessions, and
-        how many lookups there were in a second. The first does not count time spent waiting, for a lock or for
-        a processor; the second does."""
+        """Each session looks up its requests. Returns the processor time of a lookup, over all sessions, and the lookups
+        per second. Only the second counts time spent waiting, for a lock or for a processor."""
         sql = f"SELECT count(*), count(cache_lookup(user_id, content_type, cache_key)) FROM {requests} WHERE session = %s"
         counts = [None] * len(self.connections)
 

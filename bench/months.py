@@ -1,10 +1,10 @@
 """The entries of a cache of several months, beside the same rows in the tables that they are compared with.
 
 Each number n from 1 makes an entry. The newest has 1. Each month has four fifths of the entries of the month after it,
-so that of keys chosen at random the recent months have the most. Contents are JSON of English-like words: an eighth of
-them of 1 kB; the sizes of the others are log-normal, from 1 to 30 kB, half of them up to 2 kB. All are 2.5 kB on the
-average, so that a million of them fit in memory. After the last entry there are those of users with a thousand
-entries of one content type each, for requests of many keys."""
+so most keys chosen at random are of recent months. Contents are JSON of English-like words. An eighth of them have
+1 kB. The sizes of the others are log-normal, from 1 to 30 kB, half of them up to 2 kB. The average is 2.5 kB, so that a
+million entries fit in memory. After the last entry come the entries of users with a thousand of one content type, for
+requests of many keys."""
 
 import math
 import os
@@ -80,7 +80,7 @@ class Months:
 
     @property
     def many(self):
-        """Returns how many entries belong to users that have a thousand."""
+        """Returns the number of entries of users that have a thousand."""
         return 0 if self.small or self.expired else max(MANY_EACH, self.entries // 10 // MANY_EACH * MANY_EACH)
 
     def numbers(self, n):
@@ -96,7 +96,7 @@ class Months:
         user, content_type, key = (self.many_numbers if many else self.numbers)(":n")
         return f"\\set n {chosen}\n\\set u {user}\n\\set t {content_type}\n\\set k {key}\n{sql.rstrip().rstrip(';')};\n"
 
-    def place_of(self, month):
+    def numbers_in(self, month):
         """Returns the numbers of the first and the last entry of a month; 0 is the newest."""
         bounds = self.bounds()
         return bounds[month] + 1, bounds[month + 1]

@@ -1,5 +1,5 @@
-"""A private Redis with the same contents, on a socket of its own, and redis-benchmark as its client: in C as pgbench is,
-with as many connections, one request at a time on each. It keeps nothing on disk, which is how a cache runs it."""
+"""A private Redis with the same contents, on a socket of its own. Its client redis-benchmark is in C like pgbench, and has as
+many connections, with one request at a time on each. Redis keeps nothing on disk, as it does when it runs as a cache."""
 
 import shutil
 import subprocess

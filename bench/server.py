@@ -17,7 +17,7 @@ from . import data, measure
 
 KEPT = ROOT / "target" / "bench"
 
-# Settings of a dedicated server, without autovacuum and the worker, which could disturb a run.
+# Settings of a dedicated server. Autovacuum and the worker are off, because they could disturb a run.
 SETTINGS = {
     "shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off", "fsync": "on",
     "infinite_pages_cache.naptime": "0",

@@ -1,4 +1,4 @@
-"""The targets of the extension, and the table and the chart of what it reaches."""
+"""The targets of the extension, and a table and a chart of the figures that it reaches."""
 
 import math
 from dataclasses import dataclass

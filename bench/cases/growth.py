@@ -14,7 +14,7 @@ from ..targets import Reached
 def run(options):
     large = Months(options.growth, months=24, small=True, tables=())
     small = Months(options.growth // 100, months=2, small=True, tables=())
-    old = f"random({large.place_of(12)[0]}, {large.entries})"
+    old = f"random({large.numbers_in(12)[0]}, {large.entries})"
     with server.start(large, months.SETTINGS) as grown, server.start(small, months.SETTINGS) as young:
         for one, kind in ((grown, large), (young, small)):
             months.warm(one)

@@ -23,7 +23,7 @@ def run(options):
     with server.start(kind, months.SETTINGS) as one:
         tables = baselines.existing(one, ["plain", "legacy"] if options.quick else ["plain", "legacy", "partman"])
         months.warm(one, *tables)
-        first, last = kind.place_of(0)
+        first, last = kind.numbers_in(0)
         chosen = {"new": f"random({10 * kind.entries}, {10**12})", "existing": f"random({first}, {last})"}
         stored = {}
 
@@ -80,7 +80,7 @@ def contents_of(kind):
 
 def moved(options, one, kind, contents):
     """Returns an action, each turn of which takes keys that have not been written yet."""
-    first, last = kind.place_of(0)[1] + 1, kind.entries
+    first, last = kind.numbers_in(0)[1] + 1, kind.entries
     turns = iter(range(options.rounds + 1))
     each = (last - first) // (options.rounds + 1)
 
