@@ -24,7 +24,7 @@ pub struct Batch {
 /// Entries whose hits are to be stored, in the order of users and digests, in which everybody locks rows.
 pub struct Entries {
     keys: std::vec::IntoIter<Entry>,
-    /// Entries on a page of which another entry has just been updated. They make up the next round.
+    /// Entries whose page holds an entry that has just been updated. They make up the next round.
     postponed: Vec<Entry>,
     /// Whether any entry of this round was updated or locked, so that another round makes sense.
     progress: bool,
