@@ -40,7 +40,7 @@ pub fn scan<T>(
     assert!(table.is_heap(), "only heaps are scanned");
     let (table, snapshot) = (table.raw(), snapshot.raw());
     // SAFETY: the table is open and the snapshot stays until `f` returns. While the table is locked its index cannot be
-    // dropped. After an ERROR the resource owner closes scan and index, and the slot is freed with its memory context.
+    // dropped. After an ERROR the resource owner closes the index and releases pins; slot and scan go with their memory.
     unsafe {
         let index = index.map(|index| {
             let index = pg_sys::index_open(index, LOCK);
@@ -108,8 +108,8 @@ impl Scan<'_> {
                 const FLAGS: u32 = pg_sys::ScanOptions::SO_TYPE_SEQSCAN | pg_sys::ScanOptions::SO_ALLOW_STRAT;
                 let forward = pg_sys::ScanDirection::ForwardScanDirection;
                 let (no_keys, alone) = (std::ptr::null_mut(), std::ptr::null_mut());
-                // SAFETY: the table is an open heap, and the slot is of its kind. The scan is ended here, or after an ERROR
-                // by the resource owner.
+                // SAFETY: the table is an open heap, and the slot is of its kind. The scan is ended here. After an ERROR the
+                // resource owner releases its pin and its reference to the table, and the scan goes with its memory.
                 unsafe {
                     let scan = pg_sys::heap_beginscan(self.table, self.snapshot, 0, no_keys, alone, FLAGS);
                     while pg_sys::heap_getnextslot(scan, forward, self.slot) {

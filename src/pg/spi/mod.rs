@@ -81,7 +81,7 @@ impl Rows {
         if found == pg_sys::UUIDOID { self.get(row, column) } else { None }
     }
 
-    /// A text column as bytes in the database's encoding.
+    /// Returns a text column as bytes in the database's encoding.
     pub fn text(&self, row: u64, column: i32) -> Option<Vec<u8>> {
         self.get::<Text>(row, column).map(|text| text.0)
     }
