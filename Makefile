@@ -48,11 +48,14 @@ lint: prerequisites ## Formatting, clippy, and each check in tests/lint
 test: lint target/venv/requirements.txt ## All checks: lint, tests inside the server, install, tests by a real client
 	@tests/tools/cluster.sh stop $(DEMO)
 	@tests/tools/pgbouncer.sh target/tools
-	@echo '== Tests inside the server: about 2 minutes the first time, seconds after that'
-	@SUDO='$(SUDO)' tests/tools/unit_tests.sh
+	@$(MAKE) test-unit
 	@$(MAKE) install # after these tests, which have installed a build of their own
 	@echo '== Tests by a real client, against servers of their own: some minutes'
 	$(PYTEST) $(TESTS)
+
+test-unit: prerequisites ## Tests inside the server, which install a build of their own
+	@echo '== Tests inside the server: about 2 minutes the first time, seconds after that'
+	@SUDO='$(SUDO)' tests/tools/unit_tests.sh
 
 test-all: tools target/venv/requirements.txt ## The same for each PostgreSQL from 14 to 18, or those of MAJORS="16 17": some 15 minutes each
 	@tests/tools/test_all.sh $(MAJORS)
@@ -87,7 +90,7 @@ clean: ## Stop the demo and remove everything under target
 
 # ── what the targets above need ──────────────────────────────────────────────────────────────────
 
-.PHONY: help demo psql demo-stop install package installcheck lint test test-all test-restore soak hostile crash fuzz load \
+.PHONY: help demo psql demo-stop install package installcheck lint test test-unit test-all test-restore soak hostile crash fuzz load \
 	bench bench-quick clean packages tools prerequisites partman
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory

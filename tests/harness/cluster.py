@@ -23,7 +23,7 @@ def bindir_of(pg_config):
     return Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
 
 
-PG_CONFIG = os.environ.get("PG_CONFIG", "/usr/lib/postgresql/15/bin/pg_config")
+PG_CONFIG = os.environ.get("PG_CONFIG") or subprocess.check_output([ROOT / "tests/tools/pg_config.sh"], text=True).strip()
 BINDIR = bindir_of(PG_CONFIG)
 # Clusters live in memory where there is plenty: creating a database takes a third of the time.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4 << 30 else None
@@ -89,6 +89,8 @@ class Cluster:
         self.script("start", "-")
 
     def stop(self, mode="fast"):
+        # The script stops what runs. A server that has ended by itself is a defect here.
+        os.kill(int((self.data / "postmaster.pid").read_text().split()[0]), 0)
         self.script("stop", mode)
 
     def restart(self, mode="fast"):

@@ -21,12 +21,8 @@ action=$1
 dir=$(realpath -m -- "$2")
 shift 2
 
-newest_pg_config() {
-    local found
-    found=$(printf '%s\n' /usr/lib/postgresql/*/bin/pg_config | sort -V | tail -1)
-    if [ -x "$found" ]; then echo "$found"; else command -v pg_config; fi
-}
-pg_config=${PG_CONFIG:-$(newest_pg_config)} || fail 'no PostgreSQL server found; set PG_CONFIG'
+pg_config=${PG_CONFIG:-$("$(dirname "${BASH_SOURCE[0]}")"/pg_config.sh)}
+[ -n "$pg_config" ] || fail 'no PostgreSQL server found; set PG_CONFIG'
 bin=$("$pg_config" --bindir)
 server_user=$(id -un)
 if [ "$EUID" = 0 ]; then server_user=${CLUSTER_USER:-postgres}; fi
@@ -159,7 +155,7 @@ psql)
 env)
     locate
     running || fail "no cluster is running in $dir"
-    echo "PGHOST=$home PGPORT=$(running_port) PGUSER=postgres"
+    printf 'PGHOST=%q PGPORT=%q PGUSER=postgres\n' "$home" "$(running_port)"
     ;;
 *) usage ;;
 esac

@@ -7,8 +7,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 fail() { echo "make installcheck: $*" >&2; exit 1; }
 
-bin=$("${PG_CONFIG:-pg_config}" --bindir) || fail 'no pg_config is here; name one in PG_CONFIG'
-pg_regress=$(dirname "$("$PG_CONFIG" --pgxs)")/../test/regress/pg_regress
+pg_config=${PG_CONFIG:-pg_config}
+bin=$("$pg_config" --bindir) || fail 'no pg_config is here; name one in PG_CONFIG'
+pg_regress=$(dirname "$("$pg_config" --pgxs)")/../test/regress/pg_regress
 [ -x "$pg_regress" ] || fail "there is no $pg_regress; on Debian, install postgresql-server-dev-MAJOR"
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)

@@ -12,7 +12,7 @@ fail() { echo "$*" >&2; exit 1; }
 needs() { # TARGET
     case $1 in
     lint) echo shellcheck python3 ;;
-    test)
+    test | test-unit)
         echo shellcheck sudo python3-venv
         echo curl libevent-dev libc-ares-dev # to build PgBouncer
         ;;
