@@ -55,22 +55,12 @@ impl<'a> RawJsonb<'a> {
     }
 }
 
-/// The datum of a jsonb, without a lifetime: [`Rows`](super::spi::Rows) read it, and copy it at once.
-pub(super) struct Unowned(pub(super) pg_sys::Datum);
+/// The datum of an argument, to which [`ArgAbi`] gives the call's lifetime.
+struct Unowned(pg_sys::Datum);
 
 impl FromDatum for Unowned {
     unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _type: pg_sys::Oid) -> Option<Self> {
         (!is_null).then_some(Self(datum))
-    }
-}
-
-impl IntoDatum for Unowned {
-    fn into_datum(self) -> Option<pg_sys::Datum> {
-        Some(self.0)
-    }
-
-    fn type_oid() -> pg_sys::Oid {
-        pg_sys::JSONBOID
     }
 }
 

@@ -3,7 +3,7 @@
 
 pub mod saved_plan;
 
-use super::jsonb::{RawJsonb, Unowned};
+use super::jsonb::RawJsonb;
 use super::memory::Memory;
 use super::types;
 use pgrx::datum::{AnyNumeric, DatumWithOid, FromDatum, Interval, IntoDatum, TimestampWithTimeZone};
@@ -28,13 +28,20 @@ pub struct Rows {
 }
 
 /// Types whose values are copies of a row's data, so that they may outlive the row.
-pub trait Owned: FromDatum + IntoDatum {}
+///
+/// # Safety
+/// `from_datum` copies what the datum points to.
+pub unsafe trait Owned: FromDatum + IntoDatum {}
 
 macro_rules! owned {
-    ($($type:ty),*) => { $(impl Owned for $type {})* };
+    ($($type:ty),*) => {
+        // SAFETY: the value is a number, or memory of Rust's own.
+        $(unsafe impl Owned for $type {})*
+    };
 }
-owned!(bool, i32, i64, f64, String, Uuid, pg_sys::Oid, AnyNumeric, Interval, TimestampWithTimeZone, Text, Unowned);
-impl<T: Owned> Owned for Vec<T> where Vec<T>: FromDatum + IntoDatum {}
+owned!(bool, i32, i64, f64, String, Uuid, pg_sys::Oid, AnyNumeric, Interval, TimestampWithTimeZone, Text);
+// SAFETY: the elements are copies, in memory of Rust's own.
+unsafe impl<T: Owned> Owned for Vec<T> where Vec<T>: FromDatum + IntoDatum {}
 
 impl Rows {
     /// Returns the number of rows that the statement has returned or, without RETURNING, affected.
@@ -47,25 +54,42 @@ impl Rows {
     /// # Errors
     /// 42804 if the column has another type.
     pub fn get<T: Owned>(&self, row: u64, column: i32) -> Option<T> {
-        assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
-        // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number. The type of the column is
-        // checked before the datum is read as a T.
+        let datum = self.datum(row, column, T::type_oid(), T::is_compatible_with);
+        // SAFETY: the type has been checked.
+        datum.and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// Returns a column whose type `fits`; `None` for NULL. The datum lies in the memory of the SPI connection.
+    fn datum(
+        &self,
+        row: u64,
+        column: i32,
+        wanted: pg_sys::Oid,
+        fits: impl FnOnce(pg_sys::Oid) -> bool,
+    ) -> Option<pg_sys::Datum> {
+        self.check_row(row);
+        // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number.
         unsafe {
             let description = (*self.table).tupdesc;
             let actual = pg_sys::SPI_gettypeid(description, column);
-            if !T::is_compatible_with(actual) {
-                types::refuse(column, actual, T::type_oid());
+            if !fits(actual) {
+                types::refuse(column, actual, wanted);
             }
             let tuple = *(*self.table).vals.add(row as usize);
             let mut is_null = false;
             let datum = pg_sys::SPI_getbinval(tuple, description, column, &mut is_null);
-            T::from_datum(datum, is_null)
+            (!is_null).then_some(datum)
         }
+    }
+
+    /// Checks that there is a row of this number. A statement that returns no rows has no tuple table.
+    fn check_row(&self, row: u64) {
+        assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
     }
 
     /// Whether a column is NULL, whatever its type.
     pub fn is_null(&self, row: u64, column: i32) -> bool {
-        assert!(row < self.processed && !self.table.is_null(), "row {row} of {}", self.processed);
+        self.check_row(row);
         // SAFETY: the tuple table belongs to the open SPI connection and has a row of this number.
         unsafe {
             let mut is_null = false;
@@ -88,8 +112,9 @@ impl Rows {
 
     /// Returns a copy of a jsonb column.
     pub fn jsonb<'m>(&self, row: u64, column: i32, memory: Memory<'m>) -> Option<RawJsonb<'m>> {
-        // SAFETY: the type has been checked, and the datum lies in the memory of the open SPI connection.
-        self.get(row, column).map(|Unowned(datum)| unsafe { RawJsonb::copy(datum, memory) })
+        let datum = self.datum(row, column, pg_sys::JSONBOID, |actual| actual == pg_sys::JSONBOID);
+        // SAFETY: the type has been checked, and the SPI connection is open.
+        datum.map(|datum| unsafe { RawJsonb::copy(datum, memory) })
     }
 
     /// Returns what `f` makes of each row.
