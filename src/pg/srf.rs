@@ -42,6 +42,7 @@ pub(crate) use set_returning;
 /// A call of a set-returning function. Each of its methods that end the call takes it by value, so that it ends once.
 pub struct Call<'fcx> {
     info: FcInfo<'fcx>,
+    memory: Memory<'fcx>,
 }
 
 /// The proof that a call has stored its rows.
@@ -51,14 +52,15 @@ pub struct Stored(());
 /// Runs a function declared by [`set_returning`].
 ///
 /// # Safety
-/// `fcinfo` is what PostgreSQL gave the function, and `body` takes the arguments that it is declared with.
-pub unsafe fn call<'fcx>(
+/// `fcinfo` is what PostgreSQL has just called the function with, and `body` takes the arguments that it is declared with.
+pub unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
-    body: impl FnOnce(Call<'fcx>, &mut Args<'_, 'fcx>) -> Stored,
+    body: impl for<'fcx> FnOnce(Call<'fcx>, &mut Args<'_, 'fcx>) -> Stored,
 ) -> pg_sys::Datum {
-    // SAFETY: the caller's duty. The rows are in the result set, and the function itself returns NULL.
-    let mut info = unsafe { FcInfo::from_ptr(fcinfo) };
-    let Stored(()) = body(Call { info: info.clone() }, &mut info.args());
+    // SAFETY: the caller's duty. The call has just begun. `body` must serve any lifetime, so it keeps nothing of the call.
+    let (mut info, memory) = unsafe { (FcInfo::from_ptr(fcinfo), Memory::of_call()) };
+    let Stored(()) = body(Call { info: info.clone(), memory }, &mut info.args());
+    // The rows are in the result set, and the function itself returns NULL.
     info.return_null().sans_lifetime()
 }
 
@@ -74,8 +76,7 @@ pub unsafe fn next<'fcx, T: ArgAbi<'fcx>>(arguments: &mut Args<'_, 'fcx>) -> Opt
 impl<'fcx> Call<'fcx> {
     /// Returns the memory that lives as long as the call.
     pub fn memory(&self) -> Memory<'fcx> {
-        // SAFETY: this is the call, and lives for `'fcx`.
-        unsafe { Memory::of_call() }
+        self.memory
     }
 
     /// Returns the SQL function that is called.
