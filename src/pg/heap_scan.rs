@@ -218,9 +218,10 @@ impl Row<'_> {
         unsafe {
             assert!(
                 std::ptr::eq((*self.slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple),
-                "the row is not in a buffer"
+                "the slot is not one of a heap's rows"
             );
             let slot = self.slot.cast::<pg_sys::BufferHeapTupleTableSlot>();
+            assert!((*slot).buffer != pg_sys::InvalidBuffer as pg_sys::Buffer, "the row is not in a buffer");
             pg_sys::LockBuffer((*slot).buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
             let seen = look((*slot).base.tuple, (*slot).buffer);
             pg_sys::LockBuffer((*slot).buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);

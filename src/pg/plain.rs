@@ -55,12 +55,12 @@ macro_rules! plain {
     (
         $(#[$attribute:meta])*
         $visibility:vis enum $name:ident {
-            $($(#[$of_variant:meta])* $variant:ident),* $(,)?
+            $($(#[$of_variant:meta])* $variant:ident),+ $(,)?
         }
     ) => {
         $(#[$attribute])*
         $visibility enum $name {
-            $($(#[$of_variant])* $variant),*
+            $($(#[$of_variant])* $variant),+
         }
 
         // SAFETY: the first variant has the number 0, and none has fields.

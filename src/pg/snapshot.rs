@@ -17,8 +17,13 @@ impl Snapshot<'_> {
 /// Runs `f` with the snapshot of the calling statement.
 #[inline]
 pub fn with_active<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
-    // SAFETY: a statement that calls a function keeps its snapshot active until the function returns.
-    f(Snapshot(unsafe { pg_sys::GetActiveSnapshot() }, PhantomData))
+    // SAFETY: whoever has made the snapshot active keeps it so until this code returns to it: a statement that calls a function
+    // until the function returns.
+    let snapshot = unsafe {
+        assert!(pg_sys::ActiveSnapshotSet(), "no snapshot is active");
+        pg_sys::GetActiveSnapshot()
+    };
+    f(Snapshot(snapshot, PhantomData))
 }
 
 /// Runs `f` with a snapshot of now, whatever the isolation level, and makes it the active one meanwhile.

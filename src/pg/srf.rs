@@ -172,6 +172,7 @@ impl ResultSet {
     /// Stores the rows of a statement. `replaced`: a column, if the result has it, and the function that returns its value.
     fn put(&self, rows: &Rows, replaced: Option<(i32, &Value)>) {
         let replaced = replaced.filter(|(column, _)| *column as usize <= self.columns());
+        assert!(!rows.raw().is_null(), "the statement returns no rows");
         // SAFETY: the tuple table belongs to the open SPI connection. Its tuples have the columns of the result, which is
         // checked first.
         unsafe {

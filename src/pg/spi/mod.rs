@@ -100,6 +100,7 @@ impl Rows {
 
     /// Returns a column that should be a uuid; `None` for NULL, and if the column has another type.
     pub fn uuid(&self, row: u64, column: i32) -> Option<Uuid> {
+        self.check_row(row);
         // SAFETY: the tuple table belongs to the open SPI connection.
         let found = unsafe { pg_sys::SPI_gettypeid((*self.table).tupdesc, column) };
         if found == pg_sys::UUIDOID { self.get(row, column) } else { None }
