@@ -4,6 +4,7 @@
 use super::counters::{self, Count, Counted, Values};
 use super::hits::{self, Entry, Hits};
 use super::prepared;
+use super::tokens::Tokens;
 use crate::error::Refusal;
 use crate::pg::transaction_end::{AtCommit, Queue};
 use pgrx::{PgSqlErrorCode, Uuid};
@@ -87,15 +88,17 @@ pub fn pending_hits_of(entry: &Entry) -> u64 {
 /// Returns the hits of all entries that their rows do not show.
 pub fn pending_hits() -> Vec<Hits> {
     let mut pending = hits::all();
-    let mut stored: HashMap<Entry, Hits> = HashMap::new();
+    let mut stored: HashMap<Entry, (u64, Tokens)> = HashMap::new();
     for_each_stored(|hits| {
-        stored.insert(hits.entry, *hits);
+        let (number, tokens) = stored.entry(hits.entry).or_default();
+        *number += hits.hits;
+        *tokens = tokens.plus(hits.tokens);
     });
     if !stored.is_empty() {
         for hits in &mut pending {
-            if let Some(stored) = stored.get(&hits.entry) {
-                hits.hits = hits.hits.saturating_sub(stored.hits);
-                hits.tokens = hits.tokens.minus(stored.tokens);
+            if let Some((number, tokens)) = stored.get(&hits.entry) {
+                hits.hits = hits.hits.saturating_sub(*number);
+                hits.tokens = hits.tokens.minus(*tokens);
             }
         }
         pending.retain(|hits| hits.hits > 0);
@@ -103,7 +106,7 @@ pub fn pending_hits() -> Vec<Hits> {
     pending
 }
 
-/// Shows `look` the hits that the transaction has stored, those of the last statement first.
+/// Shows `look` the hits that the transaction has stored.
 fn for_each_stored(mut look: impl FnMut(&Hits)) {
     CHANGES.with(|changes| {
         changes.find(|change| {
