@@ -8,8 +8,8 @@ use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
 
 /// Runs `f` in a transaction that acts with the rights of a role from its first statement to its commit. `f` may call
-/// [`commit_and_begin`]. When it raises, the transaction is rolled back.
-pub fn run<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> Result<T, Box<CaughtError>> {
+/// [`commit_and_begin`]. When it raises, the transaction is rolled back, and what `read` makes of the error is returned.
+pub fn run<T, E>(role: pg_sys::Oid, f: impl FnOnce() -> T, read: fn(&CaughtError) -> E) -> Result<T, E> {
     assert!(!backend::is_in_transaction());
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
         begin(role);
@@ -17,8 +17,8 @@ pub fn run<T>(role: pg_sys::Oid, f: impl FnOnce() -> T) -> Result<T, Box<CaughtE
         commit();
         Ok(value)
     }))
-    .catch_others(|error| Err(Box::new(error)))
-    .catch_rust_panic(|error| Err(Box::new(error)))
+    .catch_others(|error| Err(read(&error)))
+    .catch_rust_panic(|error| Err(read(&error)))
     .execute();
     if result.is_err() {
         // SAFETY: rolls back what is left of the transaction, and restores the process's own user. No caller above us uses the

@@ -18,13 +18,13 @@ thread_local! {
 /// longer than it may, the transaction is rolled back and the error's text is returned.
 pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Result<T, String> {
     begins(longest);
-    let result = worker_transaction::run(role, f);
+    let result = worker_transaction::run(role, f, text_of);
     version::unlimit_time();
-    result.map_err(|error| text_of(&error))
+    result
 }
 
-/// Returns the text of an error. When the transaction took too long, the server's own would name a setting that has nothing to
-/// do with it.
+/// Returns the text of an error that has just been raised. When the transaction took too long, the server's own would name a
+/// setting that has nothing to do with it.
 fn text_of(error: &CaughtError) -> String {
     match CURRENT.get() {
         Some((began, longest)) if subtransaction::is_cancellation(error) && began.elapsed() >= longest => {
