@@ -61,6 +61,7 @@ pub mod spi;
 pub mod srf;
 pub mod subtransaction;
 pub mod table_lock;
+pub mod timeout;
 pub mod transaction_end;
 pub mod transaction_status;
 pub mod types;

@@ -1,4 +1,4 @@
-//! Every difference between the versions of PostgreSQL, and the declarations that pgrx lacks.
+//! Every difference between the versions of PostgreSQL.
 
 use pgrx::pg_sys;
 #[cfg(not(feature = "pg14"))]
@@ -13,36 +13,6 @@ mod handlers {
     unsafe extern "C-unwind" {
         pub fn die(signal: std::ffi::c_int);
         pub fn SignalHandlerForConfigReload(signal: std::ffi::c_int);
-    }
-}
-
-mod timeouts {
-    /// STATEMENT_TIMEOUT, of the enum TimeoutId.
-    pub const STATEMENT: std::ffi::c_int = 3;
-
-    // Declared here, because pgrx does not declare them. Neither raises.
-    // SAFETY: the signatures, and the number, are those of PostgreSQL 14 to 18.
-    unsafe extern "C-unwind" {
-        pub fn enable_timeout_after(id: std::ffi::c_int, milliseconds: std::ffi::c_int);
-        pub fn disable_timeout(id: std::ffi::c_int, keep_indicator: bool);
-    }
-}
-
-/// Cancels what this process does after `limit`. Each call restarts the clock. The setting statement_timeout would do nothing,
-/// because the server applies it to statements of clients only.
-pub fn limit_time(limit: std::time::Duration) {
-    let milliseconds = limit.as_millis().try_into().unwrap_or(std::ffi::c_int::MAX);
-    // SAFETY: the server registers this timeout in every process that is connected to a database. It cancels as
-    // pg_cancel_backend() does.
-    unsafe { timeouts::enable_timeout_after(timeouts::STATEMENT, milliseconds) };
-}
-
-/// Ends the limit, and forgets a cancellation that came too late.
-pub fn unlimit_time() {
-    // SAFETY: as above. Only signal handlers set the flag, after which nothing is left to cancel here.
-    unsafe {
-        timeouts::disable_timeout(timeouts::STATEMENT, false);
-        pg_sys::QueryCancelPending = 0;
     }
 }
 

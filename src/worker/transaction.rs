@@ -3,7 +3,7 @@
 
 use super::databases;
 use crate::pg::subtransaction::{self, Caught};
-use crate::pg::{backend, version, worker_transaction};
+use crate::pg::{backend, timeout, worker_transaction};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use std::cell::Cell;
@@ -19,7 +19,7 @@ thread_local! {
 pub fn run<T>(role: pg_sys::Oid, longest: Duration, f: impl FnOnce() -> T) -> Result<T, String> {
     begins(longest);
     let result = worker_transaction::run(role, f, text_of);
-    version::unlimit_time();
+    timeout::end();
     result
 }
 
@@ -37,7 +37,7 @@ fn text_of(error: &CaughtError) -> String {
 /// Commits, and begins another transaction with the rights of a role.
 pub fn commit_and_begin(role: pg_sys::Oid, longest: Duration) {
     worker_transaction::commit_and_begin(role, || {
-        version::unlimit_time();
+        timeout::end();
         begins(longest);
     });
 }
@@ -45,7 +45,7 @@ pub fn commit_and_begin(role: pg_sys::Oid, longest: Duration) {
 fn begins(longest: Duration) {
     CURRENT.set(Some((Instant::now(), longest)));
     databases::change_slot(backend::database(), |slot| slot.transaction_begins(longest));
-    version::limit_time(longest);
+    timeout::begin(longest);
 }
 
 /// Returns the role of the process, the bootstrap superuser. Nothing that runs with its rights runs a user's code.
