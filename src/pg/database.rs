@@ -30,7 +30,7 @@ impl DatabaseList {
 }
 
 /// Returns the databases that take connections and are no templates. Called in a transaction.
-pub fn databases() -> DatabaseList {
+pub fn usable_databases() -> DatabaseList {
     // A database whose DROP was interrupted cannot be used any more.
     list(|database| {
         let valid = database.datconnlimit != pg_sys::DATCONNLIMIT_INVALID_DB;

@@ -1,7 +1,7 @@
 //! The launcher: starts a worker for each database whose tick is due, and keeps workers out of the way of DDL on their
 //! databases. It is connected to no database. What it must know after a restart is in shared memory.
 
-use super::databases as slots;
+use super::databases::{self, SLOTS};
 use super::process::{self, warning};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::slot::Slot;
@@ -9,7 +9,7 @@ use crate::audit::ring;
 use crate::maintenance::steps::STEPS;
 use crate::pg::background_worker::{self, Worker};
 use crate::pg::clock::now;
-use crate::pg::database::{self, DatabaseList, all_databases, databases};
+use crate::pg::database::{self, DatabaseList, all_databases, usable_databases};
 use crate::pg::latch::{self, SharedLatch};
 use crate::pg::scratch::Scratch;
 use crate::pg::{activity, backend, worker_transaction};
@@ -40,10 +40,10 @@ background_worker::main_function!(infinite_pages_cache_launcher, launch);
 /// Runs until the server stops. An error ends the process, and the server starts it again.
 fn launch() {
     background_worker::begin();
-    background_worker::before_exit(|| slots::set_launcher(0, SharedLatch::none()));
+    background_worker::before_exit(|| databases::set_launcher(0, SharedLatch::none()));
     background_worker::connect(None);
     activity::report_name(process::LAUNCHER);
-    slots::set_launcher(backend::process_id(), SharedLatch::own());
+    databases::set_launcher(backend::process_id(), SharedLatch::own());
     let mut memory = Scratch::new(process::LAUNCHER);
     let mut launcher = Launcher::default();
     loop {
@@ -90,14 +90,14 @@ impl Launcher {
         let naptime = process::naptime();
         if background_worker::reload_if_asked() {
             let naptime = process::naptime();
-            slots::change(|slots| slots.settings_changed(now(), naptime));
+            databases::change(|databases| databases.settings_changed(now(), naptime));
             return Some(Duration::ZERO);
         }
         self.reap();
         let is_on = naptime > 0;
         if self.was_on.replace(is_on) != Some(is_on) {
             let since = if is_on { now() } else { i64::MAX };
-            slots::change(|slots| slots.since = since);
+            databases::change(|databases| databases.since = since);
         }
         if is_on || !self.ticks.is_empty() {
             self.yield_to_ddl();
@@ -121,7 +121,7 @@ impl Launcher {
             let stopped = tick.worker.has_stopped();
             if stopped && !tick.terminated {
                 let (now, naptime) = (now(), process::naptime());
-                slots::change_slot(tick.database, |slot| {
+                databases::change_slot(tick.database, |slot| {
                     if slot.ticks == tick.ticks {
                         slot.failed("the worker ended before its tick did; the server's log says why", now, naptime);
                     }
@@ -138,19 +138,18 @@ impl Launcher {
     /// whose database takes no connections any more or is wanted by DDL.
     fn yield_to_ddl(&mut self) {
         worker_transaction::read_catalogs(|| {
-            let databases = databases();
-            let mut known = vec![false; databases.len()];
+            let usable = usable_databases();
+            let mut known = vec![false; usable.len()];
             let now = now();
-            let without = slots::change(|slots| slots.keep(&databases, &mut known, now)).unwrap_or(0);
+            let without = databases::change(|databases| databases.keep(&usable, &mut known, now)).unwrap_or(0);
             if without > 0 && !self.told_of_too_many {
                 self.told_of_too_many = true;
-                let limit = slots::SLOTS;
                 warning(
                     PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                     &format!("{without} databases get no maintenance by the background worker"),
                 )
                 .hint(format!(
-                    "It looks after {limit} databases. Run cache_run_maintenance() in the others on a schedule."
+                    "It looks after {SLOTS} databases. Run cache_run_maintenance() in the others on a schedule."
                 ))
                 .send();
             }
@@ -162,8 +161,7 @@ impl Launcher {
                 ring::forget_databases(is_gone);
             }
             for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
-                let served = databases.contains(tick.database);
-                if !served || !database::is_open(tick.database) {
+                if !usable.contains(tick.database) || !database::is_open(tick.database) {
                     tick.worker.terminate();
                     tick.terminated = true;
                 }
@@ -175,7 +173,7 @@ impl Launcher {
     /// cancellation. The step counts as failed, so that the next tick leaves it alone and runs the others.
     fn end_overtime(&mut self, naptime: i64) {
         for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
-            let Some(slot) = slots::slot_of(tick.database) else { continue };
+            let Some(slot) = databases::slot_of(tick.database) else { continue };
             if slot.transactions != tick.transaction.0 {
                 tick.transaction = (slot.transactions, Instant::now());
             }
@@ -198,7 +196,7 @@ impl Launcher {
             tick.worker.terminate();
             tick.terminated = true;
             let now = now();
-            slots::change_slot(tick.database, |current| match step {
+            databases::change_slot(tick.database, |current| match step {
                 Some(_) => current.step_hung(slot.running.step as usize, &message, now, naptime),
                 None => current.failed(&message, now, naptime),
             });
@@ -208,9 +206,9 @@ impl Launcher {
     /// Returns the database whose tick has been due longest.
     fn next_due(&self, naptime: i64) -> Option<pg_sys::Oid> {
         let now = now();
-        slots::read(|slots| {
+        databases::read(|databases| {
             let due =
-                slots.taken().filter(|slot| is_due(slot, now, naptime) && !is_running(&self.ticks, slot.database));
+                databases.taken().filter(|slot| is_due(slot, now, naptime) && !is_running(&self.ticks, slot.database));
             due.min_by_key(|slot| slot.next_tick).map(|slot| slot.database)
         })?
     }
@@ -218,21 +216,21 @@ impl Launcher {
     fn start(&mut self, database: pg_sys::Oid, naptime: i64) {
         let now = now();
         // Recorded first, because the worker may have ended its tick before this process reaches its next line.
-        let Some(before) = slots::slot_of(database) else { return };
+        let Some(before) = databases::slot_of(database) else { return };
         let mut transactions = 0;
-        slots::change_slot(database, |slot| {
+        databases::change_slot(database, |slot| {
             slot.started(now + naptime);
             transactions = slot.transactions;
         });
         let not_started = |next_tick| {
-            slots::change_slot(database, |slot| {
+            databases::change_slot(database, |slot| {
                 slot.announced |= before.announced;
                 slot.next_tick = slot.next_tick.min(next_tick);
             });
         };
         let worker = worker_transaction::read_catalogs(|| {
             // In this order, because a DROP that ends before the lock is taken shows in the list.
-            let free = database::is_open(database) && databases().contains(database);
+            let free = database::is_open(database) && usable_databases().contains(database);
             free.then(|| process::start_worker(database))
         });
         match worker {
@@ -261,9 +259,10 @@ impl Launcher {
         self.refused.times = self.refused.times.saturating_add(1);
         self.refused.until = Some(Instant::now() + wait);
         let now = now();
-        slots::change(|slots| {
-            let due =
-                slots.taken_mut().filter(|slot| is_due(slot, now, naptime) && !is_running(&self.ticks, slot.database));
+        databases::change(|databases| {
+            let due = databases
+                .taken_mut()
+                .filter(|slot| is_due(slot, now, naptime) && !is_running(&self.ticks, slot.database));
             due.for_each(|slot| slot.not_started(NO_PLACE));
         });
         warning(
@@ -276,8 +275,8 @@ impl Launcher {
 
     fn sleep(&self, naptime: i64) -> Duration {
         let now = now();
-        let next = slots::read(|slots| {
-            slots.taken().filter(|slot| !is_running(&self.ticks, slot.database)).map(|slot| slot.next_tick).min()
+        let next = databases::read(|databases| {
+            databases.taken().filter(|slot| !is_running(&self.ticks, slot.database)).map(|slot| slot.next_tick).min()
         });
         let longest = Duration::from_micros(naptime.unsigned_abs()).min(LONGEST_SLEEP);
         let mut sleep = next
