@@ -89,7 +89,8 @@ impl Databases {
     }
 }
 
-/// Runs `f` on the slots under the exclusive lock; `None` if the library is not preloaded. `f` must neither allocate nor raise.
+/// Runs `f` on the slots under the exclusive lock; `None` if the library is not preloaded. `f` must neither
+/// allocate nor call the server, as [`crate::pg::shared_memory`] says.
 pub fn change<T>(f: impl FnOnce(&mut Databases) -> T) -> Option<T> {
     DATABASES.exclusive(|_, all| f(&mut all[0]))
 }

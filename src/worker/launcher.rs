@@ -89,8 +89,8 @@ impl Launcher {
     fn round(&mut self) -> Option<Duration> {
         let naptime = process::naptime();
         if background_worker::reload_if_asked() {
-            let naptime = process::naptime();
-            databases::change(|databases| databases.settings_changed(now(), naptime));
+            let (now, naptime) = (now(), process::naptime());
+            databases::change(|databases| databases.settings_changed(now, naptime));
             return Some(Duration::ZERO);
         }
         self.reap();

@@ -85,7 +85,8 @@ fn tick(database: pg_sys::Oid, launcher: i32) {
     let run_at = now();
     let (roles, logger) = match transaction::run(transaction::own_role(), LONGEST_BATCH, look) {
         Ok(Look::Nothing(found)) => {
-            return databases::change_slot(database, |slot| slot.found_none(found, now()));
+            let now = now();
+            return databases::change_slot(database, |slot| slot.found_none(found, now));
         }
         Ok(Look::Cache { roles, logger }) => (roles, logger),
         Err(message) => return fail(database, run_at, &message),
@@ -162,9 +163,10 @@ fn due_steps(database: pg_sys::Oid, now: i64) -> Option<Vec<usize>> {
 /// Records a tick that could run no step.
 fn fail(database: pg_sys::Oid, run_at: i64, message: &str) {
     warning(PgSqlErrorCode::ERRCODE_WARNING, &format!("a tick of maintenance failed: {message}")).send();
+    let (now, naptime) = (now(), process::naptime());
     databases::change_slot(database, |slot| {
         slot.last_run = run_at;
-        slot.failed(message, now(), process::naptime());
+        slot.failed(message, now, naptime);
     });
 }
 
@@ -238,13 +240,13 @@ impl Tick {
             warning(PgSqlErrorCode::ERRCODE_WARNING, &format!("maintenance step \"{}\" failed: {message}", step.name))
                 .send();
             let message = format!("{}: {message}", step.name);
-            databases::change_slot(self.database, |slot| {
-                slot.step_failed(number, &message, now(), process::naptime());
-            });
+            let (now, naptime) = (now(), process::naptime());
+            databases::change_slot(self.database, |slot| slot.step_failed(number, &message, now, naptime));
         } else {
             let rest = if step.scans && !outcome.unfinished { schedule::rest(took.as_micros() as i64) } else { 0 };
             let rest = if outcome.put_off { rest.max(schedule::LONGEST_BACKOFF) } else { rest };
-            databases::change_slot(self.database, |slot| slot.step_done(number, now() + rest));
+            let not_before = now() + rest;
+            databases::change_slot(self.database, |slot| slot.step_done(number, not_before));
         }
         if outcome.failed || outcome.put_off || (outcome.affected > 0 && !step.routine) {
             self.failed |= !log_row(self.logger, self.run_at, Some(&role.name), step.name, outcome, took);
