@@ -76,6 +76,15 @@ pub fn find_role(name: &std::ffi::CStr) -> Option<pg_sys::Oid> {
     (role != pg_sys::InvalidOid).then_some(role)
 }
 
+/// Returns the name of a role.
+///
+/// # Errors
+/// 42704 when the role is gone.
+pub fn name_of_existing(role: pg_sys::Oid) -> String {
+    // SAFETY: a lookup in the system caches, which returns a NUL-terminated name, or raises.
+    unsafe { std::ffi::CStr::from_ptr(pg_sys::GetUserNameFromId(role, false)).to_string_lossy().into_owned() }
+}
+
 /// Returns the name of a role, or its OID when the role is gone.
 pub fn name_of(role: pg_sys::Oid) -> String {
     // SAFETY: a lookup in the system caches, which returns a NUL-terminated name, or NULL for a role that is gone.

@@ -51,6 +51,10 @@ pub fn owner_of(extension: &Extension, table: &str) -> pg_sys::Oid {
     .unwrap_or_else(|| panic!("table {}.{table} is gone", extension.schema))
 }
 
+/// Returns a role with its name.
+///
+/// # Errors
+/// 42704 when the role is gone: no step acts as a role that no longer owns anything.
 fn named(oid: pg_sys::Oid) -> Role {
-    Role { oid, name: privileges::name_of(oid) }
+    Role { oid, name: privileges::name_of_existing(oid) }
 }
