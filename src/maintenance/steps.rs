@@ -187,7 +187,7 @@ fn summarize(extension: &Extension, budget: &dyn Budget) -> Outcome {
 /// Analyzes the table and its partitions: the planner needs both, and autovacuum never analyzes a partitioned table itself.
 /// Due when a tenth of the rows have changed since the partitions were analyzed, or when the partitions are a tenth larger
 /// or smaller than the table was when it was analyzed.
-fn analyze(extension: &Extension, _turn: &dyn Budget) -> Outcome {
+fn analyze(extension: &Extension, _budget: &dyn Budget) -> Outcome {
     let parent = extension.table(CACHE);
     let due = spi::run(
         Access::ReadLatest,

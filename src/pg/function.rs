@@ -1,4 +1,4 @@
-//! Functions: their names, and the privileges on them.
+//! Functions: their names, the C functions behind them, and the privileges on them.
 
 use super::privileges;
 use super::spi::{self, Access};

@@ -8,18 +8,23 @@
 //!
 //! **An ERROR unwinds.** pgrx turns an ERROR that the server raises inside a call into a Rust panic, and `#[pg_guard]` turns a
 //! panic into an ERROR where Rust returns to the server. Each function that the server calls, also a callback, has this guard:
-//! a panic must not unwind through C. Destructors run meanwhile, so none of ours calls what can raise.
+//! a panic must not unwind through C. Only the records of C functions in `srf.rs` have none, because they return a constant.
+//! Destructors run meanwhile, so none of ours calls what can raise.
 //!
 //! **Who releases after an ERROR.** The end of the transaction or subtransaction does. It closes relations, scans, snapshots
 //! and SPI, unpins buffers, releases locks, also lightweight ones, and sets back user, security context and settings. So a
 //! wrapper gives back what it has taken when its closure returns, and nowhere else.
 //!
 //! **Closures.** What must be given back exists within a closure only: a relation, a snapshot, a scan, SPI's rows, another
-//! role's rights, a setting. No reference to it can leave the closure, only a copy.
+//! role's rights, a setting. No reference to it can leave the closure, only a copy. Two values are kept without a closure: an
+//! [`advisory_lock::Brief`], which its owner releases or, after an ERROR, the end of the transaction or subtransaction; and a
+//! [`background_worker::Worker`], which lasts for many rounds of the launcher, and whose destructor only frees memory.
 //!
-//! **Memory.** What the server allocates lies in the current memory context, which lives at least as long as the call of the
-//! SQL function. Values whose memory is not Rust's have the lifetime of that call, for which [`memory::Memory`] and
-//! [`srf::Call`] stand. What lies in memory of the server's settings and caches is copied before the server is called again.
+//! **Memory.** What the server allocates lies in the current memory context. Where SQL calls a function, that context lives at
+//! least as long as the call; in a worker to the commit, and in the launcher to the end of the round. Values whose memory is
+//! not Rust's have the lifetime of a call, for which [`memory::Memory`] and [`srf::Call`] stand. The arguments of a statement
+//! are the exception: they lie there, too, but as `DatumWithOid<'static>`, so the caller must not keep them beyond a commit or
+//! a round. What lies in memory of the server's settings and caches is copied before the server is called again.
 //!
 //! **Locks.** A lock on a relation and an advisory lock are held to the end of the transaction unless a comment says otherwise.
 //! Under a lightweight lock or the lock of a buffer nothing is called that can raise or wait.

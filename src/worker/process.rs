@@ -1,4 +1,5 @@
-//! The processes: how the launcher is registered, and how workers are started and announced.
+//! The processes: how the launcher is registered, how it starts workers, how a database is announced to it, and the naptime and
+//! warnings of both.
 
 use super::databases;
 use crate::error::Warning;
