@@ -31,28 +31,34 @@ const POLICIES: [(&str, &str, &[&str]); 4] = [
 /// Enables row security on a table, and creates the policies that it lacks. A policy that exists stays, because it may have
 /// been changed on purpose.
 pub fn ensure_policies(extension: &Extension, table: &str) {
-    let enabled = spi::run(
-        Access::ReadLatest,
-        "SELECT relrowsecurity FROM pg_class WHERE oid = $1",
-        &[extension.table(table).into()],
-        |rows| rows.get::<bool>(0, 1).unwrap_or(false),
-    );
-    if !enabled {
+    if !is_enabled(extension, table) {
         let sql = format!("ALTER TABLE {}.{table} ENABLE ROW LEVEL SECURITY", extension.schema);
         spi::execute(&sql);
     }
-    for (policy, sql, tables) in POLICIES {
-        if !tables.contains(&table) {
-            continue;
-        }
-        if !exists(extension, table, policy) {
-            let sql = sql.replace("@extschema@", &extension.schema).replace("@table@", table);
-            spi::execute(&sql);
-            if (policy, table) == (ADMIN, CONTENT_POLICIES) {
-                keep_writers(extension, table);
-            }
+    for (policy, sql) in missing(extension, table) {
+        let sql = sql.replace("@extschema@", &extension.schema).replace("@table@", table);
+        spi::execute(&sql);
+        if (policy, table) == (ADMIN, CONTENT_POLICIES) {
+            keep_writers(extension, table);
         }
     }
+}
+
+/// Whether [`ensure_policies`] has nothing to do for a table.
+pub fn are_complete(extension: &Extension, table: &str) -> bool {
+    is_enabled(extension, table) && missing(extension, table).is_empty()
+}
+
+fn is_enabled(extension: &Extension, table: &str) -> bool {
+    let sql = "SELECT relrowsecurity FROM pg_class WHERE oid = $1";
+    let args = [extension.table(table).into()];
+    spi::run(Access::ReadLatest, sql, &args, |rows| rows.get(0, 1).unwrap_or(false))
+}
+
+/// Returns the policies that a table lacks, each with its statement.
+fn missing(extension: &Extension, table: &str) -> Vec<(&'static str, &'static str)> {
+    let wanted = POLICIES.into_iter().filter(|(_, _, tables)| tables.contains(&table));
+    wanted.filter(|(policy, ..)| !exists(extension, table, policy)).map(|(policy, sql, _)| (policy, sql)).collect()
 }
 
 /// Whether a table has a policy of this name.

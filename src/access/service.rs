@@ -25,11 +25,16 @@ pub fn grant_audit(extension: &Extension, table: &str, role: &str) {
 
 /// Adds a role to the row policy [`ADMIN`] of a table.
 pub fn add_to_policy(extension: &Extension, table: &str, role: &str) {
-    let mut roles = policy_roles(extension, table);
-    if !roles.iter().any(|known| known == role || known == "PUBLIC") {
+    if !is_in_policy(extension, table, role) {
+        let mut roles = policy_roles(extension, table);
         roles.push(role.to_string());
         spi::execute(&format!("ALTER POLICY {ADMIN} ON {}.{table} TO {}", extension.schema, roles.join(", ")));
     }
+}
+
+/// Whether the row policy [`ADMIN`] of a table names a role, quoted, or every role.
+pub fn is_in_policy(extension: &Extension, table: &str, role: &str) -> bool {
+    policy_roles(extension, table).iter().any(|known| known == role || known == "PUBLIC")
 }
 
 /// Returns the roles of the row policy [`ADMIN`] of a table, quoted.

@@ -3,7 +3,7 @@
 
 use crate::access::monitor::FIGURES;
 use crate::access::row_policies::ADMIN;
-use crate::access::service::{DATABASE_OWNER, add_to_policy, grant_audit, service_roles};
+use crate::access::service::{DATABASE_OWNER, add_to_policy, grant_audit, is_in_policy, service_roles};
 use crate::access::{owner, row_policies};
 use crate::audit::archive::find_archive;
 use crate::error::{Refusal, shown};
@@ -138,6 +138,12 @@ pub fn grant_to_known_roles(extension: &Extension) {
             format!("GRANT EXECUTE ON FUNCTION {function} TO {DATABASE_OWNER}")
         });
     }
+}
+
+/// Whether [`grant_to_known_roles`] is going to change the row policy of a table.
+pub fn changes_policy(extension: &Extension, table: &str) -> bool {
+    [CACHE, POLICIES, AUDIT_LOG, AUDIT_ARCHIVE].contains(&table)
+        && quoted_role(KNOWN_SERVICE).is_some_and(|role| !is_in_policy(extension, table, &role))
 }
 
 fn grant_tenant_members(extension: &Extension, role: &str) {

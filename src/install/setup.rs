@@ -2,8 +2,8 @@
 //! exists, so it can be called again at any time.
 
 use super::grants;
-use super::upgrade::{renew_comments, upgrade};
-use crate::access::row_policies::ensure_policies;
+use super::upgrade::{self, renew_comments};
+use crate::access::row_policies::{are_complete, ensure_policies};
 use crate::access::{former_functions, owner};
 use crate::error::{Refusal, Warning};
 use crate::extension::{
@@ -14,20 +14,21 @@ use crate::partition::secure;
 use crate::pg::advisory_lock;
 use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::{self, Access};
+use crate::pg::table_lock::{self, Against};
 use crate::pg::{backend, privileges};
 use crate::worker;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-/// The tables, and the statements that create them.
+/// The tables, and the statements that create them, in the order in which an upsert and the worker's flush lock them.
 const TABLES: [(&str, &str); 7] = [
-    (CACHE, include_str!("../../sql/tables/infinite_pages_cache_partitioned.sql")),
-    (AUDIT_LOG, include_str!("../../sql/tables/cache_audit_log.sql")),
     (POLICIES, include_str!("../../sql/tables/cache_content_policies.sql")),
-    (RUNS, include_str!("../../sql/tables/cache_maintenance_runs.sql")),
+    (CACHE, include_str!("../../sql/tables/infinite_pages_cache_partitioned.sql")),
     (STATISTICS, include_str!("../../sql/tables/cache_statistics_hourly.sql")),
+    (AUDIT_LOG, include_str!("../../sql/tables/cache_audit_log.sql")),
     (BY_TYPE, include_str!("../../sql/tables/cache_entry_summary.sql")),
     (BY_USER, include_str!("../../sql/tables/cache_user_summary.sql")),
+    (RUNS, include_str!("../../sql/tables/cache_maintenance_runs.sql")),
 ];
 
 #[pg_extern(sql = false)]
@@ -62,10 +63,20 @@ fn set_up(extension: &Extension) {
     if extension.find_table(CACHE).is_none() {
         tell_of_another_cache(extension);
     }
-    for (name, sql) in TABLES {
-        match extension.find_table(name) {
+    let templates = TABLES.map(|(name, sql)| {
+        extension.find_table(name).map(|table| {
+            check_adoptable(extension, name, table);
+            create_template(extension, name, sql)
+        })
+    });
+    if let Some(archive) = extension.find_table(AUDIT_ARCHIVE) {
+        check_origin(extension, AUDIT_ARCHIVE, archive);
+    }
+    lock_what_changes(extension, &templates);
+    for ((name, sql), template) in TABLES.into_iter().zip(templates) {
+        match template {
             None => create_table(extension, name, sql),
-            Some(table) => adopt_table(extension, name, table, sql),
+            Some(template) => adopt_table(extension, name, template),
         }
     }
     if let Some(archive) = extension.find_table(AUDIT_ARCHIVE) {
@@ -187,26 +198,63 @@ fn has_lz4() -> bool {
     spi::run(Access::ReadLatest, sql, &[], |rows| rows.count() > 0 && rows.get(0, 1).unwrap_or(false))
 }
 
-/// Adopts a table that exists: adds the columns and indexes that it lacks.
-///
 /// # Errors
 /// 42501 if the table belongs to a role that is neither the caller, nor a superuser, nor the owner of the database, because any
 /// role that may create tables could have planted it; and unless the caller has its owner's rights. 55000 if it is not
 /// partitioned as it must be.
-fn adopt_table(extension: &Extension, name: &str, table: pg_sys::Oid, sql: &str) {
+fn check_adoptable(extension: &Extension, name: &str, table: pg_sys::Oid) {
     check_origin(extension, name, table);
     owner::must_own(extension, name, "Set-up changes tables.", "Run it as the owner, or as a superuser.");
     let parent = TABLES.iter().find(|(parent, _)| *parent == name).map(|(_, sql)| sql.contains("PARTITION BY RANGE"));
     if parent == Some(true) {
         check_partitioning(extension, name, table);
     }
-    // The statements that would create the table make a template, to compare it with.
+}
+
+/// Makes a template of a table, to compare the table with, by the statements that would create the table.
+fn create_template(extension: &Extension, name: &str, sql: &str) -> pg_sys::Oid {
     let template = format!("{name}_template");
     spi::execute(&sql.replace("@extschema@", &extension.schema).replace(name, &template));
-    let indexes = missing_indexes(extension.table(&template), table);
-    add_missing_columns(extension, name, extension.table(&template));
-    upgrade(extension, name, table, extension.table(&template));
-    spi::execute(&format!("DROP TABLE {}.{template}", extension.schema));
+    extension.table(&template)
+}
+
+/// Locks each table that is going to change, as strongly as its changes need, before the first change. A lock that became
+/// stronger later, or another order of the tables, could deadlock with sessions that use the cache.
+fn lock_what_changes(extension: &Extension, templates: &[Option<pg_sys::Oid>; TABLES.len()]) {
+    let templates = TABLES.iter().zip(templates).map(|((name, _), template)| (*name, *template));
+    let archive = extension.find_table(AUDIT_LOG).map(|log| (AUDIT_ARCHIVE, Some(log)));
+    for (name, template) in templates.chain(archive) {
+        if let (Some(table), Some(template)) = (extension.find_table(name), template)
+            && let Some(whom) = lock_needed(extension, name, table, template)
+        {
+            table_lock::lock_against(table, whom);
+        }
+    }
+}
+
+/// Returns the strongest lock that the changes of a table need; `None` if it lacks nothing.
+fn lock_needed(extension: &Extension, name: &str, table: pg_sys::Oid, template: pg_sys::Oid) -> Option<Against> {
+    let is_archive = name == AUDIT_ARCHIVE;
+    let is_altered = !missing_columns(template, table).is_empty()
+        || grants::changes_policy(extension, name)
+        || !is_archive && (upgrade::locks_out_readers(name, table, template) || !are_complete(extension, name));
+    let own = if is_altered {
+        Some(Against::Everybody)
+    } else {
+        (!is_archive && !missing_indexes(template, table).is_empty()).then_some(Against::Writers)
+    };
+    own.max(secure::lock_needed(extension, name))
+}
+
+/// Adopts a table that exists: adds the columns and indexes that it lacks.
+fn adopt_table(extension: &Extension, name: &str, template: pg_sys::Oid) {
+    let table = extension.table(name);
+    // Checked again, because another table may have taken its name while set-up waited for locks.
+    check_adoptable(extension, name, table);
+    let indexes = missing_indexes(template, table);
+    add_missing_columns(extension, name, template);
+    upgrade::upgrade(extension, name, table, template);
+    spi::execute(&format!("DROP TABLE {}.{name}_template", extension.schema));
     for index in indexes {
         spi::execute(&format!("CREATE INDEX ON {}.{name} {index}", extension.schema));
     }
@@ -218,7 +266,14 @@ fn adopt_table(extension: &Extension, name: &str, table: pg_sys::Oid, sql: &str)
 /// Adds to a table the columns of its template that it lacks. Existing rows get the default; a column without a default may
 /// be NULL.
 fn add_missing_columns(extension: &Extension, name: &str, template: pg_sys::Oid) {
-    let missing = spi::run(
+    for column in missing_columns(template, extension.table(name)) {
+        spi::execute(&format!("ALTER TABLE {}.{name} ADD COLUMN {column}", extension.schema));
+    }
+}
+
+/// Returns the columns of the template that a table lacks, each as ADD COLUMN wants it.
+fn missing_columns(template: pg_sys::Oid, table: pg_sys::Oid) -> Vec<String> {
+    spi::run(
         Access::ReadLatest,
         "SELECT quote_ident(t.attname) || ' ' || format_type(t.atttypid, t.atttypmod) \
              || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) \
@@ -228,12 +283,9 @@ fn add_missing_columns(extension: &Extension, name: &str, template: pg_sys::Oid)
            AND NOT EXISTS (SELECT 1 FROM pg_attribute a \
                            WHERE a.attrelid = $2 AND a.attname = t.attname AND NOT a.attisdropped) \
          ORDER BY t.attnum",
-        &[template.into(), extension.table(name).into()],
+        &[template.into(), table.into()],
         |rows| rows.map(|rows, row| rows.get::<String>(row, 1).expect("a column")),
-    );
-    for column in missing {
-        spi::execute(&format!("ALTER TABLE {}.{name} ADD COLUMN {column}", extension.schema));
-    }
+    )
 }
 
 /// Returns the indexes of the template that a table lacks, without unique ones, each as the text from USING on. An index with

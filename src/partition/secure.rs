@@ -8,6 +8,7 @@ use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, CACHE, Extension};
 use crate::pg::privileges;
 use crate::pg::relation::{qualified_name, while_it_stays};
 use crate::pg::spi::{self, Access};
+use crate::pg::table_lock::Against;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Secures every partition, and what is below it, because one made by hand may lack any of this. Creates entry indexes only
@@ -15,20 +16,40 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 pub fn secure_all(extension: &Extension, indexes: bool, mut after: impl FnMut()) -> i64 {
     let mut secured = 0;
     for table in [CACHE, AUDIT_LOG, AUDIT_ARCHIVE] {
-        let parent = extension
-            .find_table(table)
-            .filter(|parent| table != AUDIT_ARCHIVE || owner::is_archive_of_log(extension, *parent));
-        let months: Vec<_> = parent.map(partitions_of).unwrap_or_default().iter().map(|month| month.oid).collect();
-        for partition in parent.map(all_below).unwrap_or_default() {
+        for (partition, is_month) in partitions_to_secure(extension, table) {
             // What is below a month gets its index from the month. A DEFAULT partition gets none, because it may hold a key
             // of several months.
-            if secure(extension, table, partition, indexes && months.contains(&partition)) {
+            if secure(extension, table, partition, indexes && is_month) {
                 secured += 1;
                 after();
             }
         }
     }
     secured
+}
+
+/// Returns the strongest lock that [`secure_all`] needs on a partition of a table. A caller that takes it on the table keeps out
+/// every session that would lock several partitions in another order.
+pub fn lock_needed(extension: &Extension, table: &str) -> Option<Against> {
+    let of_partition = |(partition, is_month)| {
+        let lacks = lacks(extension, table, partition, is_month)?;
+        if lacks.owner.is_some() || lacks.row_security {
+            Some(Against::Everybody)
+        } else {
+            lacks.index.then_some(Against::Writers)
+        }
+    };
+    partitions_to_secure(extension, table).into_iter().filter_map(of_partition).max()
+}
+
+/// Returns the partitions of a table, with what is below them, and whether each is a month.
+fn partitions_to_secure(extension: &Extension, table: &str) -> Vec<(pg_sys::Oid, bool)> {
+    let parent = extension
+        .find_table(table)
+        .filter(|parent| table != AUDIT_ARCHIVE || owner::is_archive_of_log(extension, *parent));
+    let months: Vec<_> = parent.map(partitions_of).unwrap_or_default().iter().map(|month| month.oid).collect();
+    let all = parent.map(all_below).unwrap_or_default();
+    all.into_iter().map(|partition| (partition, months.contains(&partition))).collect()
 }
 
 /// Returns the partitions of a table, DEFAULT ones too, and theirs.
@@ -43,38 +64,48 @@ fn all_below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     })
 }
 
+/// What a partition lacks.
+struct Lacks {
+    /// The parent's owner, quoted, if the partition has another one.
+    owner: Option<String>,
+    row_security: bool,
+    index: bool,
+}
+
+/// Returns what a partition lacks; `None` if it is gone.
+fn lacks(extension: &Extension, parent: &str, partition: pg_sys::Oid, index: bool) -> Option<Lacks> {
+    let owner = privileges::owner_of(extension.table(parent));
+    while_it_stays(partition, |_| {
+        let index = index && parent == CACHE && !has_entry_index(partition);
+        spi::run(
+            Access::ReadLatest,
+            "SELECT CASE WHEN c.relowner <> $2 THEN quote_ident(pg_get_userbyid($2)) END, NOT c.relrowsecurity \
+             FROM pg_class c WHERE c.oid = $1",
+            &[partition.into(), owner.into()],
+            |rows| Lacks { owner: rows.get(0, 1), row_security: rows.get(0, 2).unwrap_or(true), index },
+        )
+    })
+}
+
 /// Secures a partition, the entry index only if `index`; returns whether it lacked anything. Runs no statement for what it
 /// has, because each would lock it.
 pub fn secure(extension: &Extension, parent: &str, partition: pg_sys::Oid, index: bool) -> bool {
-    let owner = privileges::owner_of(extension.table(parent));
-    let read = || {
-        let indexed = !index || parent != CACHE || has_entry_index(partition);
-        spi::run(
-            Access::ReadLatest,
-            "SELECT c.relowner = $2, c.relrowsecurity, quote_ident(pg_get_userbyid($2)) FROM pg_class c WHERE c.oid = $1",
-            &[partition.into(), owner.into()],
-            |rows| {
-                let holds = |column| rows.get::<bool>(0, column).unwrap_or(false);
-                (holds(1), holds(2), indexed, rows.get::<String>(0, 3).expect("a name"))
-            },
-        )
-    };
-    let Some((right_owner, row_security, indexed, owner_name)) = while_it_stays(partition, |_| read()) else {
+    let Some(lacks) = lacks(extension, parent, partition, index) else {
         return false; // another session has dropped it meanwhile
     };
     let name = qualified_name(partition);
     // The index first, because it lets readers go on, and the other statements do not.
-    if !indexed {
+    if lacks.index {
         add_entry_index(extension, partition, &name);
     }
-    if !right_owner {
-        spi::execute(&format!("ALTER TABLE {name} OWNER TO {owner_name}"));
+    if let Some(owner) = &lacks.owner {
+        spi::execute(&format!("ALTER TABLE {name} OWNER TO {owner}"));
     }
-    if !row_security {
+    if lacks.row_security {
         spi::execute(&format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"));
     }
     let granted = revoke(partition, "ALL");
-    granted || !(right_owner && row_security && indexed)
+    granted || lacks.owner.is_some() || lacks.row_security || lacks.index
 }
 
 fn has_entry_index(partition: pg_sys::Oid) -> bool {

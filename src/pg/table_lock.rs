@@ -12,6 +12,24 @@ pub fn lock_to_write(table: pg_sys::Oid) {
     lock(table, pg_sys::RowExclusiveLock);
 }
 
+/// Whom DDL keeps out of a table, the weaker lock first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Against {
+    /// As CREATE INDEX does.
+    Writers,
+    /// As ALTER TABLE does.
+    Everybody,
+}
+
+/// Locks a table as DDL does; waits for whoever has it locked.
+pub fn lock_against(table: pg_sys::Oid, whom: Against) {
+    let mode = match whom {
+        Against::Writers => pg_sys::ShareLock,
+        Against::Everybody => pg_sys::AccessExclusiveLock,
+    };
+    lock(table, mode);
+}
+
 /// Locks a table as SELECT does, unless that means to wait. Returns whether it did.
 pub fn try_lock_to_read(table: pg_sys::Oid) -> bool {
     try_lock(table, pg_sys::AccessShareLock)

@@ -134,6 +134,61 @@ def test_what_an_operator_changed_stays_changed(database):
     assert state(database) == before
 
 
+# ── beside clients ───────────────────────────────────────────────────────────────────────────────
+
+# What is missing, and what a client has read.
+READERS = {
+    "an index and a policy": (f"DROP INDEX {CACHE}_expires_at_idx; DROP POLICY tenant_isolation_cache_access ON {CACHE}", CACHE),
+    "an index of one table, a policy of another": (f"DROP INDEX cache_audit_log_timestamp_idx; DROP POLICY admin_maintenance_access ON {CACHE}", CACHE),
+    "policies of two tables": (f"""
+        DROP POLICY admin_maintenance_access ON cache_content_policies; DROP POLICY admin_maintenance_access ON {CACHE}""", "cache_content_policies"),
+    "an index, and row security of a partition": (f"""
+        DROP INDEX {CACHE}_expires_at_idx; ALTER TABLE {name_of(0)} DISABLE ROW LEVEL SECURITY""", CACHE),
+    "the entry index and row security of a partition": (f"""
+        DROP INDEX {name_of(0)}_user_id_cache_entry_digest_idx; ALTER TABLE {name_of(0)} DISABLE ROW LEVEL SECURITY""", CACHE),
+}
+
+
+@pytest.mark.parametrize("missing", READERS)
+def test_set_up_and_a_transaction_that_reads_and_then_writes_do_not_deadlock(database, missing):
+    """Set-up waits for the transaction before it locks anything that the transaction will want."""
+    change, read = READERS[missing]
+    database.execute(change)
+    with database.connect(autocommit=False) as client, database.connect() as operator, ThreadPoolExecutor() as pool:
+        client.execute(f"SELECT count(*) FROM {read}")
+        set_up = pool.submit(operator.execute, "SELECT cache_setup()")
+        wait_until(lambda: is_waiting(database, operator))
+        upsert(client, "1")
+        client.commit()
+        set_up.result(60)
+    assert failed_checks(database) == failed_checks(database, "check_partition_health") == []
+
+
+def test_set_up_without_anything_to_do_waits_for_nobody(database):
+    with database.connect(autocommit=False) as client, database.connect(options="-c lock_timeout=1s") as operator:
+        client.execute(f"LOCK TABLE {CACHE}, cache_audit_log, cache_content_policies IN ROW EXCLUSIVE MODE")
+        operator.execute("SELECT cache_setup()")
+
+
+def test_set_up_with_an_index_to_make_lets_readers_go_on(database):
+    database.execute(f"DROP INDEX {CACHE}_expires_at_idx, {name_of(0)}_user_id_cache_entry_digest_idx")
+    with database.connect(autocommit=False) as client, database.connect(autocommit=False, options="-c lock_timeout=1s") as operator:
+        assert lookup(client) is None
+        operator.execute("SELECT cache_setup()")
+        assert lookup(client) is None
+        operator.commit()
+    assert failed_checks(database) == []
+
+
+def test_set_up_with_a_lock_timeout_gives_up_and_changes_nothing(database):
+    database.execute(READERS["an index and a policy"][0])
+    before = state(database)
+    with database.connect(autocommit=False) as client, database.connect(options="-c lock_timeout=100ms") as operator:
+        assert lookup(client) is None
+        assert sqlstate_of(lambda: operator.execute("SELECT cache_setup()")).sqlstate == "55P03"
+    assert state(database) == before
+
+
 # ── a table that exists ──────────────────────────────────────────────────────────────────────────
 
 def test_a_legacy_partitioned_table_is_adopted(empty_database):

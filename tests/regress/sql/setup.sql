@@ -16,13 +16,11 @@ GROUP BY inhparent ORDER BY inhparent::regclass::text COLLATE "C";
 SELECT content_type, ttl, token_cost, max_entries, priority_tier FROM cache_content_policies
 WHERE content_type IN ('*', 'chapter_content', 'story_foundation') ORDER BY content_type COLLATE "C";
 
--- What is missing comes back, and what is there stays. One transaction: the worker is kept out meanwhile.
+-- What is missing comes back, and what is there stays.
 UPDATE cache_content_policies SET ttl = '45 days' WHERE content_type = 'story_foundation';
-BEGIN;
 DROP POLICY tenant_isolation_cache_access ON infinite_pages_cache_partitioned;
 DROP INDEX infinite_pages_cache_partitioned_expires_at_idx;
 SELECT cache_setup();
-COMMIT;
 SELECT polname FROM pg_policy WHERE polrelid = 'infinite_pages_cache_partitioned'::regclass ORDER BY polname COLLATE "C";
 SELECT to_regclass('infinite_pages_cache_partitioned_expires_at_idx') IS NOT NULL AS has_index;
 SELECT ttl FROM cache_content_policies WHERE content_type = 'story_foundation';
