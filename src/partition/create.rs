@@ -13,6 +13,7 @@ use crate::pg::advisory_lock::{self, Brief};
 use crate::pg::clock::now;
 use crate::pg::guc::with_settings;
 use crate::pg::spi::{self, Access};
+use crate::pg::table_lock::lock_to_write;
 use crate::pg::{datetime, privileges, subtransaction};
 use crate::settings;
 use pgrx::datum::Timestamp;
@@ -162,6 +163,8 @@ pub fn create(extension: &Extension, table: Table, month: Month) -> (String, boo
         "Run it as the owner, or as a service role. Any role can make the current month's partition with \
          cache_create_current_partition().",
     );
+    // In the order of writers, because a session that has locked the table, such as set-up, may be about to make a month.
+    lock_to_write(parent);
     advisory_lock::lock(locks::CREATE_PARTITION, table as u32);
     // Another session may have made it during the wait.
     forget_partitions(parent);

@@ -164,6 +164,23 @@ def test_set_up_and_a_transaction_that_reads_and_then_writes_do_not_deadlock(dat
     assert failed_checks(database) == failed_checks(database, "check_partition_health") == []
 
 
+def test_set_up_and_the_maker_of_a_month_do_not_deadlock(database):
+    """Set-up makes a missing month, too. The maker is held up before it attaches its month to the table."""
+    table = name_of(4)
+    database.execute(f"DROP TABLE {name_of(1)}; DROP INDEX {CACHE}_expires_at_idx")
+    with database.connect(autocommit=False) as third, database.connect(autocommit=False) as maker, database.connect() as operator, ThreadPoolExecutor() as pool:
+        third.execute(f"CREATE TABLE {table} ()")
+        made = pool.submit(maker.execute, "SELECT create_monthly_cache_partition(now()::timestamp + '4 months')")
+        wait_until(lambda: is_waiting(database, maker))
+        set_up = pool.submit(operator.execute, "SELECT cache_setup()")
+        wait_until(lambda: is_waiting(database, operator))
+        third.rollback()
+        assert made.result(60).fetchone() == (table,)
+        maker.commit()
+        set_up.result(60)
+    assert failed_checks(database) == failed_checks(database, "check_partition_health") == []
+
+
 def test_set_up_without_anything_to_do_waits_for_nobody(database):
     with database.connect(autocommit=False) as client, database.connect(options="-c lock_timeout=1s") as operator:
         client.execute(f"LOCK TABLE {CACHE}, cache_audit_log, cache_content_policies IN ROW EXCLUSIVE MODE")
