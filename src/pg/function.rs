@@ -3,11 +3,16 @@
 use super::privileges;
 use super::spi::{self, Access};
 use pgrx::pg_sys;
+use std::ffi::CStr;
 
-/// Returns the name of a function that is being called, without its schema.
+/// Returns the name of a function, without its schema, or its OID when the function is gone. Nothing locks a function that is
+/// being called.
 pub fn name_of(function: pg_sys::Oid) -> String {
-    // SAFETY: get_func_name returns a palloc'd string for a function that exists, as one that is being called does.
-    unsafe { std::ffi::CStr::from_ptr(pg_sys::get_func_name(function)).to_string_lossy().into_owned() }
+    // SAFETY: get_func_name returns a palloc'd string, or NULL when the function is gone.
+    unsafe {
+        let name = pg_sys::get_func_name(function);
+        if name.is_null() { function.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
 }
 
 /// Returns the schema of a function; `InvalidOid` when the function is gone.

@@ -343,3 +343,15 @@ def test_a_renamed_report_says_what_it_was_found_by(client):
             client.connection.execute("TABLE cache_alerts")
     assert "there is no report alerts()" in str(refused.value)
     assert "RENAME TO" in refused.value.diag.message_hint and "cache_alerts" in refused.value.diag.message_hint
+
+
+def test_a_report_that_was_dropped_after_its_statement_began(database):
+    # With its SET clause, the server itself looks the function up again.
+    database.execute("ALTER FUNCTION cache_alerts() RESET ALL")
+    with database.connect(autocommit=False) as reader:
+        reader.execute("DECLARE alerts CURSOR FOR SELECT * FROM cache_alerts()")
+        database.execute("DROP EXTENSION infinite_pages_cache CASCADE")
+        # A session notices a change of the catalog when it takes a lock.
+        reader.execute("TABLE pg_database")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="there is no report"):
+            reader.execute("FETCH alerts")
