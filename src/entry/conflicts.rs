@@ -1,7 +1,7 @@
 //! Reads what a writer must know of an entry: its rows, also those that other transactions have not committed yet. All rows
 //! decide whom the writer waits for. It learns only the versions that its caller may see.
 
-use super::index_scan::{Row, Scan, scan_tables};
+use super::user_rows::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
 use crate::access::tenant;
 use crate::address::{Address, matching};

@@ -1,7 +1,7 @@
 //! Finds entries without a statement: through the entry index of each partition, the newest first. A scan sees what the
 //! caller's snapshot shows, and takes the locks that a statement would, until the end of the transaction.
 
-use super::index_scan::{Row, Scan, scan_tables};
+use super::user_rows::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
 use crate::access::tenant;
 use crate::address::Address;

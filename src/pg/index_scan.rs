@@ -1,4 +1,5 @@
-//! Scans of a heap table, and the rows that they show: those with some uuids in the key columns of an index, or all.
+//! Scans of a table through an index, for the rows with some uuids in its key columns. Where there is no index, the heap is
+//! scanned row by row, and all rows are shown.
 
 use super::jsonb::RawJsonb;
 use super::memory::Memory;

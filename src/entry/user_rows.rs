@@ -1,9 +1,9 @@
-//! Scans the cache's tables for a user's rows: through the entry index, or row by row if a table has none.
+//! Finds a user's rows in the cache's tables: through the entry index, or row by row if a table has none.
 
 use super::entry_index::{Columns, Entries, Partition};
 use crate::address::Address;
 use crate::extension::Extension;
-use crate::pg::heap_scan::{self, scan};
+use crate::pg::index_scan::{self, scan};
 use crate::pg::invalidation;
 use crate::pg::relation::{self, Relation};
 use crate::pg::snapshot::Snapshot;
@@ -52,7 +52,7 @@ fn with_open<T>(entries: &Entries, table: pg_sys::Oid, f: impl FnOnce(&Relation)
 /// A scan of one partition.
 pub struct Scan<'a> {
     columns: &'a Columns,
-    scan: &'a heap_scan::Scan<'a>,
+    scan: &'a index_scan::Scan<'a>,
 }
 
 impl Scan<'_> {
@@ -85,7 +85,7 @@ impl Scan<'_> {
 
 /// A row of a partition, valid until the scan moves on.
 pub struct Row<'a> {
-    pub tuple: &'a heap_scan::Row<'a>,
+    pub tuple: &'a index_scan::Row<'a>,
     pub columns: &'a Columns,
 }
 
