@@ -16,9 +16,10 @@
 //! wrapper gives back what it has taken when its closure returns, and nowhere else.
 //!
 //! **Closures.** What must be given back exists within a closure only: a relation, a snapshot, a scan, SPI's rows, another
-//! role's rights, a setting. No reference to it can leave the closure, only a copy. Two values are kept without a closure: an
-//! [`advisory_lock::Brief`], which its owner releases or, after an ERROR, the end of the transaction or subtransaction; and a
-//! [`background_worker::Worker`], which lasts for many rounds of the launcher, and whose destructor only frees memory.
+//! role's rights, a setting. No reference to it can leave the closure, only a copy. A worker does not commit while a relation,
+//! a snapshot, a scan or SPI is open. Two values are kept without a closure: an [`advisory_lock::Brief`], which its owner
+//! releases or, after an ERROR, the end of the transaction or subtransaction; and a [`background_worker::Worker`], which lasts
+//! for many rounds of the launcher, and whose destructor only frees memory.
 //!
 //! **Memory.** What the server allocates lies in the current memory context. Where SQL calls a function, that context lives at
 //! least as long as the call; in a worker to the commit, and in the launcher to the end of the round. Values whose memory is
@@ -59,6 +60,7 @@ pub mod other_transaction;
 pub mod plain;
 pub mod privileges;
 pub mod relation;
+mod scope;
 pub mod scratch;
 pub mod shared_memory;
 pub mod snapshot;

@@ -1,6 +1,7 @@
 //! Relations: their names, and the definition of one that is locked while we read it.
 
 use super::nodes::Expression;
+use super::scope::Scope;
 use super::spi::{self, Access};
 use super::version;
 use crate::error::Refusal;
@@ -34,7 +35,9 @@ fn open<T>(relation: pg_sys::Oid, unlock: pg_sys::LOCKMODE, f: impl FnOnce(&Rela
         if open.is_null() {
             return None;
         }
+        let scope = Scope::begin();
         let result = f(&Relation(open));
+        drop(scope);
         pg_sys::relation_close(open, unlock);
         Some(result)
     }

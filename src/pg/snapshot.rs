@@ -1,5 +1,6 @@
 //! Snapshots, which decide the versions of rows that a scan shows.
 
+use super::scope::Scope;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 
@@ -23,6 +24,7 @@ pub fn with_active<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
         assert!(pg_sys::ActiveSnapshotSet(), "no snapshot is active");
         pg_sys::GetActiveSnapshot()
     };
+    let _scope = Scope::begin();
     f(Snapshot(snapshot, PhantomData))
 }
 
@@ -42,7 +44,9 @@ pub fn with_next<T>(f: impl FnOnce(Snapshot<'_>) -> T) -> T {
     // SAFETY: the snapshot is unregistered at the end. If `f` raises, the resource owner does that.
     unsafe {
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+        let scope = Scope::begin();
         let result = f(Snapshot(snapshot, PhantomData));
+        drop(scope);
         pg_sys::UnregisterSnapshot(snapshot);
         result
     }

@@ -1,7 +1,7 @@
 //! Transactions of a background worker. A function that SQL calls must not end the transaction that it runs in. So these panic
 //! unless the process is in no transaction, or in one that it has begun here, between two statements.
 
-use super::backend;
+use super::{backend, scope};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -51,9 +51,12 @@ fn begin(role: pg_sys::Oid) {
 /// Commits. The role acts to the end, because deferred triggers run as part of the commit.
 fn commit() {
     // SAFETY: statements, and functions that they call, have memory contexts of their own, so the check of the context shows
-    // that none runs. Transaction and snapshot are those of `begin`, and the session's user is the process's own.
+    // that none runs, and SPI is not connected. Scans have their table open, so no scan, no relation and no snapshot of a closure
+    // is left to it. What a closure sets back after the commit, a role or a setting, is a value that exists. Transaction and
+    // snapshot are those of `begin`, and the session's user is the process's own.
     unsafe {
         assert!(backend::nest_level() == 1 && pg_sys::CurrentMemoryContext == pg_sys::TopTransactionContext);
+        assert!(scope::is_none_open(), "a relation or a snapshot is in use");
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
         pg_sys::SetUserIdAndSecContext(backend::session_user(), 0);
