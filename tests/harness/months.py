@@ -30,14 +30,14 @@ BOUNDS = f"""
 
 
 def bounds(database):
-    """The bounds of each partition of the cache, by its name."""
+    """The bounds of each partition of the cache, by its name. Reading one locks the partition for a moment, so a DROP beside it may give up."""
     with database.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'")
         return dict(connection.execute(BOUNDS).fetchall())
 
 
 def partitions(database):
-    """The names of the cache's partitions."""
+    """The names of the cache's partitions. Locks none of them, so a test may ask while months are dropped."""
     return {name for (name,) in database.execute(f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{CACHE}'::regclass")}
 
 

@@ -7,7 +7,7 @@ import pytest
 from harness.clock import ClockCluster
 from harness.database import Database
 from harness.entries import ALICE, CACHE, count, duplicates, lookup, upsert, upsert_many
-from harness.months import bounds
+from harness.months import partitions
 from harness.roles import temporary_roles
 from harness.worker import is_served, settings, status, wait_for_ticks, wait_until
 from harness.writers import KEYS, Run
@@ -59,10 +59,10 @@ def test_six_months_without_a_worker_and_then_with_it(january):
         calendar.set_clock(moment(number))
         use(database, number)
     calendar.set_clock(moment(8))
-    assert months(1, 2, 3, 4, 5, 6, 7) <= set(bounds(database))
+    assert months(1, 2, 3, 4, 5, 6, 7) <= partitions(database)
     with settings(calendar, naptime="200ms"):
         # August and three months ahead; February and April hold what lives for ever, July what was written last.
-        wait_until(lambda: set(bounds(database)) == months(2, 4, 7, 8, 9, 10, 11), 30)
+        wait_until(lambda: partitions(database) == months(2, 4, 7, 8, 9, 10, 11), 30)
         wait_until(lambda: count(database) == 3, 30)
         assert {key for (key,) in database.execute(f"SELECT cache_key FROM {CACHE}")} == {"2 for infinity", "4 for infinity", "every month"}
         with database.connect() as connection:
@@ -78,9 +78,9 @@ def test_six_months_without_a_worker_and_then_with_it(january):
         # And on it goes, month by month.
         for number in range(9, 14):
             calendar.set_clock(moment(number, 1))
-            wait_until(lambda: months(number, number + 1, number + 2, number + 3) <= set(bounds(database)), 30)
+            wait_until(lambda: months(number, number + 1, number + 2, number + 3) <= partitions(database), 30)
             use(database, number)
-        assert "infinite_pages_cache_2027_04" in bounds(database)
+        assert "infinite_pages_cache_2027_04" in partitions(database)
         assert lookup(database.connect(), (ALICE, "t", "2 for infinity")) == 2
         # A month of the audit log is kept a year.
         audit = {name for (name,) in database.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'cache_audit_log'::regclass")}
@@ -94,17 +94,17 @@ def test_retention_drops_months_whatever_lives_in_them(january):
         calendar.set_clock(moment(number))
         use(database, number)
     with settings(calendar, naptime="200ms"):
-        wait_until(lambda: set(bounds(database)) == months(2, 4, 6, 7, 8, 9), 30)
+        wait_until(lambda: partitions(database) == months(2, 4, 6, 7, 8, 9), 30)
         # The current month and the two before it.
         with settings(calendar, retention_months=3):
-            wait_until(lambda: set(bounds(database)) == months(4, 6, 7, 8, 9), 30)
+            wait_until(lambda: partitions(database) == months(4, 6, 7, 8, 9), 30)
             with database.connect() as connection:
                 assert lookup(connection, (ALICE, "t", "2 for infinity")) is None
                 assert lookup(connection, (ALICE, "t", "4 for infinity")) == 4
             [(affected, role)] = database.execute("SELECT affected, role FROM cache_maintenance_log WHERE step ~ 'retention|older|old months'")
             assert affected == 1 and role == "postgres"
             with settings(calendar, retention_months=1):
-                wait_until(lambda: set(bounds(database)) == months(6, 7, 8, 9), 30)
+                wait_until(lambda: partitions(database) == months(6, 7, 8, 9), 30)
         wait_for_ticks(database)
         assert status(database)["consecutive_failures"] == 0, status(database)["last_error"]
 
@@ -128,9 +128,9 @@ def test_clients_and_the_worker_cross_a_months_edge(calendar, premake):
         assert run.refused == []
         assert duplicates(database) == []
         assert count(database) == len(KEYS)
-        assert {"infinite_pages_cache_2026_11"} <= set(bounds(database))
+        assert {"infinite_pages_cache_2026_11"} <= partitions(database)
         if premake:
-            wait_until(lambda: "infinite_pages_cache_2027_02" in bounds(database))
+            wait_until(lambda: "infinite_pages_cache_2027_02" in partitions(database))
         is_served(database)
         # A month that a client holds at the moment when it is to be dropped is tried again, and so is one of a table that clients,
         # who wait for each other's keys, hold for longer than maintenance waits.
@@ -150,7 +150,7 @@ def test_the_worker_goes_on_when_the_clock_is_put(calendar, jump):
         is_served(database)
         calendar.set_clock(moment(6) + jump)
         # The month that it is now is there soon, and the ticks go on.
-        wait_until(lambda: f"infinite_pages_cache_{moment(6) + jump:%Y_%m}" in bounds(database), 5)
+        wait_until(lambda: f"infinite_pages_cache_{moment(6) + jump:%Y_%m}" in partitions(database), 5)
         for _ in range(2):
             is_served(database, timeout=5)
         assert status(database)["consecutive_failures"] == 0, status(database)["last_error"]
