@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.tally import counting_cluster
+from harness.tally import Client, counting_cluster
 
 
 @pytest.fixture(scope="module")
@@ -11,3 +11,12 @@ def cluster():
     cluster = counting_cluster()
     yield cluster
     cluster.remove()
+
+
+@pytest.fixture
+def client(database):
+    """A client that tallies what it does in the database."""
+    with database.connect() as connection:
+        client = Client(connection)
+        client.database = database
+        yield client

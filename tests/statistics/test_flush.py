@@ -31,14 +31,6 @@ def cluster():
 
 
 @pytest.fixture
-def client(database):
-    with database.connect() as connection:
-        client = Client(connection)
-        client.database = database
-        yield client
-
-
-@pytest.fixture
 def hit(client):
     """Ten entries of two types and users, with 1 to 10 hits that are not stored."""
     for number in range(1, 11):

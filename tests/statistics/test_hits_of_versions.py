@@ -15,14 +15,6 @@ NIL = "00000000-0000-0000-0000-000000000000"
 WAYS = ["by itself", "by a statement"]
 
 
-@pytest.fixture
-def client(database):
-    with database.connect() as connection:
-        client = Client(connection)
-        client.database = database
-        yield client
-
-
 def shown(client, entry=TONE):
     """Hits that cache_get() shows, without the one that it is."""
     [(hits,)] = client.connection.execute("SELECT hit_count FROM cache_get(%s, %s, %s)", entry).fetchall()

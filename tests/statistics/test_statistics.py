@@ -27,14 +27,6 @@ def cluster():
     cluster.remove()
 
 
-@pytest.fixture
-def client(database):
-    with database.connect() as connection:
-        client = Client(connection)
-        client.database = database
-        yield client
-
-
 def assert_counted(client, *names):
     """The counters are those of the tally, in memory, and after a flush in the roll-up."""
     names = names or EVERYTHING

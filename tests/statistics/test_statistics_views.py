@@ -12,7 +12,7 @@ import pytest
 
 from harness.entries import ALICE, BOB
 from harness.reports import report
-from harness.tally import Client, flush
+from harness.tally import flush
 
 TONE = (ALICE, "tone", "k")
 
@@ -41,14 +41,6 @@ def quantile(buckets, share):
             start, end = STARTS[bucket], STARTS[bucket + 1]
             return float((start + (end - start) * (rank - below) / count) / 1000)
         below += count
-
-
-@pytest.fixture
-def client(database):
-    with database.connect() as connection:
-        client = Client(connection)
-        client.database = database
-        yield client
 
 
 # ── hits show at once ────────────────────────────────────────────────────────────────────────────
