@@ -10,21 +10,24 @@ pub const LONGEST_BATCH: Duration = Duration::from_secs(60);
 /// Longest time of a transaction of the worker that reads whole tables, or drops them.
 pub const LONGEST_SCAN: Duration = Duration::from_secs(60 * 60);
 
+/// The methods with a body are those of a call whose transaction is its caller's.
 pub trait Budget {
     /// Whether the time of the step is up.
     fn is_spent(&self) -> bool;
 
     /// Counts what has been done, and commits once rows have been locked for long enough.
-    fn progress(&self, count: i64);
+    fn progress(&self, _count: i64) {}
 
     /// Commits, and so releases all locks, if the step has transactions of its own.
-    fn commit(&self);
+    fn commit(&self) {}
 
     /// Commits, now and from here on after each small batch, so that no transaction takes long.
-    fn shorten(&self);
+    fn shorten(&self) {}
 
     /// Whether the worker runs the step, so that no caller waits for it or sees what it did.
-    fn is_unattended(&self) -> bool;
+    fn is_unattended(&self) -> bool {
+        false
+    }
 
     /// Whether partitions may be dropped now.
     fn may_drop(&self) -> bool;
@@ -35,16 +38,6 @@ pub struct Unlimited;
 
 impl Budget for Unlimited {
     fn is_spent(&self) -> bool {
-        false
-    }
-
-    fn progress(&self, _count: i64) {}
-
-    fn commit(&self) {}
-
-    fn shorten(&self) {}
-
-    fn is_unattended(&self) -> bool {
         false
     }
 

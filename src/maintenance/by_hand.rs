@@ -28,16 +28,6 @@ impl Budget for ByHand<'_> {
         Instant::now() >= self.deadline
     }
 
-    fn progress(&self, _count: i64) {}
-
-    fn commit(&self) {}
-
-    fn shorten(&self) {}
-
-    fn is_unattended(&self) -> bool {
-        false
-    }
-
     fn may_drop(&self) -> bool {
         !dump_check::is_at_work(self.extension)
     }
