@@ -21,7 +21,7 @@ pub enum Against {
     Everybody,
 }
 
-/// Locks a table as DDL does; waits for whoever has it locked.
+/// Locks a table as DDL does. Waits for conflicting locks.
 pub fn lock_against(table: pg_sys::Oid, whom: Against) {
     let mode = match whom {
         Against::Writers => pg_sys::ShareLock,
@@ -30,12 +30,12 @@ pub fn lock_against(table: pg_sys::Oid, whom: Against) {
     lock(table, mode);
 }
 
-/// Locks a table as SELECT does, unless that means to wait. Returns whether it did.
+/// Locks a table as SELECT does, if that is possible without waiting. Returns whether it did.
 pub fn try_lock_to_read(table: pg_sys::Oid) -> bool {
     try_lock(table, pg_sys::AccessShareLock)
 }
 
-/// Locks a table as ANALYZE and VACUUM do, unless that means to wait. Returns whether it did.
+/// Locks a table as ANALYZE and VACUUM do, if that is possible without waiting. Returns whether it did.
 pub fn try_lock_to_analyze(table: pg_sys::Oid) -> bool {
     try_lock(table, pg_sys::ShareUpdateExclusiveLock)
 }
