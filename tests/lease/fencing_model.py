@@ -351,27 +351,24 @@ class Leases:
                 world = self.change(world, fill, filler=None, committing=False, was_exclusive=False)
         return world
 
-    def void(self, world, number, saved, wrote):
+    def void(self, world, number, saved):
         actor = world.actors[number]
         for identity, savepoints in actor.granted:
-            if self.rule("void with its transaction") and wrote and savepoints >= saved:
+            if self.rule("void with its transaction") and savepoints >= saved:
                 world = self.end(world, identity)
         kept = tuple(grant for grant in actor.granted if grant[1] < saved)
         return world.actor(number, granted=kept)
 
     def aborted(self, world, number):
-        actor = world.actors[number]
-        wrote = bool(actor.edits) or actor.entry is not None
-        world = self.give_back(undo(world, number), number, actor.fills)
-        return self.void(world, number, 0, wrote).actor(number, pending=(), fills=())
+        world = self.give_back(undo(world, number), number, world.actors[number].fills)
+        return self.void(world, number, 0).actor(number, pending=(), fills=())
 
     def rollback_to(self, world, number):
         actor = world.actors[number]
         edits, entry, pending, fills = actor.saved[-1]
-        wrote = actor.edits != edits or actor.entry != entry
         left = actor.fills[:fills]
         world = self.give_back(world, number, set(actor.fills) - set(left))
-        world = self.void(world, number, len(actor.saved), wrote)
+        world = self.void(world, number, len(actor.saved))
         return world.actor(
             number, edits=edits, entry=entry, pending=actor.pending[:pending], fills=left, stored=False
         )

@@ -33,6 +33,7 @@ class Cells:
         "own invalidation after grant",
         "epoch at abort of own grants",
     )
+
     def __init__(self, *without, cell_of=lambda user, foundation: foundation, cells=2):
         assert set(without) <= set(self.RULES), without
         self.without, self.cell_of, self.number = set(without), cell_of, cells
