@@ -21,6 +21,9 @@ mod error;
 mod extension;
 #[forbid(unsafe_code)]
 mod install;
+#[allow(dead_code)] // what entry/ does not use yet
+#[forbid(unsafe_code)]
+mod lease;
 #[forbid(unsafe_code)]
 mod maintenance;
 #[forbid(unsafe_code)]

@@ -54,6 +54,15 @@ pub static STATISTICS_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(400 * 
 /// Size of the cache up to which reports count its entries, in kB.
 pub static EXACT_REPORT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 
+/// Leases that there can be at a time, of all databases together.
+pub static MAX_LEASES: GucSetting<i32> = GucSetting::<i32>::new(8192);
+/// Longest wait of cache_fetch(), in milliseconds.
+pub static MAX_FETCH_WAIT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// Sessions that may wait in cache_fetch() at a time; -1 = a tenth of max_connections.
+pub static MAX_FETCH_WAITERS: GucSetting<i32> = GucSetting::<i32>::new(-1);
+/// How early a live entry is generated anew: the factor beta of XFetch; 0 = not before it expires.
+pub static EARLY_REFRESH: GucSetting<f64> = GucSetting::<f64>::new(1.0);
+
 /// The names that [`SKIP_STEPS`] may have.
 static STEPS: OnceLock<&[&str]> = OnceLock::new();
 
@@ -185,6 +194,36 @@ pub fn define(preloading: bool, steps: &'static [&'static str]) {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.max_fetch_wait",
+        c"Longest time that cache_fetch() waits for another session's answer.",
+        c"A pooled connection is held meanwhile. A longer wait argument counts as this one.",
+        &MAX_FETCH_WAIT,
+        0,
+        600_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.max_fetch_waiters",
+        c"Sessions that may wait in cache_fetch() at a time; -1 = a tenth of max_connections; 0 = none.",
+        c"Keep it below the size of the connection pool, because the session that generates needs a connection, too.",
+        &MAX_FETCH_WAITERS,
+        -1,
+        262_143,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"infinite_pages_cache.early_refresh",
+        c"How early cache_fetch() has a live entry generated anew, in multiples of the mean generation time; 0 = not before it expires.",
+        c"One caller in many gets the state refresh, so that an entry that is often read never expires.",
+        &EARLY_REFRESH,
+        0.0,
+        10.0,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     guc::define_checked_string::<StepNames>(
         c"infinite_pages_cache.skip_steps",
         c"Steps of maintenance that the background worker leaves out, separated by commas.",
@@ -239,6 +278,16 @@ fn define_sizes() {
         1024 * 1024,
         GucContext::Postmaster,
         GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"infinite_pages_cache.max_leases",
+        c"Leases of cache_fetch() that there can be at a time, of all databases together.",
+        c"When there is no room, a caller generates without a lease.",
+        &MAX_LEASES,
+        64,
+        1_000_000,
+        GucContext::Postmaster,
+        GucFlags::default(),
     );
 }
 
