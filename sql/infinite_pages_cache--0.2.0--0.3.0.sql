@@ -71,8 +71,11 @@ CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)
     RETURNS TABLE (content_type text, hits bigint, misses bigint, stale bigint, upserts bigint,
                    invalidations bigint, expirations bigint, tokens_spent numeric, tokens_saved numeric,
                    untracked_hits bigint, audit_lost bigint, lookup_us bigint[], upsert_us bigint[],
-                   evictions bigint)
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_with_evictions_wrapper';
+                   evictions bigint, leases_granted bigint, leases_denied bigint, leases_expired bigint,
+                   waits bigint, waits_hit bigint, stale_served bigint, refused_fills bigint,
+                   refused_by_gate bigint, failures bigint, generations bigint, generation_total_ms bigint,
+                   generation_ms bigint[])
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 AS 'MODULE_PATHNAME', 'cache_statistics_with_leases_wrapper';
 COMMENT ON FUNCTION @extschema@.cache_statistics(boolean) IS
     'Counters of each content type in this database: since the server started or, if pending, those not yet in cache_statistics_hourly';
 SELECT @extschema@.cache_replace('replaced_cache_statistics(boolean)',

@@ -261,7 +261,7 @@ fn define_sizes() {
     );
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_tracked_content_types",
-        c"Content types that have counters of their own, of all databases together, 4 kB each.",
+        c"Content types that have counters of their own, of all databases together, 5 kB each.",
         c"Half of the slots are for types without a content policy. All types without a slot are counted together.",
         &MAX_TRACKED_CONTENT_TYPES,
         8,

@@ -15,6 +15,18 @@ CREATE TABLE @extschema@.cache_statistics_hourly (
     lookup_us bigint[] NOT NULL DEFAULT '{}',
     upsert_us bigint[] NOT NULL DEFAULT '{}',
     evictions bigint NOT NULL DEFAULT 0,
+    leases_granted bigint NOT NULL DEFAULT 0,
+    leases_denied bigint NOT NULL DEFAULT 0,
+    leases_expired bigint NOT NULL DEFAULT 0,
+    waits bigint NOT NULL DEFAULT 0,
+    waits_hit bigint NOT NULL DEFAULT 0,
+    stale_served bigint NOT NULL DEFAULT 0,
+    refused_fills bigint NOT NULL DEFAULT 0,
+    refused_by_gate bigint NOT NULL DEFAULT 0,
+    failures bigint NOT NULL DEFAULT 0,
+    generations bigint NOT NULL DEFAULT 0,
+    generation_total_ms bigint NOT NULL DEFAULT 0,
+    generation_ms bigint[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (hour, content_type)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE @extschema@.cache_statistics_hourly IS
@@ -38,3 +50,27 @@ COMMENT ON COLUMN @extschema@.cache_statistics_hourly.lookup_us IS 'How long cal
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.upsert_us IS 'How long calls took: buckets for cache_latency_ms()';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.evictions IS
     'Live entries deleted by maintenance because their user had more than max_entries of their type';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.leases_granted IS
+    'Leases granted by cache_fetch()';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.leases_denied IS
+    'Leases that were not granted because there was no room (infinite_pages_cache.max_leases)';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.leases_expired IS
+    'Leases whose time ended before an answer was stored (lease_ttl of the content policy)';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.waits IS
+    'Fetches that waited for another''s generation';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.waits_hit IS
+    'Those of the waits that ended in a hit';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.stale_served IS
+    'Those of the hits whose entry had expired, within stale_ttl of the content policy';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.refused_fills IS
+    'Answers that were not stored because what they were made from was invalidated, or because their lease had ended';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.refused_by_gate IS
+    'Answers that were not stored because accept_if of the content policy was not true of them';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.failures IS
+    'Generations that their clients gave up as failed';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.generations IS
+    'Answers that were stored with a lease';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.generation_total_ms IS
+    'How long these took in all, in milliseconds, each at most a minute';
+COMMENT ON COLUMN @extschema@.cache_statistics_hourly.generation_ms IS
+    'How long these took, from the lease to the answer: buckets in milliseconds, of which cache_latency_ms() makes seconds';

@@ -5,17 +5,17 @@ use crate::extension::{CACHE, Extension};
 use crate::pg::srf::{Call, Stored, set_returning};
 use crate::pg::{numeric, privileges, spi};
 use crate::statistics::at_commit;
-use crate::statistics::counters::{self, Count, PLAIN};
+use crate::statistics::columns::COLUMNS;
+use crate::statistics::counters::{self, PLAIN};
 use crate::statistics::hits::Hits;
-use crate::statistics::tokens::Tokens;
 use pgrx::Uuid;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 
-// The symbols that 0.2.0 declares, and that this version declares with one column more.
+// The symbols that 0.2.0 declares, and that this version declares with more columns.
 set_returning!(cache_statistics_wrapper => statistics(pending));
-set_returning!(cache_statistics_with_evictions_wrapper => statistics(pending));
+set_returning!(cache_statistics_with_leases_wrapper => statistics(pending));
 
 /// Returns the counters of each type since the server started or, if `pending` is true, those not stored yet.
 fn statistics(call: Call, pending: Option<bool>) -> Stored {
@@ -26,28 +26,11 @@ fn statistics(call: Call, pending: Option<bool>) -> Stored {
         .filter(|(_, values)| values[..PLAIN].iter().any(|value| *value > 0))
         .collect();
     all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    call.values(|deliver| {
+    call.values::<{ 1 + COLUMNS.len() }>(|deliver| {
         for (content_type, values) in all {
-            let number = |count: Count| DatumWithOid::from(values[count as usize].min(counters::MOST) as i64);
-            let tokens = |units: Count, millionths: Count| -> DatumWithOid {
-                Tokens { units: values[units as usize], millionths: values[millionths as usize] }.numeric().into()
-            };
-            deliver([
-                String::from_utf8_lossy(&content_type).into_owned().into(),
-                number(Count::Hits),
-                number(Count::Misses),
-                number(Count::Stale),
-                number(Count::Upserts),
-                number(Count::Invalidations),
-                number(Count::Expirations),
-                tokens(Count::TokensSpent, Count::MillionthsSpent),
-                tokens(Count::TokensSaved, Count::MillionthsSaved),
-                number(Count::UntrackedHits),
-                number(Count::AuditLost),
-                counters::histogram(&values, 0).into(),
-                counters::histogram(&values, 1).into(),
-                number(Count::Evictions),
-            ]);
+            let mut row = vec![String::from_utf8_lossy(&content_type).into_owned().into()];
+            row.extend(COLUMNS.iter().map(|column| column.value(&values)));
+            deliver(row.try_into().unwrap_or_else(|_| unreachable!("a value for each column")));
         }
     })
 }

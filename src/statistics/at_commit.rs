@@ -1,7 +1,7 @@
 //! What a transaction changes in the statistics of shared memory when it commits, and what it sees of them until then: what it
 //! has stored does not count twice, because its own rows show it.
 
-use super::counters::{self, Count, Counted, Values};
+use super::counters::{self, Counted, Counter, Values};
 use super::hits::{self, Entry, Hits};
 use super::prepared;
 use super::tokens::Tokens;
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 /// A change to be made at commit.
 pub enum Change {
     /// A number is added to a counter of a slot.
-    Count(u32, Count, u64),
+    Count(u32, Counter, u64),
     /// The counters of a slot have been stored up to these values.
     CountersStored(u32, Box<Values>),
     /// These hits have been stored, or their entries are gone.
@@ -33,8 +33,8 @@ pub fn at_commit(change: Change) {
     // A transaction that writes many entries of one type has one change for each counter.
     CHANGES.with(|changes| {
         changes.push(change, |earlier, new| match (earlier, new) {
-            (Change::Count(slot, count, total), Change::Count(of_slot, of_count, number))
-                if (*slot, *count) == (*of_slot, *of_count) =>
+            (Change::Count(slot, counter, total), Change::Count(of_slot, of_counter, number))
+                if (*slot, *counter) == (*of_slot, *of_counter) =>
             {
                 *total = total.saturating_add(*number);
                 true
@@ -132,7 +132,7 @@ impl AtCommit for Change {
 
     fn committed(self) {
         match self {
-            Self::Count(slot, count, number) => counters::slot(slot).add(count, number),
+            Self::Count(slot, counter, number) => counters::slot(slot).add(counter, number),
             Self::CountersStored(slot, values) => counters::note_stored(slot, &values),
             Self::HitsStored(hits) => hits::take_stored(&hits),
             Self::Removed(entries) => entries.iter().for_each(hits::forget),
@@ -143,9 +143,9 @@ impl AtCommit for Change {
     /// Keeps a count until the prepared transaction ends, and counts at once where there is no room. Hits of removed entries
     /// leave memory with the next flush.
     fn prepared(self) {
-        if let Self::Count(slot, count, number) = self
+        if let Self::Count(slot, counter, number) = self
             && number > 0
-            && !prepared::keep(slot, count, number)
+            && !prepared::keep(slot, counter, number)
         {
             self.committed();
         }

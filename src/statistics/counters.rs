@@ -12,7 +12,9 @@ use crate::pg::shared_memory::{Area, Array, Guarded};
 use crate::settings;
 use pgrx::pg_sys;
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 plain! {
     /// What is counted.
@@ -36,24 +38,82 @@ plain! {
         AuditLost,
         /// Live entries that were removed because their user had more than `max_entries`.
         Evictions,
+        LeasesGranted,
+        /// Leases that were not granted because there was no room.
+        LeasesDenied,
+        /// Leases whose time ended before an answer was stored.
+        LeasesExpired,
+        /// Fetches that waited for another's generation.
+        Waits,
+        /// Those of the waits that ended in a hit.
+        WaitsHit,
+        /// Hits of expired entries within their `stale_ttl`.
+        StaleServed,
+        /// Answers that were not stored because of an invalidation, or because their lease had ended.
+        RefusedFills,
+        /// Answers that were not stored because of `accept_if`.
+        RefusedByGate,
+        /// Generations that their clients gave up as failed.
+        Failures,
+        /// Answers that were stored with a lease.
+        Generations,
+        /// How long these took, in milliseconds, each at most [`LONGEST_GENERATION`].
+        GenerationMs,
     }
 }
 
-/// A call whose time is counted.
+/// What takes time, and how it is measured.
 #[derive(Clone, Copy)]
 pub enum Latency {
+    /// A call, in microseconds.
     Lookup,
     Upsert,
+    /// From the grant of a lease until its answer is stored, in milliseconds.
+    Generation,
 }
 
 /// Counters that are not latencies.
-pub const PLAIN: usize = 13;
+pub const PLAIN: usize = Count::GenerationMs as usize + 1;
+const LATENCIES: usize = Latency::Generation as usize + 1;
 /// All counters of a type: the plain ones, then a histogram for each [`Latency`].
-pub const COUNTERS: usize = PLAIN + 2 * BUCKETS;
+pub const COUNTERS: usize = PLAIN + LATENCIES * BUCKETS;
+/// A generation that took longer counts as this in the mean, which early refresh uses: a client may have done other things.
+pub const LONGEST_GENERATION: Duration = Duration::from_secs(60);
 /// The greatest value of a counter, which is that of SQL's bigint.
 pub const MOST: u64 = i64::MAX as u64;
 
 pub type Values = [u64; COUNTERS];
+
+plain! {
+    /// One of the counters of a type.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub struct Counter {
+        place: u16,
+    }
+}
+
+impl Counter {
+    /// Returns the bucket that counts what took this time.
+    pub fn bucket(latency: Latency, time: u64) -> Self {
+        Self { place: (buckets_of(latency).start + bucket_of(time)) as u16 }
+    }
+
+    pub fn place(self) -> usize {
+        self.place.into()
+    }
+}
+
+impl From<Count> for Counter {
+    fn from(count: Count) -> Self {
+        Self { place: count as u16 }
+    }
+}
+
+/// Returns the places of a histogram among the counters.
+pub fn buckets_of(latency: Latency) -> Range<usize> {
+    let start = PLAIN + latency as usize * BUCKETS;
+    start..start + BUCKETS
+}
 
 /// Longest name of a content type, in bytes.
 const NAME: usize = 255;
@@ -117,19 +177,19 @@ impl Key {
 }
 
 impl Slot {
-    pub fn add(&self, count: Count, number: u64) {
+    pub fn add(&self, counter: impl Into<Counter>, number: u64) {
         if number > 0 {
-            add(&self.now[count as usize], number);
+            add(&self.now[counter.into().place()], number);
         }
+    }
+
+    pub fn value(&self, count: Count) -> u64 {
+        self.now[count as usize].load(Relaxed)
     }
 
     /// Takes back what was counted in error and has not been stored yet.
     pub fn take_back(&self, count: Count, number: u64) {
         self.now[count as usize].fetch_sub(number, Relaxed);
-    }
-
-    pub fn took(&self, latency: Latency, microseconds: u64) {
-        add(&self.now[PLAIN + latency as usize * BUCKETS + bucket_of(microseconds)], 1);
     }
 
     /// Returns the counters as they are now.
@@ -282,8 +342,8 @@ pub fn all(stored: impl Fn(u32) -> Option<Values>) -> Vec<Counted> {
 }
 
 /// Returns one of the histograms among the counters, without the zeros at its end.
-pub fn histogram(values: &Values, number: usize) -> Vec<i64> {
-    let buckets = &values[PLAIN + number * BUCKETS..][..BUCKETS];
+pub fn histogram(values: &Values, latency: Latency) -> Vec<i64> {
+    let buckets = &values[buckets_of(latency)];
     let used = buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
     buckets[..used].iter().map(|count| *count as i64).collect()
 }

@@ -2,6 +2,7 @@
 //! then. Where the library is not preloaded nothing is counted, and everything else works.
 
 pub mod at_commit;
+pub mod columns;
 pub mod content_types;
 pub mod counters;
 pub mod flush_counters;
@@ -18,9 +19,9 @@ use crate::pg::clock;
 use crate::pg::shared_memory::is_preloaded;
 use at_commit::{Change, at_commit};
 use content_types::slot_of;
-use counters::{Count, Latency, slot};
+use counters::{Count, Counter, LONGEST_GENERATION, Latency, slot};
 use pgrx::Uuid;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokens::Tokens;
 
 /// What a lookup knows of the live entry that it has found.
@@ -96,16 +97,17 @@ impl Call {
     /// Counts entries that the transaction has stored, and their cost, if it commits.
     pub fn stored(&self, counted_at: Option<u32>, entries: u64, cost: Tokens) {
         if let Some(number) = counted_at {
-            at_commit(Change::Count(number, Count::Upserts, entries));
-            at_commit(Change::Count(number, Count::TokensSpent, cost.units));
-            at_commit(Change::Count(number, Count::MillionthsSpent, cost.millionths));
+            at_commit(Change::Count(number, Count::Upserts.into(), entries));
+            at_commit(Change::Count(number, Count::TokensSpent.into(), cost.units));
+            at_commit(Change::Count(number, Count::MillionthsSpent.into(), cost.millionths));
         }
     }
 
     /// Counts how long the call took.
     pub fn ends(&self, counted_at: Option<u32>) {
         if let (Some(begun), Some(number)) = (self.begun, counted_at) {
-            slot(number).took(self.latency, begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX));
+            let microseconds = begun.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+            slot(number).add(Counter::bucket(self.latency, microseconds), 1);
         }
     }
 }
@@ -113,8 +115,35 @@ impl Call {
 /// Counts something that the transaction has done to entries, if it commits.
 pub fn counted(content_type: &[u8], count: Count, number: u64) {
     if let Some(slot) = slot_of(content_type, true) {
-        at_commit(Change::Count(slot, count, number));
+        at_commit(Change::Count(slot, count.into(), number));
     }
+}
+
+/// Counts, in the slot of a content type, what has happened whatever becomes of the transaction. Neither allocates nor raises.
+#[allow(dead_code)] // what lease/ does not use yet
+pub fn counted_now(counted_at: Option<u32>, count: Count, number: u64) {
+    if let Some(at) = counted_at {
+        slot(at).add(count, number);
+    }
+}
+
+/// Counts, if the transaction commits, that an answer was stored with a lease, and how long ago the lease was granted.
+#[allow(dead_code)] // what entry/ does not use yet
+pub fn generated(content_type: &[u8], since_grant: Duration) {
+    if let Some(slot) = slot_of(content_type, true) {
+        let milliseconds = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);
+        at_commit(Change::Count(slot, Count::Generations.into(), 1));
+        at_commit(Change::Count(slot, Count::GenerationMs.into(), milliseconds(since_grant.min(LONGEST_GENERATION))));
+        at_commit(Change::Count(slot, Counter::bucket(Latency::Generation, milliseconds(since_grant)), 1));
+    }
+}
+
+/// Returns how long a generation of a content type has taken on average since the server started, each at most
+/// [`LONGEST_GENERATION`]; `None` before the first.
+#[allow(dead_code)] // what entry/ does not use yet
+pub fn mean_generation(counted_at: Option<u32>) -> Option<Duration> {
+    let slot = slot(counted_at?);
+    slot.value(Count::GenerationMs).checked_div(slot.value(Count::Generations)).map(Duration::from_millis)
 }
 
 /// Frees what shared memory holds of databases that are gone.

@@ -1,7 +1,7 @@
 //! What prepared transactions have counted. Another session ends such a transaction, and the server does not tell the library
 //! how. So the numbers are kept with the transaction's id, and a reader of counters asks what has become of it.
 
-use super::counters::{self, Count};
+use super::counters::{self, Counter};
 use crate::pg::backend::{database, full_transaction_id};
 use crate::pg::guc;
 use crate::pg::plain::plain;
@@ -10,7 +10,7 @@ use crate::pg::transaction_status::has_committed;
 use pgrx::pg_sys;
 
 /// Numbers that can be kept for each of `max_prepared_transactions`, on average. A transaction's upserts of one content type
-/// take up to three.
+/// take up to three, and as many more for each of its answers that it stores with a lease.
 const NUMBERS: usize = 64;
 
 plain! {
@@ -22,7 +22,7 @@ plain! {
         database: pg_sys::Oid,
         slot: u32,
         number: u64,
-        count: Count,
+        counter: Counter,
     }
 }
 
@@ -37,13 +37,13 @@ fn capacity() -> usize {
 }
 
 /// Keeps a number of the transaction that is being prepared. Returns whether there was room for it.
-pub fn keep(slot: u32, count: Count, number: u64) -> bool {
+pub fn keep(slot: u32, counter: Counter, number: u64) -> bool {
     // A transaction that is being prepared has an id.
     let transaction = full_transaction_id();
     let database = database();
     let kept = KEPT.exclusive(|_, all| {
         let free = all.iter_mut().find(|kept| kept.transaction == 0);
-        free.map(|free| *free = Kept { transaction, database, slot, number, count }).is_some()
+        free.map(|free| *free = Kept { transaction, database, slot, number, counter }).is_some()
     });
     kept.unwrap_or(false)
 }
@@ -79,7 +79,7 @@ fn end(transaction: u64, committed: bool) {
         }
     });
     for kept in taken.into_iter().filter(|_| committed) {
-        counters::slot(kept.slot).add(kept.count, kept.number);
+        counters::slot(kept.slot).add(kept.counter, kept.number);
     }
 }
 
