@@ -43,6 +43,10 @@ SELECT * FROM (
     FROM (SELECT 'cache_audit_log has no acting_user_id' FROM found WHERE name = 'cache_audit_log' AND oid IS NOT NULL
               AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = oid AND attname = 'acting_user_id' AND NOT attisdropped)
           UNION ALL
+          SELECT name || ' has no ' || wanted FROM found, unnest(ARRAY['lease_ttl', 'accept_if']) wanted
+          WHERE name = 'cache_content_policies' AND oid IS NOT NULL
+            AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = oid AND attname = wanted AND NOT attisdropped)
+          UNION ALL
           SELECT name || '.token_cost has no scale' FROM found JOIN pg_attribute ON attrelid = oid AND attname = 'token_cost' AND NOT attisdropped
           WHERE name = 'infinite_pages_cache_partitioned' AND atttypid = 'numeric'::regtype AND atttypmod = -1
             AND EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = found.oid AND c.contype = 'c' AND c.conname LIKE '%token_cost_check')

@@ -7,20 +7,26 @@ CREATE TABLE @extschema@.cache_content_policies (
     token_cost numeric NOT NULL DEFAULT 1 CHECK (token_cost BETWEEN 0 AND 1e9),
     similarity_threshold numeric NOT NULL DEFAULT 0.75 CHECK (similarity_threshold BETWEEN 0 AND 1),
     max_entries integer CHECK (max_entries > 0),
-    priority_tier integer NOT NULL DEFAULT 3 CHECK (priority_tier BETWEEN 1 AND 3)
+    priority_tier integer NOT NULL DEFAULT 3 CHECK (priority_tier BETWEEN 1 AND 3),
+    lease_ttl interval NOT NULL DEFAULT '2 minutes' CHECK (lease_ttl BETWEEN '1 second' AND '1 day'),
+    accept_if jsonpath
 );
 COMMENT ON TABLE @extschema@.cache_content_policies IS
     'Defaults for each type of content; * is for all others';
 COMMENT ON COLUMN @extschema@.cache_content_policies.content_type IS 'Type of content; * is for all that have no row of their own';
 COMMENT ON COLUMN @extschema@.cache_content_policies.ttl IS 'Time to live of a new entry; NULL = for ever';
 COMMENT ON COLUMN @extschema@.cache_content_policies.stale_ttl IS
-    'Reserved, without effect in this version: how long after its expiry an entry may be served while it is generated anew';
+    'How long after its expiry an entry is kept, and served by cache_fetch() while it is generated anew';
 COMMENT ON COLUMN @extschema@.cache_content_policies.token_cost IS 'What generating one answer costs, in the application''s own unit';
 COMMENT ON COLUMN @extschema@.cache_content_policies.similarity_threshold IS
     'Reserved for lookups by similarity, which this version does not have';
 COMMENT ON COLUMN @extschema@.cache_content_policies.max_entries IS 'Most entries of this type that a user keeps; NULL = no limit';
 COMMENT ON COLUMN @extschema@.cache_content_policies.priority_tier IS
     '1 = high ... 3 = low: the order in which entries are kept when a user has too many';
+COMMENT ON COLUMN @extschema@.cache_content_policies.lease_ttl IS
+    'How long one client may generate an answer before cache_fetch() asks another; cache_extend_lease() gives it more';
+COMMENT ON COLUMN @extschema@.cache_content_policies.accept_if IS
+    'Condition, as jsonpath with the fields of the metadata as variables, that an answer must meet to be stored; NULL = none';
 
 INSERT INTO @extschema@.cache_content_policies (content_type, ttl, token_cost, similarity_threshold, max_entries) VALUES
     ('*', '7 days', 1, 0.75, NULL),
