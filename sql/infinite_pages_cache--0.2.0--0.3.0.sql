@@ -117,6 +117,21 @@ SELECT @extschema@.cache_renew_comment('pg_class', 'cache_maintenance_status'::r
     'What the background worker does in this database, or why it does nothing: when it ran last and runs next, failures, months ahead, the oldest entry that has expired and is still there. What is not ready, verify_production_cache() names. last_success: the last run in which no step failed, or waited to be tried again; after a restart, until the first tick, the last that cache_maintenance_log knows of',
     'Whether the background worker works in this database, or why not: when it ran last and runs next, failures, months ahead, the oldest expired entry that is still there. verify_production_cache() names what is not ready. last_success is the last run in which no step failed or waited to be tried again; after a restart, until the first tick, the last such run in cache_maintenance_log');
 
+CREATE FUNCTION @extschema@.cache_explain(user_id uuid, content_type text, cache_key text, request jsonb DEFAULT NULL)
+    RETURNS TABLE (reason text, detail text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 5 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_explain';
+COMMENT ON FUNCTION @extschema@.cache_explain(uuid, text, text, jsonb) IS
+    'Why a lookup of a key misses, or would; with the request, which entry comes nearest to it. For people, not for the hot path';
+
+CREATE FUNCTION @extschema@.cache_refresh_candidates(within interval DEFAULT '1 day', max_results integer DEFAULT 100)
+    RETURNS TABLE (user_id uuid, content_type text, cache_key text, expires_at timestamptz, hit_count bigint,
+                   token_cost numeric, worth numeric, prompt_template text, prompt_variables jsonb, metadata jsonb)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_refresh_candidates';
+COMMENT ON FUNCTION @extschema@.cache_refresh_candidates(interval, integer) IS
+    'Live entries that expire soon and have been hit, by what their hits have saved: what to generate before it is asked for';
+
 DROP FUNCTION @extschema@.cache_replace(regprocedure, regprocedure, text);
 DROP FUNCTION @extschema@.cache_renew_comment(regclass, oid, text, text);
 

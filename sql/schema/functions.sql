@@ -83,6 +83,13 @@ CREATE FUNCTION @extschema@.cache_search(user_id uuid, content_type text, metada
 COMMENT ON FUNCTION @extschema@.cache_search(uuid, text, jsonb, integer) IS
     'A user''s live entries of a content type whose metadata contains the given object, by reuse_score and then the newest first. Writes nothing';
 
+CREATE FUNCTION @extschema@.cache_explain(user_id uuid, content_type text, cache_key text, request jsonb DEFAULT NULL)
+    RETURNS TABLE (reason text, detail text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 5 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_explain';
+COMMENT ON FUNCTION @extschema@.cache_explain(uuid, text, text, jsonb) IS
+    'Why a lookup of a key misses, or would; with the request, which entry comes nearest to it. For people, not for the hot path';
+
 -- == write ==
 CREATE FUNCTION @extschema@.cache_upsert(
         user_id uuid, content_type text, cache_key text, content jsonb,
@@ -228,6 +235,14 @@ CREATE FUNCTION @extschema@.get_infinite_pages_analytics(user_id uuid) RETURNS j
     AS 'MODULE_PATHNAME', 'get_infinite_pages_analytics_wrapper';
 COMMENT ON FUNCTION @extschema@.get_infinite_pages_analytics(uuid) IS
     'What the cache holds for a user and what it saved, in total and by content type';
+
+CREATE FUNCTION @extschema@.cache_refresh_candidates(within interval DEFAULT '1 day', max_results integer DEFAULT 100)
+    RETURNS TABLE (user_id uuid, content_type text, cache_key text, expires_at timestamptz, hit_count bigint,
+                   token_cost numeric, worth numeric, prompt_template text, prompt_variables jsonb, metadata jsonb)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_refresh_candidates';
+COMMENT ON FUNCTION @extschema@.cache_refresh_candidates(interval, integer) IS
+    'Live entries that expire soon and have been hit, by what their hits have saved: what to generate before it is asked for';
 
 -- == statistics ==
 CREATE FUNCTION @extschema@.cache_statistics(pending boolean DEFAULT false)

@@ -11,13 +11,14 @@ use sha2::{Digest, Sha256};
 /// 54001 for more than 127 levels of nesting.
 #[pg_extern(sql = false)]
 fn cache_key(request: RawJsonb) -> String {
-    key_of(&request.to_text()).unwrap_or_else(|error| {
-        // No other error is possible, because the text was a jsonb.
-        Refusal::new(PgSqlErrorCode::ERRCODE_STATEMENT_TOO_COMPLEX, "a request can be nested 127 levels deep at most")
-            .detail(format!("Deeper nesting is refused before it can exhaust the stack: {error}."))
-            .hint("Leave what does not decide the answer out of the key, or flatten it.")
-            .raise()
-    })
+    key_of(&request.to_text()).unwrap_or_else(|error| too_deep(&error).raise())
+}
+
+/// Returns the refusal of a request that could not be read. Its text was a jsonb, so no other error is possible.
+pub(super) fn too_deep(error: &serde_json::Error) -> Refusal {
+    Refusal::new(PgSqlErrorCode::ERRCODE_STATEMENT_TOO_COMPLEX, "a request can be nested 127 levels deep at most")
+        .detail(format!("Deeper nesting is refused before it can exhaust the stack: {error}."))
+        .hint("Leave what does not decide the answer out of the key, or flatten it.")
 }
 
 /// Begins a string that stands for a number while the rest is made canonical. No string of a jsonb begins so, because none
@@ -29,8 +30,7 @@ const NUMBER: &str = "\"\\u0000";
 /// RFC 8785 writes the nearest double of a number, so that different numbers become one. Here a number keeps all its
 /// digits, in the layout of the RFC. The result is the RFC's if the double prints back the same digits.
 fn key_of(json: &str) -> Result<String, serde_json::Error> {
-    let value: serde_json::Value = serde_json::from_str(&with_numbers_as_strings(json))?;
-    let canonical = serde_json_canonicalizer::to_string(&value)?;
+    let canonical = serde_json_canonicalizer::to_string(&value_of(json)?)?;
     let mut pieces = canonical.split(NUMBER);
     let mut hash = Sha256::new_with_prefix(pieces.next().unwrap_or_default());
     for piece in pieces {
@@ -39,6 +39,11 @@ fn key_of(json: &str) -> Result<String, serde_json::Error> {
         hash.update(rest);
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Reads JSON as jsonb prints it. Each number becomes a string that begins with NUL, so that equal numbers are equal strings.
+pub(super) fn value_of(json: &str) -> Result<serde_json::Value, serde_json::Error> {
+    serde_json::from_str(&with_numbers_as_strings(json))
 }
 
 fn with_numbers_as_strings(json: &str) -> String {

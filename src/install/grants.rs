@@ -49,7 +49,7 @@ const MONITOR_FUNCTIONS: [&[&str]; 2] = [
     &["cache_latency_ms", "cache_pending_hits_by", "user_cache_analytics"],
 ];
 /// Functions that no earlier version has.
-const NEW_FUNCTIONS: &[&str] = &["cache_grant_monitor"];
+const NEW_FUNCTIONS: &[&str] = &["cache_grant_monitor", "cache_explain", "cache_refresh_candidates"];
 
 /// Views, each on the function of the same name.
 const TENANT_VIEWS: &[&str] = &["user_cache_analytics"];

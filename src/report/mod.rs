@@ -4,6 +4,7 @@ mod analytics;
 mod counted;
 mod latency;
 mod maintenance_status;
+mod refresh_candidates;
 mod run;
 mod sources;
 mod verify;

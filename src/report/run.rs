@@ -107,7 +107,7 @@ pub fn run_with(call: Call, query: &str, args: &[DatumWithOid]) -> Stored {
 }
 
 /// Returns the rows of a query. `grant` is what a role needs that may not read the tables.
-fn answer(call: Call, query: &str, args: &[DatumWithOid], grant: Grant) -> Stored {
+pub fn answer(call: Call, query: &str, args: &[DatumWithOid], grant: Grant) -> Stored {
     let extension = Extension::current();
     let preloaded = shared_memory::is_preloaded().to_string();
     let query = with_visibility(&extension, query);

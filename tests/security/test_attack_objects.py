@@ -50,7 +50,8 @@ WITH_CALLERS_RIGHTS = {
     "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamp with time zone)",
     "cache_upsert_many(jsonb)", "cache_touch(uuid,text,text,cache_ttl)", "cache_invalidate(uuid,text,text)",
     "cache_invalidate_content_type(uuid,text)", "cache_invalidate_where(uuid,jsonb)", "cache_invalidate_dependents(uuid,text)",
-    "get_infinite_pages_analytics(uuid)", "user_cache_analytics()"}
+    "get_infinite_pages_analytics(uuid)", "user_cache_analytics()",
+    "cache_explain(uuid,text,text,jsonb)", "cache_refresh_candidates(interval,integer)"}
 # It reads shared memory, where no right on a table is asked for: only what is the caller's own is shown.
 OWN_ONLY = {"cache_pending_hits()", "cache_pending_hits_by(text)"}
 TENANT = {"cache_create_current_partition()"}

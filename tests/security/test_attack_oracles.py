@@ -40,7 +40,7 @@ CALLS = ["cache_lookup('{user}', '{type}', '{key}')", "cache_get('{user}', '{typ
          "cache_search('{user}', '{type}', '{{}}')", "cache_touch('{user}', '{type}', '{key}', '1 day')",
          "cache_invalidate('{user}', '{type}', '{key}')",
          "cache_invalidate_content_type('{user}', '{type}')", "cache_invalidate_dependents('{user}', '{key}')",
-         "get_infinite_pages_analytics('{user}')",
+         "get_infinite_pages_analytics('{user}')", """cache_explain('{user}', '{type}', '{key}', '{{"tag": 1}}')""", "cache_refresh_candidates()",
          "cache_pending_hits()", "user_cache_analytics"]
 
 
