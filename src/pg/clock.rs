@@ -2,7 +2,20 @@
 
 use pgrx::datum::AnyNumeric;
 use pgrx::pg_sys;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// Begins to measure the time of [`since_start`]. Called in the postmaster, so that all its processes measure from there.
+pub fn start() {
+    START.get_or_init(Instant::now);
+}
+
+/// Returns the milliseconds since the server has started, which go on whatever the clock is set to.
+pub fn since_start() -> u64 {
+    START.get_or_init(Instant::now).elapsed().as_millis() as u64
+}
 
 /// Returns the time in microseconds since 2000-01-01 UTC, that of the call and not of the transaction's start.
 pub fn now() -> i64 {

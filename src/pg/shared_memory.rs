@@ -32,7 +32,7 @@ impl Area {
 }
 
 /// Each part begins at a multiple of this, which is the size of a processor's cache line.
-const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// A part of an area.
 pub trait Part: Sync {
@@ -198,12 +198,21 @@ impl<T: Plain, H: Plain> Region<T, H> {
 
     fn held<R>(&self, mode: pg_sys::LWLockMode::Type, f: impl FnOnce() -> R) -> R {
         // SAFETY: a lock of the area, which the server has initialised and keeps.
-        unsafe {
-            pg_sys::LWLockAcquire(self.lock, mode);
-            let result = f();
-            pg_sys::LWLockRelease(self.lock);
-            result
-        }
+        unsafe { under(self.lock, mode, f) }
+    }
+}
+
+/// Runs `f` under a lock.
+///
+/// # Safety
+/// The server has initialised the lock, and keeps it.
+pub(super) unsafe fn under<R>(lock: *mut pg_sys::LWLock, mode: pg_sys::LWLockMode::Type, f: impl FnOnce() -> R) -> R {
+    // SAFETY: the caller's duty.
+    unsafe {
+        pg_sys::LWLockAcquire(lock, mode);
+        let result = f();
+        pg_sys::LWLockRelease(lock);
+        result
     }
 }
 

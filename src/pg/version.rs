@@ -150,3 +150,16 @@ pub unsafe fn attribute(description: pg_sys::TupleDesc, column: usize) -> *const
         (*description).compact_attrs.as_ptr().add(columns).cast::<pg_sys::FormData_pg_attribute>().add(column)
     };
 }
+
+/// Returns the number of a new wait event; before PostgreSQL 17 that of all extensions.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub fn new_wait_event(_name: &std::ffi::CStr) -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}
+
+/// Returns the number of a new wait event, or that of an earlier call with the same name.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub fn new_wait_event(name: &std::ffi::CStr) -> u32 {
+    // SAFETY: the name is NUL-terminated, and the server copies it.
+    unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
+}
