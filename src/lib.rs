@@ -22,7 +22,6 @@ mod extension;
 #[forbid(unsafe_code)]
 mod install;
 #[allow(dead_code)] // what entry/ does not use yet
-#[forbid(unsafe_code)]
 mod lease;
 #[forbid(unsafe_code)]
 mod maintenance;
@@ -51,17 +50,19 @@ extension_sql_file!("../sql/schema/views.sql", name = "views", requires = ["func
 extension_sql!("SELECT @extschema@.cache_setup();", name = "setup", requires = ["views"], finalize);
 
 /// Areas of shared memory.
-static AREAS: [&Area; 5] = [
+static AREAS: [&Area; 6] = [
     &statistics::counters::AREA,
     &statistics::hits::AREA,
     &statistics::prepared::AREA,
     &audit::ring::AREA,
+    &lease::AREA,
     &worker::databases::AREA,
 ];
 
-/// Owners of what a transaction leaves to do at its commit.
-static AT_COMMIT: [&dyn Owner; 3] =
-    [&partition::dump_check::DROPPED, &statistics::at_commit::CHANGES, &audit::reads::CHANGES];
+/// Owners of what a transaction leaves to do at its commit. Leases are the last, because nothing of ours may raise once a fill
+/// is sure to be stored.
+static AT_COMMIT: [&dyn Owner; 4] =
+    [&partition::dump_check::DROPPED, &statistics::at_commit::CHANGES, &audit::reads::CHANGES, &lease::ENDS];
 
 /// Runs once in each backend that loads the library, or at the start of the server if the library is preloaded.
 #[allow(non_snake_case)]
@@ -72,6 +73,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::invalidation::watch();
     transaction_end::watch(&AT_COMMIT);
     if backend::is_preloading() && !backend::is_binary_upgrade() {
+        pg::clock::start();
         pg::shared_memory::reserve(&AREAS);
         worker::register_launcher();
     }

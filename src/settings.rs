@@ -281,7 +281,7 @@ fn define_sizes() {
     );
     GucRegistry::define_int_guc(
         c"infinite_pages_cache.max_leases",
-        c"Leases of cache_fetch() that there can be at a time, of all databases together.",
+        c"Leases of cache_fetch() that there can be at a time, of all databases together, 520 bytes each.",
         c"When there is no room, a caller generates without a lease.",
         &MAX_LEASES,
         64,

@@ -80,3 +80,342 @@
 //! waiter holds; on a primary that waits for a synchronous standby it takes as long as every commit there. It can be cancelled.
 //! A fill never waits for an invalidation, a grant for nobody. Row locks are PostgreSQL's own: an invalidation that deletes a row
 //! that an open transaction has replaced waits for it, as any DELETE does.
+
+use super::pending::{self, Pending, Row};
+use super::slot::{Slot, State};
+use super::subject::{Concern, Filled, Lease, Stored};
+use super::table::{self, Header, Place, Table};
+use super::types::{Id, Nonce, Refused};
+use crate::pg::plain::Plain;
+use pgrx::pg_sys;
+
+/// Keys share this many condition variables, and counters of what has ended.
+pub const STRIPES: usize = 256;
+
+/// A set of stripes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Stripes([u64; STRIPES / 64]);
+
+impl Stripes {
+    pub fn add(&mut self, stripe: u8) {
+        self.0[stripe as usize / 64] |= 1 << (stripe % 64);
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..STRIPES).filter(move |stripe| self.0[stripe / 64] >> (stripe % 64) & 1 == 1)
+    }
+}
+
+/// Returns the stripe of a key by its digest, which is evenly spread.
+pub fn stripe_of(digest: &[u8; 16]) -> u8 {
+    digest[0]
+}
+
+/// A lease, and the stripe of its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold {
+    pub id: Id,
+    pub stripe: u8,
+}
+
+/// The transaction that takes a step, by its number.
+#[derive(Clone, Copy)]
+pub struct Me {
+    pub transaction: u64,
+    pub database: pg_sys::Oid,
+    pub pid: i32,
+}
+
+/// How G1 ends; times in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Granted {
+    /// `over`: who counts a lease that gave way because its time was over.
+    Lease {
+        number: u32,
+        over: Option<u32>,
+    },
+    Held(u64),
+    Failed(u64),
+    Pending,
+    NoRoom,
+}
+
+/// How F1 ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// `since`: milliseconds since the grant. `is_first`: the transaction has not stored with it before.
+    Filling {
+        hold: Hold,
+        since: u64,
+        is_first: bool,
+    },
+    Refused(Refused),
+    OtherEntry,
+    OtherFoundation,
+}
+
+/// What has changed for those who sleep.
+#[derive(Clone, Copy, Default)]
+pub struct Changed {
+    pub wake: Stripes,
+    /// Where fills or releases have ended.
+    pub ended: Stripes,
+}
+
+/// All that the lock guards, under the lock.
+pub struct Fence<'a> {
+    pub table: Table<'a>,
+    pub rows: &'a mut [Row],
+}
+
+impl<'a> Fence<'a> {
+    pub fn new(header: &'a mut Header, places: &'a mut [Place], rows: &'a mut [Row]) -> Self {
+        Self { table: Table { header, places }, rows }
+    }
+
+    fn used_rows(&self) -> &[Row] {
+        &self.rows[..self.table.header.rows_end as usize]
+    }
+
+    pub fn find(&self, me: Me, id: &Id) -> Option<u32> {
+        table::find(self.table.places, me.database, id.number, &id.nonce)
+    }
+
+    /// Returns the slot of a lease that the transaction stores with.
+    fn find_filled(&self, me: Me, hold: &Hold) -> Option<u32> {
+        let filler = |number: &u32| self.table.places[*number as usize - 1].slot.filler;
+        self.find(me, &hold.id).filter(|number| filler(number) == me.transaction)
+    }
+
+    pub fn hold(&mut self, number: u32) -> Hold {
+        let slot = self.table.slot(number);
+        Hold { id: Id { number, nonce: slot.nonce }, stripe: stripe_of(&slot.lease.digest) }
+    }
+
+    /// G1. `ttl` in milliseconds.
+    pub fn grant(&mut self, me: Me, lease: &Lease, nonce: &Nonce, now: u64, ttl: u64) -> Granted {
+        if pending::others_concern_all(self.used_rows(), me.transaction, lease) {
+            return Granted::Pending;
+        }
+        let kept = self.table.find_of_key(lease, |table, number| {
+            let slot = table.slot(number);
+            if slot.is_exclusive(now) {
+                return Some(Granted::Held(slot.left(now)));
+            }
+            if slot.state == State::Failed {
+                if now < slot.ends {
+                    return Some(Granted::Failed(slot.ends - now));
+                }
+                table.free(number);
+            }
+            None
+        });
+        if let Some(kept) = kept {
+            return kept;
+        }
+        let Some(taken) = self.table.take_if_room(lease, nonce, now, now.saturating_add(ttl)) else {
+            return Granted::NoRoom;
+        };
+        self.table.slot(taken.number).granter = me.transaction;
+        Granted::Lease { number: taken.number, over: taken.over }
+    }
+
+    /// F1. `lease` is what the fill is of; its foundation is that of the fill.
+    pub fn begin_fill(&mut self, me: Me, id: &Id, lease: &Lease, has_metadata: bool, now: u64) -> Begun {
+        let ended = Begun::Refused(Refused::Ended);
+        let Some(number) = self.find(me, id) else { return ended };
+        let slot = *self.table.slot(number);
+        if slot.lease.user != lease.user {
+            return ended;
+        }
+        if slot.lease.digest != lease.digest {
+            return Begun::OtherEntry;
+        }
+        let is_first = slot.filler != me.transaction;
+        let named = if is_first { slot.lease.foundation } else { slot.filled.foundation };
+        if named.is_named && named != lease.foundation {
+            return Begun::OtherFoundation;
+        }
+        let has_metadata = has_metadata || !is_first && slot.filled.has_metadata;
+        let filled = Filled { foundation: lease.foundation, has_metadata };
+        if let Some(refused) = refusal(self.table.places, self.used_rows(), me, number, &filled) {
+            return Begun::Refused(refused);
+        }
+        let hold = self.hold(number);
+        let keeps = if is_first { slot.is_exclusive(now) || !self.is_held(lease, now) } else { slot.keeps };
+        self.table.change(number, |slot| {
+            slot.state = State::Filling;
+            slot.filler = me.transaction;
+            slot.filler_pid = me.pid;
+            slot.filled = filled;
+            slot.keeps = keeps;
+        });
+        Begun::Filling { hold, since: now.saturating_sub(slot.granted), is_first }
+    }
+
+    pub fn is_held(&mut self, lease: &Lease, now: u64) -> bool {
+        self.table.find_of_key(lease, |table, number| table.slot(number).is_exclusive(now).then_some(())).is_some()
+    }
+
+    /// F2. Returns whether all may be filled, and then they are committing.
+    pub fn begin_commit(&mut self, me: Me, fills: impl Iterator<Item = Hold> + Clone) -> bool {
+        let may_all = fills.clone().all(|hold| {
+            self.find_filled(me, &hold).is_some_and(|number| {
+                let filled = &self.table.places[number as usize - 1].slot.filled;
+                refusal(self.table.places, self.used_rows(), me, number, filled).is_none()
+            })
+        });
+        if may_all {
+            fills.for_each(|hold| self.table.change(hold.id.number, |slot| slot.state = State::Committing));
+        }
+        may_all
+    }
+
+    /// I1, and the first look of I2. Returns the transaction's row, and a fill that commits; `None` if no row is free.
+    pub fn announce(
+        &mut self,
+        me: Me,
+        row: Option<u32>,
+        subject: Stored,
+        level: i32,
+        now: u64,
+    ) -> Option<(u32, Option<Hold>)> {
+        let end = &mut self.table.header.rows_end;
+        let row = row.or_else(|| pending::take(self.rows, end, me.transaction, me.pid))?;
+        let order = self.table.next_order();
+        self.rows[row as usize].add(Pending { subject, order, level, since: now });
+        Some((row, self.committing(me, &subject)))
+    }
+
+    /// I2: returns a fill of another transaction that the subject concerns and that commits.
+    pub fn committing(&mut self, me: Me, subject: &Stored) -> Option<Hold> {
+        if self.table.header.committing == 0 {
+            return None;
+        }
+        let number = self.table.find_of_subject(subject, |table, number| {
+            let slot = table.slot(number);
+            let is_committing = slot.state == State::Committing && slot.filler != me.transaction;
+            (is_committing && subject.concerns(&slot.lease, &slot.filled)).then_some(number)
+        })?;
+        Some(self.hold(number))
+    }
+
+    /// C1.
+    pub fn committed(&mut self, me: Me, row: Option<u32>, fills: impl Iterator<Item = Hold>) -> Changed {
+        let mut changed = Changed::default();
+        for hold in fills {
+            if let Some(number) = self.find_filled(me, &hold) {
+                self.table.free(number);
+                changed.wake.add(hold.stripe);
+                changed.ended.add(hold.stripe);
+            }
+        }
+        if let Some(row) = row {
+            let mine = self.rows[row as usize];
+            for pending in mine.pending() {
+                self.outdate(me, pending, &mut changed);
+            }
+            pending::give_back(self.rows, &mut self.table.header.rows_end, row);
+        }
+        changed
+    }
+
+    fn outdate(&mut self, me: Me, pending: &Pending, changed: &mut Changed) {
+        self.table.find_of_subject(&pending.subject, |table, number| {
+            let slot = table.slot(number);
+            // The transaction was granted this one afterwards, and so has read what it has written itself.
+            let is_later = slot.granter == me.transaction && slot.order > pending.order;
+            let concern = pending.subject.concern(&slot.lease);
+            if !is_later && concern != Concern::NONE {
+                outdate(table, number, concern, changed);
+            }
+            None::<()>
+        });
+    }
+
+    /// A1, of subtransactions of `level` and below or, with level 1, of the transaction.
+    pub fn rolled_back(
+        &mut self,
+        me: Me,
+        row: Option<u32>,
+        level: i32,
+        fills: impl Iterator<Item = Hold>,
+        grants: impl Iterator<Item = Hold>,
+    ) -> Changed {
+        let mut changed = Changed::default();
+        if let Some(row) = row {
+            self.rows[row as usize].take_back(level);
+            if level <= 1 {
+                pending::give_back(self.rows, &mut self.table.header.rows_end, row);
+            }
+        }
+        for hold in fills {
+            if let Some(number) = self.find_filled(me, &hold) {
+                self.table.change(number, |slot| {
+                    slot.state = State::Held;
+                    slot.filler = 0;
+                    slot.filler_pid = 0;
+                    slot.filled = Filled::zeroed();
+                    slot.keeps = false;
+                });
+                changed.wake.add(hold.stripe);
+            }
+        }
+        for hold in grants {
+            let Some(number) = self.find(me, &hold.id) else { continue };
+            match self.table.slot(number).state {
+                State::Held => {
+                    self.table.free(number);
+                    changed.wake.add(hold.stripe);
+                    changed.ended.add(hold.stripe);
+                }
+                // Another transaction stores with it: it is refused unless it is past its last check.
+                State::Filling => outdate(&mut self.table, number, ALL, &mut changed),
+                _ => {}
+            }
+        }
+        changed
+    }
+
+    /// A subtransaction commits: what it has called is its parent's.
+    pub fn hand_up(&mut self, row: u32, level: i32) {
+        self.rows[row as usize].hand_up(level);
+    }
+}
+
+pub const ALL: Concern = Concern { all: true, ..Concern::NONE };
+
+/// Outdates a lease, and ends a failure. A fill that commits is past its last check; an invalidation that concerns it waits.
+pub fn outdate(table: &mut Table, number: u32, concern: Concern, changed: &mut Changed) {
+    let Slot { state, lease, .. } = *table.slot(number);
+    match state {
+        State::Failed if concern.all => {
+            table.free(number);
+            changed.wake.add(stripe_of(&lease.digest));
+        }
+        State::Held | State::Filling => {
+            table.change(number, |slot| slot.outdated.add(concern));
+            if concern.all {
+                changed.wake.add(stripe_of(&lease.digest));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns why a lease must not be filled now: the questions of F1 and F2.
+pub fn refusal(places: &[Place], rows: &[Row], me: Me, number: u32, filled: &Filled) -> Option<Refused> {
+    let slot = &places[number as usize - 1].slot;
+    if slot.filler != 0 && slot.filler != me.transaction {
+        return Some(Refused::InUse);
+    }
+    let is_outdated =
+        slot.outdated.has(filled) || pending::refuses(rows, me.transaction, slot.order, &slot.lease, filled);
+    is_outdated.then_some(Refused::Outdated)
+}
+
+/// Whether a fill still commits.
+pub fn is_committing(places: &[Place], database: pg_sys::Oid, id: &Id) -> bool {
+    let number = table::find(places, database, id.number, &id.nonce);
+    number.is_some_and(|number| places[number as usize - 1].slot.state == State::Committing)
+}

@@ -2,121 +2,92 @@
 //! the protocol.
 
 mod fence;
+mod holder;
+mod list;
+mod memory;
+mod pending;
+mod room;
+mod show;
+mod slot;
+mod subject;
+mod table;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod types;
+mod waiting;
+
+pub use memory::{AREA, forget_databases};
+#[allow(unused_imports)] // what entry/ and report/ do not use yet
+pub use show::{Shown, ShownPending, all, pending};
+pub use transaction::ENDS;
+pub use types::{Ends, Fill, Grant, LeaseId, Refused, Subject, Wanted};
+#[allow(unused_imports)] // what entry/ does not use yet
+pub use waiting::{Woken, sleep_until_end};
 
 use crate::address::Address;
 use crate::error::Refusal;
-use pgrx::Uuid;
+use crate::pg::clock::{now, since_start};
+use crate::pg::condition_variable::WaitEvent;
+use crate::pg::{backend, random, shared_memory, spi};
+use crate::statistics::counted_now;
+use crate::statistics::counters::Count;
+use fence::{Begun, Granted, Hold, stripe_of};
+use memory::{SLEEP, look, me, visit, visit_and_wake};
+use pgrx::{PgSqlErrorCode, Uuid};
 use std::time::Duration;
+use subject::{Filled, Foundation, Lease, Stored};
+use types::Id;
 
-/// The right to generate the answer of a key. It names a slot of shared memory, and cannot be guessed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct LeaseId(pub Uuid);
-
-/// What an invalidation removes. Texts are bytes in the database's encoding.
-#[derive(Clone, Copy)]
-pub enum Subject<'a> {
-    Key(&'a Address<'a>),
-    Type(Uuid, &'a [u8]),
-    Foundation(Uuid, &'a [u8]),
-    /// Entries of a user whose metadata contain something.
-    Metadata(Uuid),
-    User(Uuid),
-    TypeOfAllUsers(&'a [u8]),
+/// Returns what nobody can guess of a new lease's uuid, which has version 8.
+fn new_nonce() -> Option<types::Nonce> {
+    let mut nonce: types::Nonce = random::bytes()?;
+    nonce[2] = 0x80 | nonce[2] & 0x0f;
+    nonce[4] = 0x80 | nonce[4] & 0x3f;
+    Some(nonce)
 }
 
-/// The lease that a caller would like.
-pub struct Wanted<'a> {
-    pub address: &'a Address<'a>,
-    pub foundation: Option<&'a [u8]>,
-    pub ttl: Duration,
-    /// The slot that counts the content type.
-    pub counted_at: Option<u32>,
-}
-
-/// How many fills and releases have ended, in the stripe of a key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Ends(u64);
-
-/// What a caller gets.
-pub enum Grant {
-    /// `look_again`: a lease in the stripe of the key has ended since the caller read [`Ends`], before its look at the entry.
-    Lease {
-        lease: LeaseId,
-        look_again: bool,
-    },
-    /// Another lease of the key is held.
-    Held {
-        ends_in: Duration,
-    },
-    /// The last generation has failed.
-    Failed {
-        retry_after: Duration,
-    },
-    /// An invalidation of another transaction, which concerns the key, is pending.
-    Pending,
-    NoRoom,
-    /// There is no shared memory, the server is a standby, or the transaction's snapshot may be older than an edit.
-    Unavailable,
-}
-
-/// An answer that is to be stored with a lease.
-pub struct Fill<'a> {
-    pub lease: LeaseId,
-    pub address: &'a Address<'a>,
-    pub foundation: Option<&'a [u8]>,
-    pub has_metadata: bool,
-}
-
-/// Why an answer is not stored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// The lease is unknown, another user's, or has ended.
-    Ended,
-    /// What the answer was made from has been invalidated since the grant.
-    Outdated,
-    /// Another transaction is storing with the lease.
-    InUse,
-}
-
-/// How long a sleep until the end of a lease took.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Woken {
-    Ended,
-    TimedOut,
-    /// As many sessions sleep already as may.
-    NoPlace,
-}
-
-/// A lease, for the view.
-pub struct Shown {
-    pub user_id: Uuid,
-    pub content_type: Vec<u8>,
-    pub digest: Uuid,
-    /// `held`, `over`, `outdated`, `storing` or `failed`.
-    pub state: &'static str,
-    /// In microseconds since 2000.
-    pub granted_at: i64,
-    pub ends_in: Duration,
-    pub storing_pid: Option<i32>,
-    pub waiters: u32,
-}
-
-/// A pending invalidation, for the view.
-pub struct ShownPending {
-    pub pid: i32,
-    pub user_id: Option<Uuid>,
-    pub subject: &'static str,
-    pub pending_for: Duration,
+fn milliseconds(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// Reads how many leases have ended in the stripe of a key. The caller reads it before its look at the entry.
-pub fn ends(_address: &Address) -> Ends {
-    Ends(0)
+pub fn ends(address: &Address) -> Ends {
+    Ends::new(memory::ended(&address.digest))
 }
 
 /// Grants the lease of a key, unless it is another's (G1). The caller has checked that it may write the entry.
-pub fn grant(_wanted: &Wanted, _seen: Ends) -> Grant {
-    Grant::Unavailable
+pub fn grant(wanted: &Wanted, seen: Ends) -> Grant {
+    if !shared_memory::is_preloaded() || backend::is_in_recovery() || spi::uses_transaction_snapshot() {
+        return Grant::Unavailable;
+    }
+    let Some(nonce) = new_nonce() else { return Grant::Unavailable };
+    let lease = Lease::new(backend::database(), wanted.address, wanted.foundation);
+    let (time, granted_at, ttl) = (since_start(), now(), milliseconds(wanted.ttl));
+    let granted = visit(|fence| {
+        let me = transaction::with_number(fence.table.header);
+        let granted = fence.grant(me, &lease, &nonce, time, ttl);
+        if let Granted::Lease { number, .. } = granted {
+            let slot = fence.table.slot(number);
+            slot.set_content_type(wanted.address.content_type);
+            slot.granted_at = granted_at;
+            slot.counted_at = wanted.counted_at.map_or(0, |number| number + 1);
+        }
+        (granted, ends(wanted.address))
+    });
+    match granted {
+        Some((Granted::Lease { number, over }, ended)) => {
+            counted_now(over, Count::LeasesExpired, 1);
+            let id = Id { number, nonce };
+            transaction::granted(Hold { id, stripe: stripe_of(&lease.digest) });
+            Grant::Lease { lease: LeaseId::new(&id), look_again: ended != seen }
+        }
+        Some((Granted::Held(left), _)) => Grant::Held { ends_in: Duration::from_millis(left) },
+        Some((Granted::Failed(left), _)) => Grant::Failed { retry_after: Duration::from_millis(left) },
+        Some((Granted::Pending, _)) => Grant::Pending,
+        Some((Granted::NoRoom, _)) => Grant::NoRoom,
+        None => Grant::Unavailable,
+    }
 }
 
 /// Begins to store an answer (F1). Returns how long it took to generate. The transaction's commit ends the lease, and a rollback
@@ -124,56 +95,125 @@ pub fn grant(_wanted: &Wanted, _seen: Ends) -> Grant {
 ///
 /// # Errors
 /// 22023 when the lease is one of the same user for another entry, or another foundation.
-pub fn begin_fill(_fill: &Fill) -> Result<Result<Duration, Refused>, Refusal> {
-    Ok(Err(Refused::Ended))
+pub fn begin_fill(fill: &Fill) -> Result<Result<Duration, Refused>, Refusal> {
+    let (lease, time) = (Lease::new(backend::database(), fill.address, fill.foundation), since_start());
+    let begun = visit(|fence| {
+        let me = transaction::with_number(fence.table.header);
+        fence.begin_fill(me, &fill.lease.id(), &lease, fill.has_metadata, time)
+    });
+    let refusal = |message| Refusal::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message);
+    match begun.unwrap_or(Begun::Refused(Refused::Ended)) {
+        Begun::Filling { hold, since, is_first } => {
+            if is_first {
+                transaction::fills(hold);
+            }
+            Ok(Ok(Duration::from_millis(since)))
+        }
+        Begun::Refused(refused) => Ok(Err(refused)),
+        Begun::OtherEntry => Err(refusal("the lease is of another entry")
+            .detail("It was granted for another content_type or cache_key.")
+            .hint("Pass the lease with the key that it was fetched for.")),
+        Begun::OtherFoundation => Err(refusal("foundation_dependency is not that of the lease")
+            .detail("The lease was granted for another foundation.")
+            .hint("Name the same foundation in cache_fetch() and cache_upsert().")),
+    }
+}
+
+/// Whether a fill that has begun would be refused now (F1, asked again).
+pub fn would_be_refused(fill: &Fill) -> bool {
+    let Id { number, nonce } = fill.lease.id();
+    let filled = Filled { foundation: Foundation::of(fill.foundation), has_metadata: fill.has_metadata };
+    let me = me(transaction::number());
+    let is_refused = look(|header, places, rows| {
+        let number = table::find(places, me.database, number, &nonce)?;
+        fence::refusal(places, &rows[..header.rows_end as usize], me, number, &filled).is_none().then_some(())
+    });
+    is_refused.flatten().is_none()
 }
 
 /// Runs `delete`, which removes what an invalidation is of, so that no answer that it concerns is stored afterwards (I1, I2).
 /// The caller has checked that it may delete all that the subject names.
-pub fn invalidating<T>(_subject: &Subject, delete: impl FnOnce() -> T) -> T {
+pub fn invalidating<T>(subject: &Subject, delete: impl FnOnce() -> T) -> T {
+    announce(&Stored::new(backend::database(), subject));
     delete()
 }
 
-/// Whether a fill that has begun would be refused now (F1, asked again).
-pub fn would_be_refused(_fill: &Fill) -> bool {
-    false
+/// I1 and I2. Can be cancelled.
+fn announce(subject: &Stored) {
+    let (time, level, row) = (since_start(), backend::nest_level(), transaction::row());
+    let announced = visit(|fence| {
+        let me = transaction::with_number(fence.table.header);
+        fence.announce(me, row, *subject, level, time)
+    });
+    let mut committing = match announced {
+        None => return,
+        Some(None) => {
+            Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES, "too many transactions invalidate entries")
+                .raise()
+        }
+        Some(Some((row, committing))) => {
+            transaction::set_row(row);
+            committing
+        }
+    };
+    let me = me(transaction::number());
+    while let Some(hold) = committing {
+        SLEEP.sleep_until(hold.stripe as usize, None, WaitEvent::Fence, || {
+            look(|_, places, _| !fence::is_committing(places, me.database, &hold.id)).unwrap_or(true)
+        });
+        committing = visit(|fence| fence.committing(me, subject)).flatten();
+    }
+}
+
+/// Returns the user of a lease, and puts the name of its content type into `name`, which has room for it.
+fn user_of(id: &Id, name: &mut Vec<u8>) -> Option<Uuid> {
+    let database = backend::database();
+    look(|_, places, _| {
+        let number = table::find(places, database, id.number, &id.nonce)?;
+        let slot = &places[number as usize - 1].slot;
+        name.extend_from_slice(slot.content_type());
+        Some(Uuid::from_bytes(slot.lease.user))
+    })?
 }
 
 /// Ends a lease of a user that `may` accepts, at once. `failed_for`: how long nobody else gets one. Returns false when there is
-/// no such lease.
-pub fn release(_lease: LeaseId, _may: impl Fn(&Uuid) -> bool, _failed_for: Option<Duration>) -> bool {
-    false
+/// no such lease, or when a transaction is storing with it.
+pub fn release(lease: LeaseId, may: impl Fn(&Uuid) -> bool, failed_for: Option<Duration>) -> bool {
+    let id = lease.id();
+    if !user_of(&id, &mut Vec::with_capacity(slot::NAME)).is_some_and(|user| may(&user)) {
+        return false;
+    }
+    let (me, time) = (me(transaction::number()), since_start());
+    let released = visit_and_wake(|fence| match fence.release(me, &id, failed_for.map(milliseconds), time) {
+        Some(changed) => (true, changed),
+        None => (false, fence::Changed::default()),
+    });
+    released.unwrap_or(false)
 }
 
 /// Gives a lease of a user that `may` accepts a new time from now, at once. `ttl`: of its content type. Returns it, or `None`
-/// when there is no such lease.
-pub fn extend(_lease: LeaseId, _may: impl Fn(&Uuid) -> bool, _ttl: impl Fn(&[u8]) -> Duration) -> Option<Duration> {
-    None
+/// when there is no such lease, when it is outdated, or when its time was over and another has been granted since.
+pub fn extend(lease: LeaseId, may: impl Fn(&Uuid) -> bool, ttl: impl Fn(&[u8]) -> Duration) -> Option<Duration> {
+    let (id, mut name) = (lease.id(), Vec::with_capacity(slot::NAME));
+    user_of(&id, &mut name).filter(may)?;
+    let ttl = ttl(&name);
+    let (me, time) = (me(transaction::number()), since_start());
+    visit(|fence| fence.extend(me, &id, milliseconds(ttl), time))?.then_some(ttl)
 }
 
 /// Ends the leases of a user, of one content type or all, at once and again at commit, and keeps their answers out. Returns how
 /// many.
-pub fn end(_user: &Uuid, _content_type: Option<&[u8]>) -> u64 {
-    0
+pub fn end(user: &Uuid, content_type: Option<&[u8]>) -> u64 {
+    let subject = content_type.map_or(Subject::User(*user), |name| Subject::Type(*user, name));
+    let subject = Stored::new(backend::database(), &subject);
+    announce(&subject);
+    visit_and_wake(|fence| fence.end(&subject)).unwrap_or(0)
 }
 
-/// Sleeps until the lease of a key ends. Can be cancelled.
-pub fn sleep_until_end(_address: &Address, _at_most: Duration) -> Woken {
-    Woken::NoPlace
+/// Counts leases of this database whose time is over and that nobody has ended, once each.
+pub fn count_expired() {
+    let (database, time) = (backend::database(), since_start());
+    visit(|fence| {
+        fence.count_over(database, time, |counted_at| counted_now(Some(counted_at), Count::LeasesExpired, 1))
+    });
 }
-
-/// Returns the leases of this database.
-pub fn all() -> Vec<Shown> {
-    Vec::new()
-}
-
-/// Returns the pending invalidations of this database.
-pub fn pending() -> Vec<ShownPending> {
-    Vec::new()
-}
-
-/// Counts leases whose time is over and that nobody has ended, once each.
-pub fn count_expired() {}
-
-/// Frees what shared memory holds of databases that are gone.
-pub fn forget_databases(_is_gone: impl Fn(pgrx::pg_sys::Oid) -> bool) {}

@@ -6,6 +6,7 @@ use crate::access::owner;
 use crate::audit::reads;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, STATISTICS, locks};
+use crate::lease;
 use crate::pg::advisory_lock;
 use crate::pg::privileges;
 use crate::statistics::at_commit;
@@ -73,6 +74,8 @@ fn flush(extension: &Extension, budget: &dyn Budget) -> Option<Flushed> {
     if at_commit::has_stored() || reads::has_stored() {
         return None;
     }
+    // Nobody else notices when the time of a lease is over.
+    lease::count_expired();
     let mut flushed =
         Flushed { content_types: flush_counters(extension), audit_rows: reads::flush(extension), ..Flushed::default() };
     budget.progress(flushed.content_types + flushed.audit_rows);

@@ -120,7 +120,6 @@ pub fn counted(content_type: &[u8], count: Count, number: u64) {
 }
 
 /// Counts, in the slot of a content type, what has happened whatever becomes of the transaction. Neither allocates nor raises.
-#[allow(dead_code)] // what lease/ does not use yet
 pub fn counted_now(counted_at: Option<u32>, count: Count, number: u64) {
     if let Some(at) = counted_at {
         slot(at).add(count, number);

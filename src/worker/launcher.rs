@@ -6,6 +6,7 @@ use super::process::{self, warning};
 use super::schedule::{self, MILLISECOND, MINUTE, SECOND};
 use super::slot::Slot;
 use crate::audit::ring;
+use crate::lease;
 use crate::maintenance::steps::STEPS;
 use crate::pg::background_worker::{self, Worker};
 use crate::pg::clock::now;
@@ -159,6 +160,7 @@ impl Launcher {
                 let is_gone = |database| gone.contains(&database);
                 statistics::forget_databases(is_gone);
                 ring::forget_databases(is_gone);
+                lease::forget_databases(is_gone);
             }
             for tick in self.ticks.iter_mut().filter(|tick| !tick.terminated) {
                 if !usable.contains(tick.database) || !database::is_open(tick.database) {

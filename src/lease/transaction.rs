@@ -1,0 +1,176 @@
+//! What a transaction has to do with leases: the steps F2, C1 and A1 of `fence.rs`, at its end.
+//!
+//! C1 runs when the transaction has committed, where an ERROR would be a PANIC: it allocates nothing, and calls nothing of the
+//! server but the lock and those who sleep.
+
+use super::fence::{Hold, Me};
+use super::memory::{me, visit, visit_and_wake};
+use super::table::Header;
+use crate::error::Refusal;
+use crate::pg::backend::nest_level;
+use crate::pg::transaction_end::{End, Owner};
+use pgrx::PgSqlErrorCode;
+use std::cell::Cell;
+
+/// Lists of this backend, each element with the nesting level of the subtransaction that it belongs to.
+type Levels = Vec<(i32, Hold)>;
+
+/// What this backend's transaction has in shared memory. Lists are taken out while they are used, so that none is borrowed
+/// while the server is called.
+#[derive(Default)]
+pub struct Mine {
+    /// The transaction's number among grants and invalidations; 0 = it has none.
+    number: Cell<u64>,
+    /// Its row of pending invalidations.
+    row: Cell<Option<u32>>,
+    fills: Cell<Levels>,
+    grants: Cell<Levels>,
+    /// The lease that it waits for, and the level at which it does.
+    waits: Cell<Option<(i32, Hold)>>,
+}
+
+fn holds(list: &[(i32, Hold)]) -> impl Iterator<Item = Hold> + Clone {
+    list.iter().map(|(_, hold)| *hold)
+}
+
+thread_local! {
+    static MINE: Mine = Mine::default();
+}
+
+/// Tells shared memory of the ends of this backend's transactions.
+pub struct Ends;
+
+pub static ENDS: Ends = Ends;
+
+/// Returns the transaction as it takes a step, under the lock. It gets a number with its first step.
+pub fn with_number(header: &mut Header) -> Me {
+    MINE.with(|mine| {
+        if mine.number.get() == 0 {
+            header.order += 1;
+            mine.number.set(header.order);
+        }
+        me(mine.number.get())
+    })
+}
+
+/// Returns the transaction's number; 0 before its first step.
+pub fn number() -> u64 {
+    MINE.with(|mine| mine.number.get())
+}
+
+pub fn row() -> Option<u32> {
+    MINE.with(|mine| mine.row.get())
+}
+
+pub fn set_row(row: u32) {
+    MINE.with(|mine| mine.row.set(Some(row)));
+}
+
+fn push(list: &Cell<Levels>, hold: Hold) {
+    let mut all = list.take();
+    all.push((nest_level(), hold));
+    list.set(all);
+}
+
+/// Records a lease that the transaction was granted: a rollback ends it.
+pub fn granted(hold: Hold) {
+    MINE.with(|mine| push(&mine.grants, hold));
+}
+
+/// Records a fill: the commit ends its lease, and a rollback gives it back.
+pub fn fills(hold: Hold) {
+    MINE.with(|mine| push(&mine.fills, hold));
+}
+
+/// Records that the session waits, until [`stops_waiting`] or a rollback.
+pub fn waits(hold: Hold) {
+    MINE.with(|mine| mine.waits.set(Some((nest_level(), hold))));
+}
+
+pub fn stops_waiting() {
+    MINE.with(|mine| {
+        if let Some((_, hold)) = mine.waits.take() {
+            visit(|fence| fence.stop_waiting(me(mine.number.get()), &hold));
+        }
+    });
+}
+
+impl Mine {
+    /// F2.
+    fn begin_commit(&self) {
+        let fills = self.fills.take();
+        let may =
+            fills.is_empty() || visit(|fence| fence.begin_commit(me(self.number.get()), holds(&fills))) != Some(false);
+        self.fills.set(fills);
+        if !may {
+            Refusal::new(
+                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                "could not store the answer because of a concurrent invalidation",
+            )
+            .detail("What it was made from was invalidated while it was stored.")
+            .hint("Call cache_fetch() again.")
+            .raise();
+        }
+    }
+
+    /// C1.
+    fn commit(&self) {
+        let (fills, row) = (self.fills.take(), self.row.take());
+        let number = self.number.take();
+        drop(self.grants.take());
+        if row.is_some() || !fills.is_empty() {
+            visit_and_wake(|fence| ((), fence.committed(me(number), row, holds(&fills))));
+        }
+    }
+
+    /// A1.
+    fn roll_back(&self, level: i32) {
+        if self.waits.get().is_some_and(|(of, _)| of >= level) {
+            stops_waiting();
+        }
+        let (mut fills, mut grants) = (self.fills.take(), self.grants.take());
+        let row = self.row.get();
+        // A level never falls below that of an earlier element, so what is rolled back stands at the end.
+        let first = |list: &Levels| list.iter().position(|(of, _)| *of >= level).unwrap_or(list.len());
+        let (first_fill, first_grant) = (first(&fills), first(&grants));
+        if row.is_some() || first_fill < fills.len() || first_grant < grants.len() {
+            let me = me(self.number.get());
+            visit_and_wake(|fence| {
+                let (fills, grants) = (holds(&fills[first_fill..]), holds(&grants[first_grant..]));
+                ((), fence.rolled_back(me, row, level, fills, grants))
+            });
+        }
+        fills.truncate(first_fill);
+        grants.truncate(first_grant);
+        self.fills.set(fills);
+        self.grants.set(grants);
+        if level <= 1 {
+            self.row.set(None);
+            self.number.set(0);
+        }
+    }
+
+    /// A subtransaction commits.
+    fn hand_up(&self, level: i32) {
+        for list in [&self.fills, &self.grants] {
+            let mut all = list.take();
+            all.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1));
+            list.set(all);
+        }
+        if let Some(row) = self.row.get() {
+            visit(|fence| fence.hand_up(row, level));
+        }
+    }
+}
+
+impl Owner for Ends {
+    fn ends(&'static self, end: End) {
+        MINE.with(|mine| match end {
+            End::BeforeCommit | End::BeforePrepare => mine.begin_commit(),
+            End::Committed | End::Prepared => mine.commit(),
+            End::RolledBack => mine.roll_back(1),
+            End::SubtransactionCommitted(level) => mine.hand_up(level),
+            End::SubtransactionRolledBack(level) => mine.roll_back(level),
+        });
+    }
+}

@@ -1,0 +1,108 @@
+//! What the rest of the code asks of leases, and what it gets.
+
+use crate::address::Address;
+use pgrx::Uuid;
+use std::time::Duration;
+
+/// What of a lease's uuid is random. It tells a lease from earlier ones of the same slot.
+pub type Nonce = [u8; 12];
+
+/// The right to generate the answer of a key. It names a slot of shared memory, and cannot be guessed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LeaseId(pub Uuid);
+
+/// What an invalidation removes. Texts are bytes in the database's encoding.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    Key(&'a Address<'a>),
+    Type(Uuid, &'a [u8]),
+    Foundation(Uuid, &'a [u8]),
+    /// Entries of a user whose metadata contain something.
+    Metadata(Uuid),
+    User(Uuid),
+    TypeOfAllUsers(&'a [u8]),
+}
+
+/// The lease that a caller would like.
+pub struct Wanted<'a> {
+    pub address: &'a Address<'a>,
+    pub foundation: Option<&'a [u8]>,
+    pub ttl: Duration,
+    /// The slot that counts the content type.
+    pub counted_at: Option<u32>,
+}
+
+/// How many fills and releases have ended, in the stripe of a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Ends(u64);
+
+/// What a caller gets.
+pub enum Grant {
+    /// `look_again`: a lease in the stripe of the key has ended since the caller read [`Ends`], before its look at the entry.
+    Lease {
+        lease: LeaseId,
+        look_again: bool,
+    },
+    /// Another lease of the key is held.
+    Held {
+        ends_in: Duration,
+    },
+    /// The last generation has failed.
+    Failed {
+        retry_after: Duration,
+    },
+    /// An invalidation of another transaction, which concerns the key, is pending.
+    Pending,
+    NoRoom,
+    /// There is no shared memory, the server is a standby, or the transaction's snapshot may be older than an edit.
+    Unavailable,
+}
+
+/// An answer that is to be stored with a lease.
+pub struct Fill<'a> {
+    pub lease: LeaseId,
+    pub address: &'a Address<'a>,
+    pub foundation: Option<&'a [u8]>,
+    pub has_metadata: bool,
+}
+
+/// Why an answer is not stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The lease is unknown, another user's, or has ended.
+    Ended,
+    /// What the answer was made from has been invalidated since the grant.
+    Outdated,
+    /// Another transaction is storing with the lease.
+    InUse,
+}
+
+/// What tells a lease from all others. Its slot may be another's by now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Id {
+    pub number: u32,
+    pub nonce: Nonce,
+}
+
+impl LeaseId {
+    pub fn new(id: &Id) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&id.number.to_be_bytes());
+        bytes[4..].copy_from_slice(&id.nonce);
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    pub fn id(&self) -> Id {
+        let (number, nonce) = self.0.split_at(4);
+        Id {
+            number: u32::from_be_bytes(number.try_into().expect("four bytes")),
+            nonce: nonce.try_into().expect("twelve bytes"),
+        }
+    }
+}
+
+impl Ends {
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
