@@ -90,6 +90,41 @@ CREATE FUNCTION @extschema@.cache_explain(user_id uuid, content_type text, cache
 COMMENT ON FUNCTION @extschema@.cache_explain(uuid, text, text, jsonb) IS
     'Why a lookup of a key misses, or would; with the request, which entry comes nearest to it. For people, not for the hot path';
 
+-- == generate once ==
+-- cache_fetch is on the hot path, too, as cache_lookup is.
+CREATE FUNCTION @extschema@.cache_fetch(user_id uuid, content_type text, cache_key text,
+        wait interval DEFAULT '0', foundation_dependency text DEFAULT NULL,
+        OUT state text, OUT content jsonb, OUT lease uuid, OUT retry_after interval, OUT expires_at timestamptz, OUT age interval)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cache_fetch_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_fetch(uuid, text, text, interval, text) IS
+    'The answer, or who generates it: hit, refresh, stale, generate, wait or failed. Who gets a lease generates, and passes it to cache_upsert() or cache_release()';
+
+CREATE FUNCTION @extschema@.cache_release(lease uuid, failed boolean DEFAULT false, retry_after interval DEFAULT '5 seconds')
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_release_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_release(uuid, boolean, interval) IS
+    'Gives a lease back, so that somebody else generates; if failed, nobody for retry_after. At once, whatever becomes of the transaction. False when the lease has ended';
+
+CREATE FUNCTION @extschema@.cache_extend_lease(lease uuid, ttl interval DEFAULT NULL) RETURNS interval
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_extend_lease_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_extend_lease(uuid, interval) IS
+    'Gives a lease a new time from now, by default the lease_ttl of its content policy, and returns it; NULL when the lease has ended';
+
+CREATE FUNCTION @extschema@.cache_end_leases(user_id uuid, content_type text DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_end_leases_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_end_leases(uuid, text) IS
+    'Ends a user''s leases, of one content type or all, and keeps their answers out: call it before entries are changed by other means. Returns how many';
+
+CREATE FUNCTION @extschema@.cache_pending_invalidations()
+    RETURNS TABLE (pid integer, user_id uuid, subject text, pending_for interval)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_pending_invalidations';
+COMMENT ON FUNCTION @extschema@.cache_pending_invalidations() IS
+    'Invalidations whose transaction is open: answers that they concern are not stored';
+
 -- == write ==
 CREATE FUNCTION @extschema@.cache_upsert(
         user_id uuid, content_type text, cache_key text, content jsonb,

@@ -66,6 +66,13 @@ CREATE FUNCTION @extschema@.cache_maintenance_progress()
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_progress';
 CREATE VIEW @extschema@.cache_maintenance_progress AS SELECT * FROM @extschema@.cache_maintenance_progress();
 
+CREATE FUNCTION @extschema@.cache_leases()
+    RETURNS TABLE (user_id uuid, content_type text, entry_digest uuid, state text, granted_at timestamptz,
+                   ends_in interval, storing_pid integer, waiters integer)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'infinite_pages_cache_leases';
+CREATE VIEW @extschema@.cache_leases AS SELECT * FROM @extschema@.cache_leases();
+
 COMMENT ON VIEW @extschema@.cache_performance_metrics IS
     'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved, and entries evicted by max_entries, in the last day';
 COMMENT ON VIEW @extschema@.partition_health_metrics IS
@@ -82,6 +89,8 @@ COMMENT ON VIEW @extschema@.cache_maintenance_status IS
     'Whether the background worker works in this database, or why not: when it ran last and runs next, failures, months ahead, the oldest expired entry that is still there. verify_production_cache() names what is not ready. last_success is the last run in which no step failed or waited to be tried again; after a restart, until the first tick, the last such run in cache_maintenance_log';
 COMMENT ON VIEW @extschema@.cache_maintenance_progress IS
     'The ticks of the background worker that run now, in any database: their step and how much it has done so far';
+COMMENT ON VIEW @extschema@.cache_leases IS
+    'Leases of cache_fetch(): who generates what. A tenant sees those of its user';
 COMMENT ON FUNCTION @extschema@.cache_maintenance_status() IS 'The rows of the view of this name';
 COMMENT ON FUNCTION @extschema@.cache_maintenance_progress() IS 'The rows of the view of this name';
 COMMENT ON FUNCTION @extschema@.cache_performance_metrics() IS 'The rows of the view of this name';
@@ -90,3 +99,4 @@ COMMENT ON FUNCTION @extschema@.cache_connection_metrics() IS 'The rows of the v
 COMMENT ON FUNCTION @extschema@.user_cache_analytics() IS 'The rows of the view of this name';
 COMMENT ON FUNCTION @extschema@.cache_alerts() IS 'The rows of the view of this name';
 COMMENT ON FUNCTION @extschema@.cache_maintenance_log() IS 'The rows of the view of this name';
+COMMENT ON FUNCTION @extschema@.cache_leases() IS 'The rows of the view of this name';

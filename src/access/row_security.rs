@@ -14,7 +14,7 @@ pub enum Visible {
     All,
     /// The entries of the user that the session acts for.
     OwnEntries,
-    /// Only a statement can tell. Where a role may read nothing, the statement raises the error.
+    /// Only a statement can tell. Where a role has no right, the statement raises the error.
     AskSql,
 }
 
@@ -67,13 +67,22 @@ impl Visible {
     }
 }
 
+/// Which entries row security lets the current user insert and update. Privileges on the table are another matter.
+pub fn can_be_written(table: pg_sys::Oid) -> Visible {
+    if !privileges::is_restricted(table) {
+        return Visible::All;
+    }
+    let role = backend::current_user();
+    let by_policies = |table: &Relation| {
+        let [insert, update] = [Use::Insert, Use::Update].map(|way| Visible::by_policies(table, role, way));
+        if insert == update { insert } else { Visible::AskSql }
+    };
+    while_it_stays(table, by_policies).unwrap_or(Visible::AskSql)
+}
+
 /// Whether row security is sure to let the current user write only entries of the user that the session acts for.
 pub fn only_own_can_be_written(table: pg_sys::Oid) -> bool {
-    let role = backend::current_user();
-    let allows_own_only = |table: &Relation| {
-        [Use::Insert, Use::Update].into_iter().all(|way| Visible::by_policies(table, role, way) == Visible::OwnEntries)
-    };
-    privileges::is_restricted(table) && while_it_stays(table, allows_own_only).unwrap_or(false)
+    can_be_written(table) == Visible::OwnEntries
 }
 
 /// Whether privileges and row security are sure to let the current user read and delete every entry.

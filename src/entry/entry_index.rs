@@ -1,7 +1,7 @@
 //! The entry index of each partition, kept in the backend until the table, its partitions or roles change. A lookup needs
 //! it to go to the index without a statement.
 
-use crate::access::row_security::Visible;
+use crate::access::row_security::{Visible, can_be_written};
 use crate::extension::{CACHE, Extension};
 use crate::partition::catalog::{forget_partitions, partitions_of};
 use crate::pg::backend;
@@ -9,6 +9,7 @@ use crate::pg::function;
 use crate::pg::guc::with_setting;
 use crate::pg::invalidation::{DEFINITIONS, RELATIONS, ROLES, watch_relations};
 use crate::pg::nodes::Expression;
+use crate::pg::privileges;
 use crate::pg::relation::{self, Index, Relation, default_operator_family, while_it_stays};
 use crate::pg::spi::{self, Access};
 use pgrx::pg_sys;
@@ -56,6 +57,17 @@ pub struct Entries {
     generation: Generation,
     /// What the current role may read, and the role that it was read for.
     visible: Cell<(pg_sys::Oid, Visible)>,
+    /// What the current role may write, and the role that it was read for.
+    writable: Cell<(pg_sys::Oid, Writable)>,
+}
+
+/// Which entries a role may write.
+#[derive(Clone, Copy)]
+pub struct Writable {
+    /// By row security.
+    pub rows: Visible,
+    /// Whether it has the privileges on the table.
+    pub is_privileged: bool,
 }
 
 /// The tables that hold entries.
@@ -115,7 +127,9 @@ impl Entries {
                 None => tables_below(extension, table, &mut watched),
             };
             let visible = Cell::new((pg_sys::InvalidOid, Visible::AskSql));
-            (Entries { table, partitions, tables, generation, visible }, watched)
+            let writable = Writable { rows: Visible::AskSql, is_privileged: false };
+            let writable = Cell::new((pg_sys::InvalidOid, writable));
+            (Entries { table, partitions, tables, generation, visible, writable }, watched)
         }));
         ENTRIES.set(Some(Rc::clone(&entries)));
         entries
@@ -144,6 +158,18 @@ impl Entries {
     /// Whether there are entries in other tables, too.
     pub fn has_others(&self) -> bool {
         self.tables.others
+    }
+
+    /// Returns what the current role may write.
+    pub fn writable(&self) -> Writable {
+        let role = backend::current_user();
+        let (asked_of, writable) = self.writable.get();
+        if asked_of == role {
+            return writable;
+        }
+        let writable = Writable { rows: can_be_written(self.table), is_privileged: privileges::may_store(self.table) };
+        self.writable.set((role, writable));
+        writable
     }
 
     fn visible(&self, extension: &Extension) -> Visible {

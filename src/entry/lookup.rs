@@ -1,6 +1,7 @@
 //! Lookups: find entries by their address. They write nothing: no row, no WAL, no transaction id.
 
-use super::newest_version;
+use super::newest_version::{self, newest};
+use super::user_rows::Row;
 use crate::address::{Address, matching};
 use crate::arguments::{checked_content_type, checked_user, missing, or_raise};
 use crate::audit::reads;
@@ -8,6 +9,7 @@ use crate::error::Refusal;
 use crate::extension::{CACHE, saved_plan};
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::memory::Memory;
+use crate::pg::snapshot::with_active;
 use crate::pg::spi::{self, Access, Rows};
 use crate::pg::srf::{Call, Stored, set_returning};
 use crate::statistics::at_commit::pending_hits_of;
@@ -40,7 +42,8 @@ fn cache_lookup<'fcx>(
         return None;
     }
     let mut found = Found::Nothing;
-    if !newest_version::newest(&[&address], memory, |_, version| found = version) {
+    let read = |row: &Row| newest_version::found(row, memory);
+    if !with_active(|snapshot| newest(snapshot, &[&address], read, |_, version| found = version)) {
         found = newest_by_statement(&address, memory);
     }
     audit_and_count(&lookup, address.content_type, std::iter::once((&address, &found)));
@@ -163,9 +166,13 @@ fn lookup_many(
         let mut order: Vec<usize> = (0..addresses.len()).collect();
         order.sort_unstable_by_key(|&number| addresses[number].digest.as_bytes());
         let ordered: Vec<&Address> = order.iter().map(|&number| &addresses[number]).collect();
-        if !newest_version::newest(&ordered, call.memory(), |number, version| found[order[number]] = version) {
+        let memory = call.memory();
+        let read = |row: &Row| newest_version::found(row, memory);
+        let is_found =
+            with_active(|snapshot| newest(snapshot, &ordered, read, |number, version| found[order[number]] = version));
+        if !is_found {
             let keys = spi::texts(addresses.iter().map(|address| address.cache_key));
-            found = newest_of_each_by_statement(user_id, content_type, keys, call.memory());
+            found = newest_of_each_by_statement(user_id, content_type, keys, memory);
         }
         audit_and_count(&lookup, content_type, addresses.iter().zip(&found));
     }

@@ -8,7 +8,7 @@ use crate::access::tenant;
 use crate::address::Address;
 use crate::error::Refusal;
 use crate::extension::{CACHE, Extension};
-use crate::pg::privileges;
+use crate::pg::{invalidation, privileges};
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
@@ -21,6 +21,39 @@ pub fn check_users<'a>(users: impl Iterator<Item = &'a Uuid>) {
     let foreign = users.into_iter().find(|user| acting != Some(**user));
     if let Some(user) = foreign.filter(|_| row_security::only_own_can_be_written(Extension::current().table(CACHE))) {
         not_own(acting, user).raise();
+    }
+}
+
+/// The users whose entries the caller is sure to be allowed to write.
+pub struct Writer {
+    rows: Visible,
+    acting: Option<Uuid>,
+    is_privileged: bool,
+}
+
+impl Writer {
+    /// Returns what the current user may write. Where only a statement can tell, that is the user that the session acts for.
+    pub fn current() -> Self {
+        invalidation::accept_messages();
+        let writable = Entries::current(&Extension::current()).writable();
+        let is_all = writable.rows == Visible::All;
+        let acting = if is_all { None } else { tenant::cache_current_user_id() };
+        Self { rows: writable.rows, acting, is_privileged: writable.is_privileged }
+    }
+
+    /// As [`check_users`].
+    ///
+    /// # Errors
+    /// 42501 for an entry of another user.
+    pub fn refuse_foreign(&self, user: &Uuid) {
+        if self.rows == Visible::OwnEntries && self.acting != Some(*user) {
+            not_own(self.acting, user).raise();
+        }
+    }
+
+    /// Whether the caller may write a user's entries. Calls nothing of the server's.
+    pub fn may_write(&self, user: &Uuid) -> bool {
+        self.is_privileged && (self.rows == Visible::All || self.acting == Some(*user))
     }
 }
 

@@ -34,6 +34,7 @@ const SERVICE_FUNCTIONS: &[&str] = &[
     "cache_maintenance_log",
     "cache_maintenance_status",
     "cache_maintenance_progress",
+    "cache_pending_invalidations",
 ];
 /// Functions that only the owner of the tables may call.
 const OWNER_FUNCTIONS: &[&str] =
@@ -45,14 +46,26 @@ const CLOSED: [&[&str]; 4] = [&[TENANT_FUNCTION], SERVICE_FUNCTIONS, OWNER_FUNCT
 
 /// Functions that monitors call beside those of their views. The second group is open to every role.
 const MONITOR_FUNCTIONS: [&[&str]; 2] = [
-    &["verify_production_cache", "check_partition_health", "cache_statistics"],
-    &["cache_latency_ms", "cache_pending_hits_by", "user_cache_analytics"],
+    &["verify_production_cache", "check_partition_health", "cache_statistics", "cache_pending_invalidations"],
+    &["cache_latency_ms", "cache_pending_hits_by", "user_cache_analytics", "cache_leases"],
 ];
 /// Functions that no earlier version has.
-const NEW_FUNCTIONS: &[&str] = &["cache_grant_monitor", "cache_explain", "cache_refresh_candidates"];
+const NEW_FUNCTIONS: &[&str] = &[
+    "cache_grant_monitor",
+    "cache_explain",
+    "cache_refresh_candidates",
+    "cache_fetch",
+    "cache_release",
+    "cache_extend_lease",
+    "cache_end_leases",
+    "cache_leases",
+    "cache_pending_invalidations",
+];
+/// Views that no earlier version has.
+const NEW_VIEWS: &[&str] = &["cache_leases"];
 
 /// Views, each on the function of the same name.
-const TENANT_VIEWS: &[&str] = &["user_cache_analytics"];
+const TENANT_VIEWS: &[&str] = &["user_cache_analytics", "cache_leases"];
 const SERVICE_VIEWS: &[&str] = &[
     "cache_performance_metrics",
     "partition_health_metrics",
@@ -216,11 +229,15 @@ pub fn reset_members(extension: &Extension) {
     for function in functions(extension, &CLOSED.concat()) {
         reset_function(function);
     }
-    for view in TENANT_VIEWS.iter().chain(SERVICE_VIEWS) {
-        secure::revoke(extension.table(view), "ALL");
+    reset_views(extension, SERVICE_VIEWS);
+    reset_views(extension, TENANT_VIEWS);
+}
+
+fn reset_views(extension: &Extension, views: &[&str]) {
+    for view in views.iter().filter_map(|view| extension.find_table(view)) {
+        secure::revoke(view, "ALL");
     }
-    on_views(extension, SERVICE_VIEWS, WATCHER);
-    on_views(extension, TENANT_VIEWS, WATCHER);
+    on_views(extension, views, WATCHER);
 }
 
 /// As [`reset_members`], for one function. A function that is open to every role keeps what default privileges grant.
@@ -250,11 +267,12 @@ fn revoke_all(function: pg_sys::Oid, signature: &str) {
     }
 }
 
-/// As [`reset_members`], for the functions that an update has just created.
+/// As [`reset_members`], for the functions and views that an update has just created.
 pub fn reset_new_members(extension: &Extension) {
     for function in functions(extension, NEW_FUNCTIONS) {
         reset_function(function);
     }
+    reset_views(extension, NEW_VIEWS);
 }
 
 /// Turns grants that 0.1.0 made during CREATE EXTENSION into grants like any others. PostgreSQL recorded them as initial
@@ -330,8 +348,9 @@ fn functions(extension: &Extension, list: &[&str]) -> Vec<pg_sys::Oid> {
     })
 }
 
+/// Grants views to a role. The SQL of an earlier version lacks some of them.
 fn on_views(extension: &Extension, views: &[&str], role: &str) {
-    for view in views {
+    for view in views.iter().filter(|view| extension.find_table(view).is_some()) {
         spi::execute(&format!("GRANT SELECT ON {}.{view} TO {role}", extension.schema));
     }
 }

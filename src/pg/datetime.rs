@@ -3,6 +3,7 @@
 use pgrx::datum::{FromDatum, Interval, TimestampWithTimeZone};
 use pgrx::pg_sys;
 use std::ffi::CStr;
+use std::time::Duration;
 
 /// Reads an interval.
 ///
@@ -11,6 +12,24 @@ use std::ffi::CStr;
 pub fn read_interval(text: &CStr) -> Interval {
     // SAFETY: interval_in takes a NUL-terminated string, an OID and a type modifier, and returns an interval.
     unsafe { read(pg_sys::interval_in, text) }
+}
+
+/// Makes an interval of microseconds, with days of 24 hours, as the difference of two timestamps has them.
+pub fn interval_of_microseconds(microseconds: i64) -> Interval {
+    const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+    Interval::new(0, (microseconds / DAY) as i32, microseconds % DAY).expect("fewer days than an interval can have")
+}
+
+/// Makes an interval of a duration.
+pub fn interval_of(duration: Duration) -> Interval {
+    interval_of_microseconds(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Returns the length of an interval, in which a month counts 30 days and a day 24 hours; `None` if it is negative.
+pub fn duration_of(interval: &Interval) -> Option<Duration> {
+    let hours = (i128::from(interval.months()) * 30 + i128::from(interval.days())) * 24;
+    let micros = hours * 3_600_000_000 + i128::from(interval.micros());
+    (micros >= 0).then(|| Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
 }
 
 /// Reads a timestamptz, in microseconds since 2000-01-01 UTC.

@@ -62,6 +62,7 @@ pub mod plain;
 pub mod privileges;
 pub mod random;
 pub mod relation;
+pub mod row;
 mod scope;
 pub mod scratch;
 pub mod shared_memory;

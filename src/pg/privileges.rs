@@ -125,6 +125,11 @@ pub fn may_read(table: pg_sys::Oid) -> bool {
     holds(table, version::SELECT)
 }
 
+/// Whether the current user may insert into a table and update it, or what row security lets it.
+pub fn may_store(table: pg_sys::Oid) -> bool {
+    holds(table, version::INSERT) && holds(table, version::UPDATE)
+}
+
 /// Whether the current user may delete from a table, or what row security shows of it.
 pub fn may_delete(table: pg_sys::Oid) -> bool {
     holds(table, version::DELETE)

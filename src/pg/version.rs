@@ -93,6 +93,12 @@ pub fn on_shared_memory_request(request: fn()) {
 /// The privilege to read a table. Since PostgreSQL 16 a set of privileges has 64 bits.
 #[allow(clippy::unnecessary_cast)]
 pub const SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+/// The privilege to insert into a table.
+#[allow(clippy::unnecessary_cast)]
+pub const INSERT: pg_sys::AclMode = pg_sys::ACL_INSERT as pg_sys::AclMode;
+/// The privilege to update a table.
+#[allow(clippy::unnecessary_cast)]
+pub const UPDATE: pg_sys::AclMode = pg_sys::ACL_UPDATE as pg_sys::AclMode;
 /// The privilege to delete from a table.
 #[allow(clippy::unnecessary_cast)]
 pub const DELETE: pg_sys::AclMode = pg_sys::ACL_DELETE as pg_sys::AclMode;

@@ -3,6 +3,7 @@
 mod analytics;
 mod counted;
 mod latency;
+mod leases;
 mod maintenance_status;
 mod refresh_candidates;
 mod run;

@@ -139,7 +139,6 @@ pub fn generated(content_type: &[u8], since_grant: Duration) {
 
 /// Returns how long a generation of a content type has taken on average since the server started, each at most
 /// [`LONGEST_GENERATION`]; `None` before the first.
-#[allow(dead_code)] // what entry/ does not use yet
 pub fn mean_generation(counted_at: Option<u32>) -> Option<Duration> {
     let slot = slot(counted_at?);
     slot.value(Count::GenerationMs).checked_div(slot.value(Count::Generations)).map(Duration::from_millis)

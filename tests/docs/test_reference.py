@@ -70,7 +70,7 @@ def test_the_table_of_rights_says_who_may_call_what(database):
         database.execute("DROP OWNED BY somebody, tenant, service, monitor")
     watched = may["monitor"] - may["somebody"]
     assert may["pg_read_all_data"] == may["monitor"]
-    assert (parts["Keys"] | parts["Read"] | parts["Write"] | parts["Invalidate"] | named["everybody"]) - {"cache_forget_user"} == may["somebody"]
+    assert (parts["Keys"] | parts["Read"] | parts["Generate once"] | parts["Write"] | parts["Invalidate"] | named["everybody"]) - {"cache_forget_user"} == may["somebody"]
     assert named["tenants and services"] == may["tenant"] - may["somebody"]
     assert named["services"] == may["service"] - may["tenant"] - watched
     assert (parts["Reports"] | named["services, monitors, pg_read_all_data"]) - may["somebody"] == watched
@@ -102,7 +102,7 @@ def test_every_setting_has_a_row_with_its_default(database):
         connection.execute("SELECT cache_key('{}')")
         settings = connection.execute("""
             SELECT name, CASE vartype WHEN 'string' THEN boot_val ELSE current_setting(name) END FROM pg_settings WHERE name LIKE 'infinite\\_pages\\_cache.%'""").fetchall()
-    assert len(settings) == 18
+    assert len(settings) == 22
     for name, default in settings:
         cell = f" `{default}`" if default else ""
         assert f"| `{name}` |{cell} |" in SETTINGS, name

@@ -34,7 +34,7 @@ ARGUMENTS = {
         [{"user_id": ALICE, "content_type": "t", "cache_key": "k", "content": "stolen"}]),
     "role": "authenticated", "target_date": "2031-05-01", "months_to_keep": "1", "include_live": "true",
     "older_than": "1 second", "request": "{}", "value": "1 day", "max_results": "10", "per": "entry", "pending": "false",
-    "buckets": "{1,2}", "share": "0.5", "within": "1 day",
+    "wait": "0", "lease": "b0b00000-0000-8000-8000-000000000002", "failed": "false", "retry_after": "5 seconds", "buckets": "{1,2}", "share": "0.5", "within": "1 day",
 }
 
 

@@ -35,7 +35,7 @@ TABLES = {
 }
 # Views belong to the extension, not to the owner of the tables.
 VIEWS = {
-    "user_cache_analytics": {"authenticated": READ, "service_role": READ, **MONITORS, **DATABASE_OWNER},
+    **dict.fromkeys(["user_cache_analytics", "cache_leases"], {"authenticated": READ, "service_role": READ, **MONITORS, **DATABASE_OWNER}),
     **dict.fromkeys(["cache_performance_metrics", "partition_health_metrics", "cache_connection_metrics", "cache_alerts", "cache_maintenance_log",
                      "cache_maintenance_status", "cache_maintenance_progress"], {"service_role": READ, **MONITORS, **DATABASE_OWNER}),
 }
@@ -46,16 +46,17 @@ CASTS = {f"cast from {name} to cache_ttl" for name in ("interval", "smallint", "
 COMPUTE = {"cache_key(jsonb)", "cache_entry_digest(text,text)", "cache_current_user_id()", "cache_latency_ms(double precision[],double precision)",
            "cache_ttl_in(cstring)", "cache_ttl_out(cache_ttl)", "cache_ttl_from_interval(interval)"}
 WITH_CALLERS_RIGHTS = {
-    "cache_lookup(uuid,text,text)", "cache_get(uuid,text,text)", "cache_lookup_many(uuid,text,text[])", "cache_search(uuid,text,jsonb,integer)",
+    "cache_lookup(uuid,text,text)", "cache_fetch(uuid,text,text,interval,text)", "cache_get(uuid,text,text)", "cache_lookup_many(uuid,text,text[])", "cache_search(uuid,text,jsonb,integer)",
     "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamp with time zone)",
     "cache_upsert_many(jsonb)", "cache_touch(uuid,text,text,cache_ttl)", "cache_invalidate(uuid,text,text)",
     "cache_invalidate_content_type(uuid,text)", "cache_invalidate_where(uuid,jsonb)", "cache_invalidate_dependents(uuid,text)",
     "get_infinite_pages_analytics(uuid)", "user_cache_analytics()",
     "cache_explain(uuid,text,text,jsonb)", "cache_refresh_candidates(interval,integer)"}
-# It reads shared memory, where no right on a table is asked for: only what is the caller's own is shown.
-OWN_ONLY = {"cache_pending_hits()", "cache_pending_hits_by(text)"}
+# They work on shared memory, where no right on a table is asked for: only what is the caller's own is shown or ended.
+OWN_ONLY = {"cache_pending_hits()", "cache_pending_hits_by(text)", "cache_leases()", "cache_release(uuid,boolean,interval)",
+            "cache_extend_lease(uuid,interval)", "cache_end_leases(uuid,text)"}
 TENANT = {"cache_create_current_partition()"}
-SERVICE_AND_WATCHER = {"verify_production_cache()", "check_partition_health()", "cache_statistics(boolean)"} | {
+SERVICE_AND_WATCHER = {"verify_production_cache()", "check_partition_health()", "cache_statistics(boolean)", "cache_pending_invalidations()"} | {
     f"{view}()" for view, roles in VIEWS.items() if "authenticated" not in roles}
 SERVICE = {"cleanup_expired_cache_entries_production()", "cache_forget_user(uuid)",
            "create_monthly_cache_partition(timestamp without time zone)", "drop_old_cache_partitions(integer,boolean)"}
@@ -74,7 +75,7 @@ EXECUTE = {
     "cache_owner": EVERYBODY,
 }
 # Without a search_path of their own: they run no statement, or qualify every name in it.
-WITHOUT_SEARCH_PATH = COMPUTE | {"cache_lookup(uuid,text,text)", "cache_statistics(boolean)"}
+WITHOUT_SEARCH_PATH = COMPUTE | {"cache_lookup(uuid,text,text)", "cache_fetch(uuid,text,text,interval,text)", "cache_statistics(boolean)"}
 ROLES = ["anon", "authenticated", "service_role", "monitor", "pg_monitor", "pg_database_owner", "cache_owner"]
 
 
@@ -237,7 +238,8 @@ def test_each_function_called_by_each_role(guarded, role):
             found = outcome(connection, statement, BOB, role)
             if signature not in EXECUTE[role]:
                 good = isinstance(found, tuple) and found[:2] == ("42501", f"permission denied for function {signature.split('(')[0]}")
-            elif role in ("anon", "authenticated", "monitor") and signature.startswith(("cache_upsert(", "cache_upsert_many(")):
+            elif role in ("anon", "authenticated", "monitor") and signature.startswith(
+                    ("cache_upsert(", "cache_upsert_many(", "cache_fetch(")):
                 # The arguments are Alice's.
                 good = isinstance(found, tuple) and found[0] == "42501" and found[1].startswith(
                     ("an entry of another user", "permission denied for table ")[:1 if role == "authenticated" else 2])

@@ -10,7 +10,8 @@ CALLS = [f"cache_lookup('{ALICE}', 't', 'k')", f"cache_get('{ALICE}', 't', 'k')"
          f"""cache_upsert_many('[{{"user_id": "{ALICE}", "content_type": "t", "cache_key": "k", "content": 1}}]')""",
          f"cache_touch('{ALICE}', 't', 'k', '1 day')", f"cache_invalidate('{ALICE}', 't', 'k')", f"cache_invalidate_content_type('{ALICE}', 't')",
          f"""cache_invalidate_where('{ALICE}', '{{"a": 1}}')""", f"cache_invalidate_dependents('{ALICE}', 'f')", f"get_infinite_pages_analytics('{ALICE}')",
-         "user_cache_analytics()", f"cache_explain('{ALICE}', 't', 'k')", "cache_refresh_candidates()"]
+         "user_cache_analytics()", f"cache_explain('{ALICE}', 't', 'k')", "cache_refresh_candidates()",
+         f"cache_fetch('{ALICE}', 't', 'k')"]
 
 
 @pytest.fixture
