@@ -197,21 +197,25 @@ impl<'a> Fence<'a> {
         if pending::others_concern_all(self.used_rows(), me.transaction, lease) {
             return Granted::Pending;
         }
-        let kept = self.table.find_of_key(lease, |table, number| {
+        let left = |table: &mut Table, number| {
             let slot = table.slot(number);
-            if slot.is_exclusive(now) {
-                return Some(Granted::Held(slot.left(now)));
+            slot.is_exclusive(now).then(|| slot.left(now))
+        };
+        if let Some(left) = self.table.find_of_key(lease, left) {
+            return Granted::Held(left);
+        }
+        let mut failed = 0;
+        self.table.find_of_key(lease, |table, number| {
+            let Slot { state, ends, .. } = *table.slot(number);
+            match state {
+                State::Failed if now >= ends => table.free(number),
+                State::Failed => failed = failed.max(ends - now),
+                _ => {}
             }
-            if slot.state == State::Failed {
-                if now < slot.ends {
-                    return Some(Granted::Failed(slot.ends - now));
-                }
-                table.free(number);
-            }
-            None
+            None::<()>
         });
-        if let Some(kept) = kept {
-            return kept;
+        if failed > 0 {
+            return Granted::Failed(failed);
         }
         let Some(taken) = self.table.take_if_room(lease, nonce, now, now.saturating_add(ttl)) else {
             return Granted::NoRoom;

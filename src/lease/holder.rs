@@ -32,6 +32,17 @@ impl Fence<'_> {
         (number_of, changed)
     }
 
+    /// Frees the slots of a user. Whoever stores with one of them is refused, because it is gone.
+    pub fn forget_user(&mut self, subject: &Stored) -> Changed {
+        let mut changed = Changed::default();
+        self.table.find_of_subject(subject, |table, number| {
+            changed.wake.add(stripe_of(&table.slot(number).lease.digest));
+            table.free(number);
+            None::<()>
+        });
+        changed
+    }
+
     /// Ends a lease at once. `failed_for`: milliseconds for which nobody else gets one. `None` if it is not held.
     pub fn release(&mut self, me: Me, id: &Id, failed_for: Option<u64>, now: u64) -> Option<Changed> {
         let number = self.find(me, id)?;
@@ -65,6 +76,8 @@ impl Fence<'_> {
             self.table.change(number, |slot| {
                 slot.ends = now.saturating_add(ttl);
                 slot.is_counted = false;
+                // One that is filled is exclusive from now on, so that it is no second one after a rollback.
+                slot.keeps = slot.filler != 0;
             });
         }
         may

@@ -210,6 +210,13 @@ pub fn end(user: &Uuid, content_type: Option<&[u8]>) -> u64 {
     visit_and_wake(|fence| fence.end(&subject)).unwrap_or(0)
 }
 
+/// Frees the slots of a user that is erased, when the transaction commits. The caller has called [`invalidating`] for the user.
+pub fn forget_user(user: &Uuid) {
+    if shared_memory::is_preloaded() {
+        transaction::erases(**user);
+    }
+}
+
 /// Counts leases of this database whose time is over and that nobody has ended, once each.
 pub fn count_expired() {
     let (database, time) = (backend::database(), since_start());

@@ -5,15 +5,17 @@
 
 use super::fence::{Hold, Me};
 use super::memory::{me, visit, visit_and_wake};
+use super::subject::{Bytes, Stored};
 use super::table::Header;
 use crate::error::Refusal;
-use crate::pg::backend::nest_level;
+use crate::pg::backend::{database, nest_level};
 use crate::pg::transaction_end::{End, Owner};
 use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 
-/// Lists of this backend, each element with the nesting level of the subtransaction that it belongs to.
-type Levels = Vec<(i32, Hold)>;
+/// Leases, each with the nesting level of the subtransaction that it belongs to. No level is below that of an earlier element,
+/// so what a subtransaction ends stands at the end.
+type Levels<T = Hold> = Vec<(i32, T)>;
 
 /// What this backend's transaction has in shared memory. Lists are taken out while they are used, so that none is borrowed
 /// while the server is called.
@@ -25,6 +27,8 @@ pub struct Mine {
     row: Cell<Option<u32>>,
     fills: Cell<Levels>,
     grants: Cell<Levels>,
+    /// The users that it erases.
+    erased: Cell<Levels<Bytes>>,
     /// The lease that it waits for, and the level at which it does.
     waits: Cell<Option<(i32, Hold)>>,
 }
@@ -66,9 +70,22 @@ pub fn set_row(row: u32) {
     MINE.with(|mine| mine.row.set(Some(row)));
 }
 
-fn push(list: &Cell<Levels>, hold: Hold) {
+fn push<T>(list: &Cell<Levels<T>>, new: T) {
     let mut all = list.take();
-    all.push((nest_level(), hold));
+    all.push((nest_level(), new));
+    list.set(all);
+}
+
+/// Returns where what a subtransaction of a level ends begins.
+fn first_of<T>(list: &Levels<T>, level: i32) -> usize {
+    list.len() - list.iter().rev().take_while(|(of, _)| *of >= level).count()
+}
+
+/// Gives what subtransactions of a level have to their parents.
+fn hand_up<T>(list: &Cell<Levels<T>>, level: i32) {
+    let mut all = list.take();
+    let first = first_of(&all, level);
+    all[first..].iter_mut().for_each(|(of, _)| *of = level - 1);
     list.set(all);
 }
 
@@ -80,6 +97,11 @@ pub fn granted(hold: Hold) {
 /// Records a fill: the commit ends its lease, and a rollback gives it back.
 pub fn fills(hold: Hold) {
     MINE.with(|mine| push(&mine.fills, hold));
+}
+
+/// Records that the transaction erases a user: its commit frees the user's slots.
+pub fn erases(user: Bytes) {
+    MINE.with(|mine| push(&mine.erased, user));
 }
 
 /// Records that the session waits, until [`stops_waiting`] or a rollback.
@@ -121,6 +143,9 @@ impl Mine {
         if row.is_some() || !fills.is_empty() {
             visit_and_wake(|fence| ((), fence.committed(me(number), row, holds(&fills))));
         }
+        for (_, user) in self.erased.take() {
+            visit_and_wake(|fence| ((), fence.forget_user(&Stored::of_user(database(), user))));
+        }
     }
 
     /// A1.
@@ -130,9 +155,7 @@ impl Mine {
         }
         let (mut fills, mut grants) = (self.fills.take(), self.grants.take());
         let row = self.row.get();
-        // A level never falls below that of an earlier element, so what is rolled back stands at the end.
-        let first = |list: &Levels| list.iter().position(|(of, _)| *of >= level).unwrap_or(list.len());
-        let (first_fill, first_grant) = (first(&fills), first(&grants));
+        let (first_fill, first_grant) = (first_of(&fills, level), first_of(&grants, level));
         if row.is_some() || first_fill < fills.len() || first_grant < grants.len() {
             let me = me(self.number.get());
             visit_and_wake(|fence| {
@@ -140,6 +163,9 @@ impl Mine {
                 ((), fence.rolled_back(me, row, level, fills, grants))
             });
         }
+        let mut erased = self.erased.take();
+        erased.truncate(first_of(&erased, level));
+        self.erased.set(erased);
         fills.truncate(first_fill);
         grants.truncate(first_grant);
         self.fills.set(fills);
@@ -152,11 +178,9 @@ impl Mine {
 
     /// A subtransaction commits.
     fn hand_up(&self, level: i32) {
-        for list in [&self.fills, &self.grants] {
-            let mut all = list.take();
-            all.iter_mut().for_each(|(of, _)| *of = (*of).min(level - 1));
-            list.set(all);
-        }
+        hand_up(&self.fills, level);
+        hand_up(&self.grants, level);
+        hand_up(&self.erased, level);
         if let Some(row) = self.row.get() {
             visit(|fence| fence.hand_up(row, level));
         }

@@ -151,20 +151,19 @@ fn play(
         Call::Wait { milliseconds } => *now += milliseconds,
         Call::Grant { user, key, ttl } => {
             let lease = lease(user, key);
-            let failed = model
-                .of_key(&lease)
-                .find(|slot| slot.state == State::Failed && *now < slot.ends)
-                .map(|slot| slot.ends - *now);
+            let same = |slot: &Known| (slot.lease.user, slot.lease.digest) == (lease.user, lease.digest);
             let is_held = model.is_held(&lease, *now);
+            if !is_held {
+                model.slots.retain(|slot| !(same(slot) && slot.state == State::Failed && *now >= slot.ends));
+            }
+            let failed = model.slots.iter().filter(|slot| same(slot) && slot.state == State::Failed);
+            let failed = failed.map(|slot| slot.ends.saturating_sub(*now)).max();
             let granted = memory.grant(transaction, &lease, *now, ttl);
-            if is_held || failed.is_some() {
-                prop_assert!(
-                    matches!(granted, Err(Granted::Held(_))) && is_held
-                        || granted == Err(Granted::Failed(failed.unwrap_or(0)))
-                );
+            if is_held {
+                prop_assert!(matches!(granted, Err(Granted::Held(_))));
+            } else if let Some(failed) = failed {
+                prop_assert_eq!(granted, Err(Granted::Failed(failed)));
             } else {
-                let same = |slot: &Known| (slot.lease.user, slot.lease.digest) == (lease.user, lease.digest);
-                model.slots.retain(|slot| !(same(slot) && slot.state == State::Failed));
                 let (used, own) =
                     (model.slots.len(), model.slots.iter().filter(|slot| slot.lease.user == lease.user).count());
                 let may_have_more = own < (SLOTS / 16).max((SLOTS - used) / 2);
@@ -258,7 +257,7 @@ fn play(
             let slot = model.find(&hold);
             let slot = slot.filter(|slot| !slot.is_outdated && (slot.is_exclusive(*now) || !is_held));
             prop_assert_eq!(extended, slot.is_some());
-            slot.into_iter().for_each(|slot| slot.ends = *now + ttl);
+            slot.into_iter().for_each(|slot| (slot.ends, slot.keeps) = (*now + ttl, slot.state == State::Filling));
         }
         Call::Invalidate { subject } => {
             let (row, committing) = memory.announce(transaction, None, subject);

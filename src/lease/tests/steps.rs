@@ -195,6 +195,20 @@ fn ending_a_users_leases_leaves_other_users_alone() {
 }
 
 #[test]
+fn nothing_is_left_of_an_erased_user() {
+    let mut memory = Memory::new(64);
+    let holds: Vec<_> = (1..=3).map(|key| memory.grant(1, &lease(1, key), 0, 100).expect("granted")).collect();
+    let other = memory.grant(1, &lease(2, 1), 0, 100).expect("granted");
+    assert!(filling(memory.fill(2, &holds[0], &lease(1, 1), 0)));
+    memory.fence().release(me(1), &holds[1].id, Some(1000), 0);
+    memory.fence().forget_user(&of(Kind::User, 1, 0));
+    assert_eq!(memory.header.used, 1);
+    assert!(!memory.fence().begin_commit(me(2), [holds[0]].into_iter()));
+    memory.roll_back(2, None, &[holds[0]], &[]);
+    assert!(filling(memory.fill(2, &other, &lease(2, 1), 0)));
+}
+
+#[test]
 fn few_may_wait_and_each_leaves() {
     let mut memory = Memory::new(64);
     assert_eq!(memory.fence().wait(&lease(1, 1), 0, 2), Wait::NotHeld);
