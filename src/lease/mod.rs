@@ -145,17 +145,9 @@ fn announce(subject: &Stored) {
         let me = transaction::with_number(fence.table.header);
         fence.announce(me, row, *subject, level, time)
     });
-    let mut committing = match announced {
-        None => return,
-        Some(None) => {
-            Refusal::new(PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES, "too many transactions invalidate entries")
-                .raise()
-        }
-        Some(Some((row, committing))) => {
-            transaction::set_row(row);
-            committing
-        }
-    };
+    let Some(announced) = announced else { return };
+    let (row, mut committing) = announced.expect("there is a row for each backend");
+    transaction::set_row(row);
     let me = me(transaction::number());
     while let Some(hold) = committing {
         SLEEP.sleep_until(hold.stripe as usize, None, WaitEvent::Fence, || {
