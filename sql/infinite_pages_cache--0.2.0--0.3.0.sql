@@ -33,13 +33,13 @@ CREATE FUNCTION @extschema@.cache_upsert(
         prompt_template text DEFAULT NULL, prompt_variables jsonb DEFAULT NULL, story_id uuid DEFAULT NULL,
         foundation_dependency text DEFAULT NULL, priority_tier integer DEFAULT NULL,
         semantic_similarity_hash text DEFAULT NULL, reuse_score double precision DEFAULT NULL,
-        expires_at timestamptz DEFAULT NULL) RETURNS uuid
+        expires_at timestamptz DEFAULT NULL, lease uuid DEFAULT NULL) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'cache_upsert_with_doubles_wrapper';
-COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz) IS
-    'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies';
+COMMENT ON FUNCTION @extschema@.cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz, uuid) IS
+    'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies. NULL with a notice: it was not stored, because accept_if is not true of it, or because its lease has ended or is outdated';
 SELECT @extschema@.cache_replace('replaced_cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, numeric, text, jsonb, uuid, text, integer, text, numeric, timestamptz)',
-    'cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz)',
+    'cache_upsert(uuid, text, text, jsonb, @extschema@.cache_ttl, jsonb, double precision, text, jsonb, uuid, text, integer, text, double precision, timestamptz, uuid)',
     'Stores an answer, or a new version of it, and returns the id of its entry. What is not given comes from cache_content_policies');
 
 SELECT @extschema@.cache_renew_comment('pg_proc', 'cache_key(jsonb)'::regprocedure,
@@ -106,7 +106,7 @@ SELECT @extschema@.cache_replace('replaced_cache_performance_metrics()',
 
 SELECT @extschema@.cache_renew_comment('pg_proc', 'cache_upsert_many(jsonb)'::regprocedure,
     'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of a key that stands twice the last one counts',
-    'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of two objects with the same key the last one counts');
+    'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order, NULL for one that accept_if or its lease keeps out. Of two objects with the same key the last one counts');
 SELECT @extschema@.cache_renew_comment('pg_proc', 'check_partition_health()'::regprocedure,
     'A verdict on each partition: attached, indexed, protected by row security, of bearable size; and on gaps and months ahead',
     'Checks each partition for its entry index, row security, grants, size, and a gap after it; and whether the current month and the next have one');

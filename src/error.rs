@@ -29,10 +29,7 @@ impl Refusal {
 
     /// Adds to the DETAIL the position of the refused entry in its batch, from 1.
     pub fn at_position(self, position: usize) -> Self {
-        let detail = match self.report.detail() {
-            Some(detail) => format!("Entry {position} of the batch: {detail}"),
-            None => format!("Entry {position} of the batch."),
-        };
+        let detail = with_position(self.report.detail(), position);
         self.detail(detail)
     }
 
@@ -61,8 +58,26 @@ impl Warning {
         Self(self.0.set_hint(hint))
     }
 
+    /// As [`Refusal::at_position`].
+    pub fn at_position(self, position: usize) -> Self {
+        let detail = with_position(self.0.detail(), position);
+        self.detail(detail)
+    }
+
     pub fn send(self) {
         self.0.report(PgLogLevel::WARNING);
+    }
+
+    /// Sends it to the client as a notice, because what it tells is in order, and is no matter for the server's log.
+    pub fn send_as_notice(self) {
+        self.0.report(PgLogLevel::NOTICE);
+    }
+}
+
+fn with_position(detail: Option<&str>, position: usize) -> String {
+    match detail {
+        Some(detail) => format!("Entry {position} of the batch: {detail}"),
+        None => format!("Entry {position} of the batch."),
     }
 }
 

@@ -69,7 +69,7 @@ const fn kept(name: &'static str, value: Value) -> Column {
 }
 
 /// The arguments of cache_upsert(), in their order, and then the columns that the cache fills in.
-pub static COLUMNS: [Column; 22] = [
+pub static COLUMNS: [Column; 23] = [
     argument("user_id"),
     argument("content_type"),
     argument("cache_key"),
@@ -88,6 +88,8 @@ pub static COLUMNS: [Column; 22] = [
     given("semantic_similarity_hash", Form::Text, |new| text(new.values.semantic_similarity_hash)),
     given("reuse_score", Form::Text, |new| new.values.reuse_score.clone().into()).or("5.0"),
     given("expires_at", Form::Text, |new| spi::timestamptz(new.values.expiry(new.now, new.policy))),
+    // It decides whether the entry is stored.
+    argument("lease"),
     renewed("created_at", |new| spi::timestamptz(new.now)),
     kept("last_accessed", |new| spi::timestamptz(new.now)),
     kept("id", |new| new.moved.id.into()).or("gen_random_uuid()"),

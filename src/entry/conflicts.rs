@@ -5,12 +5,15 @@ use super::user_rows::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
 use crate::access::tenant;
 use crate::address::{Address, matching};
+use crate::error::Refusal;
 use crate::extension::{CACHE, Extension, saved_plan};
+use crate::lease::{self, Fill};
 use crate::pg::other_transaction::Other;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::spi::{Access, Rows};
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
+use pgrx::prelude::*;
 
 /// What there is of an entry.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,14 +25,34 @@ pub struct Found {
     pub exists: bool,
 }
 
-/// Looks at an entry until no other transaction is inserting a version; waits for each that is.
-pub fn settled(address: &Address) -> Found {
+/// Looks at an entry until no other transaction is inserting a version; waits for each that is. `fill`: of the lease that the
+/// entry is stored with.
+///
+/// # Errors
+/// 40001 if an invalidation keeps the fill out by now.
+pub fn settled(address: &Address, fill: Option<&Fill>) -> Found {
     loop {
-        match look(address) {
+        let seen = look(address);
+        // The transaction that has invalidated the entry may stay open for long, and this one would wait for it, here or for
+        // a row, to be refused at the end.
+        if fill.is_some_and(lease::would_be_refused) {
+            outdated();
+        }
+        match seen {
             (_, Some(inserter)) => inserter.wait(),
             (found, None) => return found,
         }
     }
+}
+
+fn outdated() -> ! {
+    Refusal::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not store the answer because of a concurrent invalidation",
+    )
+    .detail("What it was made from was invalidated while it was stored.")
+    .hint("Call cache_fetch() again.")
+    .raise()
 }
 
 /// Looks at an entry. Returns also another transaction that has inserted a row of it, by INSERT or UPDATE, and has not

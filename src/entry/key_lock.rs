@@ -16,7 +16,8 @@
 //! 4. It looks at all rows of the key. If another transaction has inserted one, it waits for that transaction and looks
 //!    again. It keeps the lock meanwhile, because other writers of the key would wait for the same transaction. It does
 //!    not wait for a row that another transaction is deleting or has locked: the statements of step 5 do, and at REPEATABLE
-//!    READ they fail if it has changed.
+//!    READ they fail if it has changed. An upsert with a lease asks here whether an invalidation keeps it out, so that it
+//!    does not wait for that one's transaction.
 //! 5. It takes the timestamp of the new version, so that the later writer has the later one, and writes. If the month has no
 //!    partition, it releases the lock and makes one, because a session that is making it may want the key. A batch that has
 //!    a timestamp already goes on with it instead, because a session that waits for the batch may be making the partition.
@@ -38,6 +39,7 @@ use super::conflicts::{self, Found};
 use super::entry_index::Entries;
 use crate::address::Address;
 use crate::extension::{CACHE, Extension, locks};
+use crate::lease::Fill;
 use crate::partition::create;
 use crate::pg::advisory_lock::{self, Brief};
 use crate::pg::table_lock::lock_to_write;
@@ -57,8 +59,8 @@ pub struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    fn new(address: &'a Address<'a>, table: pg_sys::Oid) -> Self {
-        Self { address, table, found: conflicts::settled(address) }
+    fn new(address: &'a Address<'a>, table: pg_sys::Oid, fill: Option<&Fill>) -> Self {
+        Self { address, table, found: conflicts::settled(address, fill) }
     }
 
     pub fn address(&self) -> &'a Address<'a> {
@@ -84,8 +86,16 @@ pub enum Wrote<T> {
     Hidden(T),
 }
 
-/// Calls `write` with the key of an entry locked. Releases the lock, unless the write is hidden.
-pub fn with_key<'a, T>(address: &'a Address<'a>, write: impl FnOnce(&Locked<'a>) -> Wrote<T>) -> T {
+/// Calls `write` with the key of an entry locked. Releases the lock, unless the write is hidden. `fill`: of the lease that the
+/// entry is stored with.
+///
+/// # Errors
+/// 40001 if the fill is outdated by now.
+pub fn with_key<'a, T>(
+    address: &'a Address<'a>,
+    fill: Option<&Fill>,
+    write: impl FnOnce(&Locked<'a>) -> Wrote<T>,
+) -> T {
     let extension = Extension::current();
     let table = extension.table(CACHE);
     lock_to_write(table);
@@ -93,7 +103,7 @@ pub fn with_key<'a, T>(address: &'a Address<'a>, write: impl FnOnce(&Locked<'a>)
     if Entries::current(&extension).has_others() {
         advisory_lock::lock_shared(locks::USER, user & 0x7fff_ffff);
         advisory_lock::lock(locks::KEY, bucket(user, &address.digest) % KEPT_BUCKETS);
-        let (Wrote::Openly(written) | Wrote::Hidden(written)) = write(&Locked::new(address, table));
+        let (Wrote::Openly(written) | Wrote::Hidden(written)) = write(&Locked::new(address, table, fill));
         return written;
     }
     wait_for_erasure(&address.user_id, user);
@@ -102,7 +112,7 @@ pub fn with_key<'a, T>(address: &'a Address<'a>, write: impl FnOnce(&Locked<'a>)
         None if !conflicts::has_own(address) => Some(Brief::exclusive(locks::KEY, bucket)),
         lock => lock,
     };
-    match write(&Locked::new(address, table)) {
+    match write(&Locked::new(address, table, fill)) {
         Wrote::Openly(written) => {
             lock.into_iter().for_each(Brief::release);
             written

@@ -1,5 +1,6 @@
 //! Entries of the cache: how one is read, written and removed.
 
+mod admission;
 mod client_numbers;
 mod columns;
 mod conflicts;
@@ -16,7 +17,9 @@ mod key;
 mod key_lock;
 mod lease_functions;
 mod lookup;
+mod new_entry;
 mod newest_version;
+mod quality_gate;
 mod search;
 mod served_version;
 mod store;

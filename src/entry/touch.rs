@@ -47,7 +47,7 @@ fn touch(address: &Address, lifetime: i64) -> Option<TimestampWithTimeZone> {
     let mut before = None;
     for _ in 0..ATTEMPTS {
         let (expiry, found) =
-            key_lock::with_key(address, |key| Wrote::Openly((extend(key, lifetime), key.found().clone())));
+            key_lock::with_key(address, None, |key| Wrote::Openly((extend(key, lifetime), key.found().clone())));
         if expiry.is_some() || !found.exists || before.as_ref() == Some(&found) {
             return expiry;
         }

@@ -1,10 +1,12 @@
 //! cache_upsert(): stores one entry.
 
 use super::client_numbers::numeric;
-use super::store::{NewEntry, store_all};
+use super::new_entry::NewEntry;
+use super::store::store_all;
 use super::values::{Values, checked_content};
 use crate::address::Address;
 use crate::arguments::or_raise;
+use crate::lease::LeaseId;
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::clock::now;
 use crate::pg::jsonb::RawJsonb;
@@ -34,8 +36,9 @@ fn cache_upsert_with_doubles(
     semantic_similarity_hash: Option<&[u8]>,
     reuse_score: Option<f64>,
     expires_at: Option<TimestampWithTimeZone>,
+    lease: Option<Uuid>,
 ) -> Option<Uuid> {
-    cache_upsert(
+    upsert(
         user_id,
         content_type,
         cache_key,
@@ -51,6 +54,7 @@ fn cache_upsert_with_doubles(
         semantic_similarity_hash,
         reuse_score.map(numeric),
         expires_at,
+        lease,
     )
 }
 
@@ -74,6 +78,45 @@ fn cache_upsert(
     reuse_score: Option<AnyNumeric>,
     expires_at: Option<TimestampWithTimeZone>,
 ) -> Option<Uuid> {
+    upsert(
+        user_id,
+        content_type,
+        cache_key,
+        content,
+        ttl,
+        metadata,
+        token_cost,
+        prompt_template,
+        prompt_variables,
+        story_id,
+        foundation_dependency,
+        priority_tier,
+        semantic_similarity_hash,
+        reuse_score,
+        expires_at,
+        None,
+    )
+}
+
+#[allow(clippy::too_many_arguments)] // the SQL function's arguments
+fn upsert(
+    user_id: Option<Uuid>,
+    content_type: Option<&[u8]>,
+    cache_key: Option<&[u8]>,
+    content: Option<RawJsonb>,
+    ttl: Option<i64>,
+    metadata: Option<RawJsonb>,
+    token_cost: Option<AnyNumeric>,
+    prompt_template: Option<&[u8]>,
+    prompt_variables: Option<RawJsonb>,
+    story_id: Option<Uuid>,
+    foundation_dependency: Option<&[u8]>,
+    priority_tier: Option<i32>,
+    semantic_similarity_hash: Option<&[u8]>,
+    reuse_score: Option<AnyNumeric>,
+    expires_at: Option<TimestampWithTimeZone>,
+    lease: Option<Uuid>,
+) -> Option<Uuid> {
     let call = Call::begins(Latency::Upsert);
     let address = or_raise(Address::to_write(user_id, content_type, cache_key));
     let values = Values {
@@ -95,5 +138,5 @@ fn cache_upsert(
         return None;
     }
     refuse_if_read_only(c"cache_upsert()");
-    store_all(&call, &[NewEntry { address, values }]).pop()
+    store_all(&call, &[NewEntry { address, values, lease: lease.map(LeaseId), position: None }]).pop().flatten()
 }

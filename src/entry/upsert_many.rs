@@ -1,14 +1,16 @@
-//! cache_upsert_many(): stores many entries in one call, all or none.
+//! cache_upsert_many(): stores many entries in one call: all or none, but for those that their gate or lease keeps out.
 
 use super::client_numbers::whole_number;
 use super::columns::{Form, fields};
-use super::store::{NewEntry, store_all};
+use super::new_entry::NewEntry;
+use super::store::store_all;
 use super::values::{Values, checked_content};
 use crate::access::tenant;
 use crate::address::Address;
 use crate::arguments;
 use crate::error::{Refusal, shown};
 use crate::extension::saved_plan;
+use crate::lease::LeaseId;
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::jsonb::RawJsonb;
 use crate::pg::memory::Memory;
@@ -38,7 +40,7 @@ fn cache_upsert_many<'fcx>(memory: Memory<'fcx>, entries: Option<RawJsonb<'fcx>>
         return None;
     }
     refuse_if_read_only(c"cache_upsert_many()");
-    Some(store_all(&call, &entries).into_iter().map(Some).collect())
+    Some(store_all(&call, &entries))
 }
 
 /// An entry of the batch before it is checked: jsonb fields stay jsonb, all others are text.
@@ -168,7 +170,7 @@ impl Raw<'_> {
             reuse_score: self.number("reuse_score")?,
         };
         values.check(now)?;
-        Ok(NewEntry { address, values })
+        Ok(NewEntry { address, values, lease: uuid("lease")?.map(LeaseId), position: Some(position) })
     }
 
     fn number(&self, field: &str) -> Result<Option<AnyNumeric>, Refusal> {

@@ -10,6 +10,7 @@ use crate::address::Address;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
 use crate::extension::CACHE;
+use crate::lease::Fill;
 use crate::partition::create;
 use crate::pg::relation::is_of_this_transaction;
 use crate::pg::spi;
@@ -33,7 +34,11 @@ struct Moment {
 impl Writer {
     /// Stores one entry when no other session is writing it. Removes the versions of other months, earlier ones or, if the
     /// clock was set back, later ones; the new version keeps the entry's id and counts.
-    pub fn store(&mut self, address: &Address, values: &Values, policy: &Policy) -> Written {
+    /// `fill`: that of the entry's lease.
+    ///
+    /// # Errors
+    /// 40001 if the fill is outdated by now.
+    pub fn store(&mut self, address: &Address, values: &Values, policy: &Policy, fill: Option<&Fill>) -> Written {
         // A client that writes to the table directly takes no lock, so it can write between the look and the write. Then
         // both are done again.
         const ATTEMPTS: usize = 10;
@@ -41,7 +46,7 @@ impl Writer {
         let mut before = None;
         let mut unchanged = 0;
         for _ in 0..ATTEMPTS {
-            let attempt = key_lock::with_key(address, |key| {
+            let attempt = key_lock::with_key(address, fill, |key| {
                 let Some(moment) = self.at_now(key) else { return Wrote::Openly(None) };
                 let versions = key.found().versions.clone().unwrap_or_else(|| versions_by_statement(address));
                 let found = Some((versions, key.found().exists));
@@ -70,7 +75,7 @@ impl Writer {
             kept_out();
         }
         // A row of another key is in the way, which a plain INSERT names, or a policy or trigger lets no row in.
-        let written = key_lock::with_key(address, |key| {
+        let written = key_lock::with_key(address, fill, |key| {
             let Some(moment) = self.at_now(key) else { return Wrote::Openly(None) };
             let new = NewVersion { values, policy, now: moment.now, moved };
             moment.wrote(insert(key, &new, OnConflict::Raise))

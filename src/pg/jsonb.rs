@@ -23,6 +23,11 @@ impl<'a> RawJsonb<'a> {
         unsafe { pg_sys::toast_raw_datum_size(self.0) - pg_sys::VARHDRSZ }
     }
 
+    /// Whether the value is an object or an array without elements: nothing but the header of its container.
+    pub fn is_empty(self) -> bool {
+        self.size() == size_of::<pg_sys::JsonbContainer>()
+    }
+
     /// Returns the value as JSON text.
     pub fn to_text(self) -> String {
         // SAFETY: the datum is a jsonb varlena; jsonb_out returns a palloc'd, NUL-terminated string.

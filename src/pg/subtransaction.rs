@@ -17,6 +17,10 @@ pub struct Caught {
 }
 
 impl Caught {
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn new(error: &CaughtError) -> Self {
         let report = report_of(error);
         Self {

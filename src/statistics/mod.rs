@@ -127,7 +127,6 @@ pub fn counted_now(counted_at: Option<u32>, count: Count, number: u64) {
 }
 
 /// Counts, if the transaction commits, that an answer was stored with a lease, and how long ago the lease was granted.
-#[allow(dead_code)] // what entry/ does not use yet
 pub fn generated(content_type: &[u8], since_grant: Duration) {
     if let Some(slot) = slot_of(content_type, true) {
         let milliseconds = |time: Duration| time.as_millis().try_into().unwrap_or(u64::MAX);

@@ -42,7 +42,7 @@ def row(connection):
 def test_the_fields_of_a_batch_are_the_arguments_of_an_upsert_and_become_the_columns_of_the_table(database):
     with database.connect() as connection:
         names = arguments(connection)
-        assert set(names) == GIVEN.keys() | {"ttl"}
+        assert set(names) == GIVEN.keys() | {"ttl", "lease"}
         store_one(connection, GIVEN)
         assert row(connection).keys() == GIVEN.keys() | FILLED
     error = refused(database, "SELECT cache_upsert_many('[{\"title\": 1}]')", "22023")

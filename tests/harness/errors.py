@@ -22,6 +22,14 @@ def warnings_of(database, sql):
     return found
 
 
+def notices_to(connection):
+    """A list that gets the SQLSTATE, message, DETAIL and HINT of each notice that the connection is sent."""
+    found = []
+    connection.add_notice_handler(lambda notice: found.append((notice.sqlstate, notice.message_primary, notice.message_detail, notice.message_hint))
+                                  if notice.severity == "NOTICE" else None)
+    return found
+
+
 def refused(cache, sql, sqlstate, *settings):
     """Run a statement that must fail with a SQLSTATE, DETAIL and HINT, and change nothing. Returns the error."""
     before = cache.contents()

@@ -191,7 +191,7 @@ def granted_now(database):
     return sorted(found)
 
 
-NOW = "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamptz)"
+NOW = "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamptz,uuid)"
 
 
 @pytest.mark.parametrize("way", ["SELECT cache_setup()", "SELECT * FROM cache_run_maintenance()"])
