@@ -104,6 +104,12 @@ SELECT @extschema@.cache_replace('replaced_cache_performance_metrics()',
     'cache_performance_metrics()',
     'The rows of the view of this name');
 
+CREATE FUNCTION @extschema@.cache_invalidate_content_type_for_all_users(content_type text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_invalidate_content_type_for_all_users_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_invalidate_content_type_for_all_users(text) IS
+    'Removes every user''s entries of one content type, when a prompt template or a model has changed; returns how many';
+
 SELECT @extschema@.cache_renew_comment('pg_proc', 'cache_upsert_many(jsonb)'::regprocedure,
     'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order. Of a key that stands twice the last one counts',
     'Stores an array of objects whose fields are named like the arguments of cache_upsert, all or none; returns their ids in order, NULL for one that accept_if or its lease keeps out. Of two objects with the same key the last one counts');

@@ -175,6 +175,12 @@ CREATE FUNCTION @extschema@.cache_invalidate_dependents(user_id uuid, foundation
 COMMENT ON FUNCTION @extschema@.cache_invalidate_dependents(uuid, text) IS
     'Removes a user''s entries that were made from the given foundation; returns how many';
 
+CREATE FUNCTION @extschema@.cache_invalidate_content_type_for_all_users(content_type text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cache_invalidate_content_type_for_all_users_wrapper';
+COMMENT ON FUNCTION @extschema@.cache_invalidate_content_type_for_all_users(text) IS
+    'Removes every user''s entries of one content type, when a prompt template or a model has changed; returns how many';
+
 CREATE FUNCTION @extschema@.cache_forget_user(user_id uuid)
     RETURNS TABLE (entries_deleted bigint, audit_rows_deleted bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 SET search_path = pg_catalog, pg_temp

@@ -5,7 +5,7 @@ use crate::extension::Extension;
 use crate::pg::nodes::Expression;
 use crate::pg::relation::{Relation, while_it_stays};
 use crate::pg::{backend, function, privileges, version};
-use pgrx::pg_sys;
+use pgrx::{Uuid, pg_sys};
 
 /// Which rows of a table a role may use in some way.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,13 @@ pub fn all_can_be_deleted(table: pg_sys::Oid) -> bool {
     privileges::may_read(table)
         && privileges::may_delete(table)
         && (!privileges::is_restricted(table) || while_it_stays(table, allows_all).unwrap_or(false))
+}
+
+/// Whether the current user may keep answers of a user out of the cache: if it is sure to be let delete the user's entries, or
+/// if the session acts for the user. A policy that only a statement can evaluate lets it reach no other user's.
+pub fn may_fence(table: pg_sys::Oid, user: &Uuid) -> bool {
+    let is_own = || tenant::cache_current_user_id() == Some(*user);
+    privileges::may_read(table) && privileges::may_delete(table) && (is_own() || all_can_be_deleted(table))
 }
 
 /// Whether an expression is `user_id = cache_current_user_id()`. The name of the function does not tell, because it may have

@@ -1,6 +1,7 @@
 //! cache_forget_user(): erases a user.
 
 use super::conflicts::{self, Left};
+use super::fenced::fenced;
 use super::key_lock;
 use crate::access::all_rows::must_change_all;
 use crate::arguments::{checked_user, or_raise};
@@ -9,6 +10,7 @@ use crate::audit::reads;
 use crate::audit::writes::knows_who_acted;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Extension, locks};
+use crate::lease::Subject;
 use crate::pg::advisory_lock;
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::spi::{self, Access};
@@ -28,8 +30,13 @@ fn cache_forget_user(
     user_id: Option<Uuid>,
 ) -> TableIterator<'static, (name!(entries_deleted, i64), name!(audit_rows_deleted, i64))> {
     let user_id = or_raise(checked_user(user_id));
-    let extension = Extension::current();
     refuse_if_read_only(c"cache_forget_user()");
+    TableIterator::once(fenced(&user_id, &Subject::User(user_id), || erase(user_id)))
+}
+
+/// Erases a user; returns how many entries and audit rows it deletes.
+fn erase(user_id: Uuid) -> (i64, i64) {
+    let extension = Extension::current();
     // Rows that a writer has not committed yet must go, too. This waits before it deletes, because the writer may be about
     // to write a row that is deleted below, and would wait for this transaction.
     key_lock::lock_out_writers(&user_id);
@@ -82,7 +89,7 @@ fn cache_forget_user(
     }
     at_commit(Change::ForgetUser(user_id));
     reads::forget_at_commit(user_id);
-    TableIterator::once((entries, audit_rows))
+    (entries, audit_rows)
 }
 
 /// Raises the error of entries that are left, although no other transaction has written them since.

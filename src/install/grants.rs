@@ -22,6 +22,7 @@ use pgrx::prelude::*;
 const SERVICE_FUNCTIONS: &[&str] = &[
     "cleanup_expired_cache_entries_production",
     "cache_forget_user",
+    "cache_invalidate_content_type_for_all_users",
     "create_monthly_cache_partition",
     "drop_old_cache_partitions",
     "verify_production_cache",
@@ -54,6 +55,7 @@ const NEW_FUNCTIONS: &[&str] = &[
     "cache_grant_monitor",
     "cache_explain",
     "cache_refresh_candidates",
+    "cache_invalidate_content_type_for_all_users",
     "cache_fetch",
     "cache_release",
     "cache_extend_lease",

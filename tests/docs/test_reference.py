@@ -70,7 +70,7 @@ def test_the_table_of_rights_says_who_may_call_what(database):
         database.execute("DROP OWNED BY somebody, tenant, service, monitor")
     watched = may["monitor"] - may["somebody"]
     assert may["pg_read_all_data"] == may["monitor"]
-    assert (parts["Keys"] | parts["Read"] | parts["Generate once"] | parts["Write"] | parts["Invalidate"] | named["everybody"]) - {"cache_forget_user"} == may["somebody"]
+    assert (parts["Keys"] | parts["Read"] | parts["Generate once"] | parts["Write"] | parts["Invalidate"] | named["everybody"]) - {"cache_forget_user", "cache_invalidate_content_type_for_all_users"} == may["somebody"]
     assert named["tenants and services"] == may["tenant"] - may["somebody"]
     assert named["services"] == may["service"] - may["tenant"] - watched
     assert (parts["Reports"] | named["services, monitors, pg_read_all_data"]) - may["somebody"] == watched

@@ -47,7 +47,7 @@ COMPUTE = {"cache_key(jsonb)", "cache_entry_digest(text,text)", "cache_current_u
            "cache_ttl_in(cstring)", "cache_ttl_out(cache_ttl)", "cache_ttl_from_interval(interval)"}
 WITH_CALLERS_RIGHTS = {
     "cache_lookup(uuid,text,text)", "cache_fetch(uuid,text,text,interval,text)", "cache_get(uuid,text,text)", "cache_lookup_many(uuid,text,text[])", "cache_search(uuid,text,jsonb,integer)",
-    "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamp with time zone)",
+    "cache_upsert(uuid,text,text,jsonb,cache_ttl,jsonb,double precision,text,jsonb,uuid,text,integer,text,double precision,timestamp with time zone,uuid)",
     "cache_upsert_many(jsonb)", "cache_touch(uuid,text,text,cache_ttl)", "cache_invalidate(uuid,text,text)",
     "cache_invalidate_content_type(uuid,text)", "cache_invalidate_where(uuid,jsonb)", "cache_invalidate_dependents(uuid,text)",
     "get_infinite_pages_analytics(uuid)", "user_cache_analytics()",
@@ -58,7 +58,7 @@ OWN_ONLY = {"cache_pending_hits()", "cache_pending_hits_by(text)", "cache_leases
 TENANT = {"cache_create_current_partition()"}
 SERVICE_AND_WATCHER = {"verify_production_cache()", "check_partition_health()", "cache_statistics(boolean)", "cache_pending_invalidations()"} | {
     f"{view}()" for view, roles in VIEWS.items() if "authenticated" not in roles}
-SERVICE = {"cleanup_expired_cache_entries_production()", "cache_forget_user(uuid)",
+SERVICE = {"cleanup_expired_cache_entries_production()", "cache_forget_user(uuid)", "cache_invalidate_content_type_for_all_users(text)",
            "create_monthly_cache_partition(timestamp without time zone)", "drop_old_cache_partitions(integer,boolean)"}
 OWNER = {"cache_setup()", "cache_run_maintenance()", "cache_flush_statistics()", "archive_audit_logs(interval)"}
 # They are for who has created the extension, to whom functions and views belong.
