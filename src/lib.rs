@@ -31,6 +31,7 @@ mod pg;
 mod report;
 #[forbid(unsafe_code)]
 mod settings;
+mod stale;
 mod statistics;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;

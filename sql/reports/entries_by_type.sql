@@ -4,7 +4,7 @@ SELECT p.relname::text AS partition_name, c.content_type, c.entries, c.expired_e
 FROM (
     SELECT tableoid, content_type::text AS content_type,
            count(*) AS entries,
-           count(*) FILTER (WHERE expires_at <= clock_timestamp()) AS expired_entries,
+           count(*) FILTER (WHERE @is_over@) AS expired_entries,
            count(*) FILTER (WHERE priority_tier = 1) AS high_priority_entries,
            coalesce(sum(hit_count), 0)::numeric AS hits,
            coalesce(sum(token_cost_saved), 0)::numeric AS tokens_saved,

@@ -13,7 +13,7 @@ stored AS MATERIALIZED (
            coalesce(hit_count, 0)::numeric AS hits, coalesce(token_cost_saved, 0)::numeric AS tokens_saved,
            -- A client that inserts into the table gives no cost, so that of the content policy counts.
            coalesce(c.token_cost, own.token_cost, others.token_cost, 1)::numeric AS token_cost,
-           reuse_score::numeric AS reuse_score, last_accessed, expires_at > clock_timestamp() AS live,
+           reuse_score::numeric AS reuse_score, last_accessed, expires_at > clock_timestamp() AS live, @is_over@ AS is_over,
            nullif(metadata ->> 'genre', '') AS genre,
            CASE WHEN c.content_type::text = 'story_foundation' THEN nullif(prompt_variables ->> 'title', '') END AS title,
            CASE WHEN c.content_type::text = 'story_foundation' THEN nullif(prompt_variables ->> 'genre', '') END AS prompted_genre,
@@ -31,7 +31,7 @@ found AS (
     ORDER BY p.entry_digest, s.created_at DESC
 ),
 entry AS MATERIALIZED (
-    SELECT s.content_type, s.cache_key, s.foundation, s.created_at, s.token_cost, s.reuse_score, s.live, s.genre, s.title, s.prompted_genre,
+    SELECT s.content_type, s.cache_key, s.foundation, s.created_at, s.token_cost, s.reuse_score, s.live, s.is_over, s.genre, s.title, s.prompted_genre,
            s.hits + coalesce(f.hits, 0) AS hits, s.tokens_saved + coalesce(f.tokens_saved, 0) AS tokens_saved,
            greatest(CASE WHEN s.last_accessed <= now THEN s.last_accessed END, f.last_accessed) AS last_accessed,
            -- Infinite and future times are left out.
@@ -65,7 +65,7 @@ by_type AS (
     FROM entry GROUP BY content_type
 ),
 total AS (
-    SELECT count(*) AS entries, count(*) FILTER (WHERE live) AS live_entries, coalesce(sum(hits), 0) AS hits,
+    SELECT count(*) AS entries, count(*) FILTER (WHERE live) AS live_entries, count(*) FILTER (WHERE is_over) AS expired_entries, coalesce(sum(hits), 0) AS hits,
            trim_scale(coalesce(sum(tokens_saved), 0)) AS tokens_saved, trim_scale(coalesce(sum(token_cost), 0)) AS tokens_spent,
            round(avg(reuse_score), 2) AS avg_reuse_score, max(last_accessed) AS last_accessed,
            count(*) FILTER (WHERE content_type = 'story_foundation') AS foundations,
@@ -78,7 +78,7 @@ SELECT jsonb_build_object(
     'user_id', $1,
     'total_cache_entries', entries,
     'live_entries', live_entries,
-    'expired_entries', entries - live_entries,
+    'expired_entries', expired_entries,
     'total_cache_hits', hits,
     'total_tokens_saved', tokens_saved,
     'total_tokens_spent', tokens_spent,

@@ -17,7 +17,7 @@ COMMENT ON TABLE @extschema@.cache_entry_summary IS
 COMMENT ON COLUMN @extschema@.cache_entry_summary.partition_name IS 'Partition that the entries are in';
 COMMENT ON COLUMN @extschema@.cache_entry_summary.content_type IS 'Type of the entries';
 COMMENT ON COLUMN @extschema@.cache_entry_summary.entries IS 'How many there are';
-COMMENT ON COLUMN @extschema@.cache_entry_summary.expired_entries IS 'Those that have expired';
+COMMENT ON COLUMN @extschema@.cache_entry_summary.expired_entries IS 'Those that are past their expiry and stale_ttl';
 COMMENT ON COLUMN @extschema@.cache_entry_summary.high_priority_entries IS 'Those of priority_tier 1';
 COMMENT ON COLUMN @extschema@.cache_entry_summary.hits IS 'Sum of their hits';
 COMMENT ON COLUMN @extschema@.cache_entry_summary.tokens_saved IS 'What their hits have saved, in the application''s own unit';

@@ -14,11 +14,12 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 const OLD_LIMIT: &str = "1000000000000000";
 
 /// Comments on columns as earlier versions had them.
-const OLD_COMMENTS: [&str; 5] = [
+const OLD_COMMENTS: [&str; 6] = [
     "What generating the answer cost, in the application's own unit",
     "Empty for all types beyond infinite_pages_cache.max_tracked_content_types",
     "How long past its expiry an entry may still be served while it is generated anew",
     "Reserved, without effect in this version: how long after its expiry an entry may be served while it is generated anew",
+    "Those that have expired",
     "Those of the hits that no entry got, for want of shared memory (infinite_pages_cache.max_tracked_entries)",
 ];
 

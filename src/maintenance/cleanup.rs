@@ -1,12 +1,13 @@
-//! Expiry: deletes expired entries in small batches.
+//! Expiry: deletes entries that are over, which are past their expiry and their stale time, in small batches.
 
 use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
-use crate::extension::{CACHE, Extension, saved_plan};
+use crate::extension::{CACHE, Extension, POLICIES, saved_plan};
 use crate::partition::catalog::{Partition, partitions_of};
 use crate::pg::clock::{milliseconds, now};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
+use crate::stale::{EXPIRY_OF_TYPE, StaleTimes, content_types};
 use crate::statistics;
 use crate::statistics::counters::Count;
 use pgrx::datum::AnyNumeric;
@@ -51,57 +52,107 @@ fn megabytes_of(bytes: i64) -> AnyNumeric {
     AnyNumeric::try_from(format!("{:.6}", bytes as f64 / 1_048_576.0).as_str()).expect("a decimal number")
 }
 
-/// Deletes the expired entries that no session has locked, as long as the step's budget lasts; returns what was deleted in
-/// each partition.
+/// Deletes the entries that are over and that no session has locked, as long as the step's budget lasts; returns what was
+/// deleted in each partition.
 pub fn delete_expired(extension: &Extension, budget: Option<&dyn Budget>) -> Vec<Cleaned> {
-    let now = now();
+    must_see_all(extension, &[POLICIES]);
+    let (stale_times, now) = (StaleTimes::read(extension), now());
     let partitions = partitions_of(extension.table(CACHE));
     partitions
         .iter()
-        .map(|partition| clean(extension, partition, now, budget))
+        .map(|partition| clean(extension, partition, &stale_times, now, budget))
         .filter(|cleaned| cleaned.deleted > 0)
         .collect()
 }
 
-fn clean(extension: &Extension, partition: &Partition, now: i64, budget: Option<&dyn Budget>) -> Cleaned {
+fn clean(
+    extension: &Extension,
+    partition: &Partition,
+    stale_times: &StaleTimes,
+    now: i64,
+    budget: Option<&dyn Budget>,
+) -> Cleaned {
     let started = Instant::now();
     let mut cleaned = Cleaned { partition: partition.name(), deleted: 0, bytes: 0, took: Duration::ZERO };
-    let mut past = 0;
-    loop {
-        pgrx::check_for_interrupts!();
-        let (deleted, bytes, kept) = delete_batch(extension, partition, now, batch_size(budget.is_some()), past);
-        cleaned.deleted += deleted;
-        cleaned.bytes += bytes;
-        past += kept;
-        if deleted + kept == 0 || budget.is_some_and(Budget::is_spent) {
-            break;
+    for over in all_over(partition, stale_times, now) {
+        let mut past = 0;
+        loop {
+            pgrx::check_for_interrupts!();
+            let (deleted, bytes, kept) = delete_batch(extension, partition, &over, batch_size(budget.is_some()), past);
+            cleaned.deleted += deleted;
+            cleaned.bytes += bytes;
+            past += kept;
+            if deleted + kept == 0 || budget.is_some_and(Budget::is_spent) {
+                break;
+            }
+            if let Some(budget) = budget {
+                budget.progress(deleted);
+            }
         }
-        if let Some(budget) = budget {
-            budget.progress(deleted);
+        if budget.is_some_and(Budget::is_spent) {
+            break;
         }
     }
     cleaned.took = started.elapsed();
     cleaned
 }
 
+/// Entries that are over: those of a content type, or of all, that have expired until a time.
+struct Over {
+    content_type: Option<Vec<u8>>,
+    until: i64,
+}
+
+/// Returns what is over in a partition. Where nothing is kept after its expiry, the index on the expiry has it all. Else each
+/// content type has a range of its own, because a scan of all that has expired would read again and again what is kept. Each
+/// time another type is the first, so that none waits for ever when the budget is small.
+fn all_over(partition: &Partition, stale_times: &StaleTimes, now: i64) -> Vec<Over> {
+    if !stale_times.are_used() {
+        return vec![Over { content_type: None, until: now }];
+    }
+    let over = |content_type: Vec<u8>| Over {
+        until: stale_times.over_until(&content_type, now),
+        content_type: Some(content_type),
+    };
+    let mut all: Vec<Over> = content_types(partition.from, partition.to).into_iter().map(over).collect();
+    let first = now.unsigned_abs() as usize % all.len();
+    all.rotate_left(first);
+    all
+}
+
 /// Deletes one batch; returns how many entries and bytes it deleted, and how many entries it looked at and kept. The index on
 /// expiry finds the rows, past those that earlier batches have kept. A row that another session has locked is left for a
 /// later run, so the statement waits for nobody and cannot deadlock. Clients that insert a key month after month leave
-/// several versions: one that hides an older version with a longer life is kept as long as the older one lives. The
+/// several versions: one that hides an older version with a longer life is kept until the older one is over. The
 /// statement goes through the parent, because that is where a service role has rights.
 ///
 /// # Errors
 /// 42501 if row security may hide a version with a longer life. A policy that keeps a service role from deleting entries is
 /// obeyed; the owner must be able to delete all.
-fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i64, past: i64) -> (i64, i64, i64) {
+fn delete_batch(extension: &Extension, partition: &Partition, over: &Over, size: i64, past: i64) -> (i64, i64, i64) {
     if privileges::is_owned(extension.table(CACHE)) {
         must_change_all(extension, &[CACHE]);
     } else {
         must_see_all(extension, &[CACHE]);
     }
+    let (name, is_over, order) = match over.content_type {
+        None => ("cleanup", "expires_at <= $3".into(), "expires_at"),
+        Some(_) => {
+            let is_over = format!("content_type = $6 AND {EXPIRY_OF_TYPE} <= ($3 AT TIME ZONE 'UTC')");
+            ("cleanup of a type", is_over, EXPIRY_OF_TYPE)
+        }
+    };
+    let mut args = vec![
+        spi::timestamptz(partition.from),
+        spi::timestamptz(partition.to),
+        spi::timestamptz(over.until),
+        size.into(),
+        past.into(),
+    ];
+    args.extend(over.content_type.as_deref().map(spi::text));
     saved_plan::run(
         Access::Write,
-        "cleanup",
+        name,
         |schema| {
             let cache = format!("{schema}.{CACHE}");
             // A subquery for each row, which uses the index: the planner would turn NOT EXISTS into a join with whole
@@ -110,8 +161,8 @@ fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i6
                 "WITH locked AS ( \
                      SELECT id, user_id, created_at, content_type, cache_key, \
                             {schema}.cache_entry_digest(content_type, cache_key) AS digest FROM {cache} \
-                     WHERE created_at >= $1 AND created_at < $2 AND expires_at <= $3 \
-                     ORDER BY expires_at LIMIT $4 OFFSET $5 FOR UPDATE SKIP LOCKED), \
+                     WHERE created_at >= $1 AND created_at < $2 AND {is_over} \
+                     ORDER BY {order} LIMIT $4 OFFSET $5 FOR UPDATE SKIP LOCKED), \
                  hiding_nothing AS MATERIALIZED ( \
                      SELECT * FROM locked l WHERE ( \
                          SELECT true FROM {cache} o \
@@ -129,13 +180,7 @@ fn delete_batch(extension: &Extension, partition: &Partition, now: i64, size: i6
                  UNION ALL SELECT NULL, (SELECT count(*) FROM locked) - (SELECT count(*) FROM deleted), 0"
             )
         },
-        &[
-            spi::timestamptz(partition.from),
-            spi::timestamptz(partition.to),
-            spi::timestamptz(now),
-            size.into(),
-            past.into(),
-        ],
+        &args,
         |rows| {
             let (mut deleted, mut bytes, mut kept) = (0, 0, 0);
             for row in 0..rows.count() {

@@ -4,7 +4,9 @@ use super::budget::{Budget, batch_size};
 use crate::access::all_rows::{must_change_all, must_see_all};
 use crate::address::same_entry;
 use crate::extension::{CACHE, Extension, POLICIES, saved_plan};
+use crate::pg::clock::now;
 use crate::pg::spi::{self, Access};
+use crate::stale::StaleTimes;
 use crate::statistics;
 use crate::statistics::counters::Count;
 use pgrx::Uuid;
@@ -17,15 +19,16 @@ struct Excess {
     max_entries: i64,
 }
 
-/// Evicts entries over the limits, as long as the step's budget lasts; returns how many of each type. Expired entries go
-/// first, then those of low priority, rarely hit, and last used long ago.
+/// Evicts entries over the limits, as long as the step's budget lasts; returns how many of each type. Entries that are over go
+/// first, then those that have expired and are kept for their stale time, then those of low priority, rarely hit, and last used
+/// long ago.
 pub fn evict_over_limit(extension: &Extension, budget: &dyn Budget) -> BTreeMap<Vec<u8>, i64> {
     let mut evicted = BTreeMap::new();
-    let over_limit = over_limit(extension);
+    let (over_limit, stale_times) = (over_limit(extension), StaleTimes::read(extension));
     budget.shorten();
     for excess in over_limit {
         loop {
-            let batch = evict_batch(extension, &excess);
+            let batch = evict_batch(extension, &excess, stale_times.over_until(&excess.content_type, now()));
             if batch > 0 {
                 *evicted.entry(excess.content_type.clone()).or_default() += batch;
             }
@@ -65,7 +68,7 @@ fn over_limit(extension: &Extension) -> Vec<Excess> {
 /// Evicts one batch; entries that another session has locked are left for a later run. Clients may have left versions of an
 /// entry in several months: the oldest goes first, because it would be found again once the newest is gone. Each reference
 /// of the table names the user, so that the statement goes to one node where the table is distributed.
-fn evict_batch(extension: &Extension, excess: &Excess) -> i64 {
+fn evict_batch(extension: &Extension, excess: &Excess, over_until: i64) -> i64 {
     must_change_all(extension, &[CACHE]);
     let had_expired: Vec<bool> = saved_plan::run(
         Access::Write,
@@ -75,7 +78,7 @@ fn evict_batch(extension: &Extension, excess: &Excess) -> i64 {
             format!(
                 "WITH least AS ( \
                      SELECT user_id, content_type, cache_key FROM {cache} WHERE user_id = $1 AND content_type = $2 \
-                     ORDER BY (expires_at <= clock_timestamp()), priority_tier, hit_count DESC, \
+                     ORDER BY (expires_at <= $5), (expires_at <= clock_timestamp()), priority_tier, hit_count DESC, \
                               last_accessed DESC NULLS LAST, created_at DESC, id OFFSET $3), \
                  oldest AS MATERIALIZED ( \
                      SELECT v.* FROM least l, LATERAL ( \
@@ -90,7 +93,13 @@ fn evict_batch(extension: &Extension, excess: &Excess) -> i64 {
                 same_entry(schema, "v", "l")
             )
         },
-        &[excess.user_id.into(), spi::text(&excess.content_type), excess.max_entries.into(), batch_size(true).into()],
+        &[
+            excess.user_id.into(),
+            spi::text(&excess.content_type),
+            excess.max_entries.into(),
+            batch_size(true).into(),
+            spi::timestamptz(over_until),
+        ],
         |rows| rows.map(|rows, row| rows.get(row, 1).unwrap_or(false)),
     );
     let expired = had_expired.iter().filter(|expired| **expired).count();

@@ -10,7 +10,7 @@ use crate::address::same_entry;
 use crate::arguments;
 use crate::calendar::{Month, month_of};
 use crate::error::Refusal;
-use crate::extension::{CACHE, Extension};
+use crate::extension::{CACHE, Extension, POLICIES};
 use crate::pg::clock::now;
 use crate::pg::guc::with_setting;
 use crate::pg::privileges;
@@ -18,6 +18,7 @@ use crate::pg::relation::qualified_name;
 use crate::pg::spi::{self, Access};
 use crate::pg::subtransaction::{self, Caught};
 use crate::settings;
+use crate::stale::StaleTimes;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
@@ -82,41 +83,42 @@ fn drop_old_cache_partitions(
     )
 }
 
-/// Returns the dead months, except one that hides live entries of an older month, and one just made that is still empty,
+/// Returns the dead months, except one that hides entries of an older month which are not over, and one just made that is still empty,
 /// because its maker may be about to fill it.
 ///
 /// # Errors
 /// 42501 if row security may hide entries.
 pub fn dead_months(extension: &Extension) -> Vec<Partition> {
-    must_see_all(extension, &[CACHE]);
+    must_see_all(extension, &[CACHE, POLICIES]);
     let now = now();
-    let over = partitions_of(extension.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
-    let over = over.filter(|month| !is_new_and_unused(month.oid));
-    over.filter(|month| !has_live_entries(extension, Table::Cache, month) && !hides_live_entries(extension, month))
+    let past = partitions_of(extension.table(CACHE)).into_iter().filter(|partition| partition.to <= now);
+    let past = past.filter(|month| !is_new_and_unused(month.oid));
+    past.filter(|month| !has_kept_entries(extension, Table::Cache, month) && !hides_kept_entries(extension, month))
         .collect()
 }
 
-/// Whether a month holds newer versions of entries that are live in an older month. Clients that insert a key in one month
+/// Whether a month holds newer versions of entries that are not over in an older month. Clients that insert a key in one month
 /// after the other leave such. Without the newer version, the older one would be found again.
-fn hides_live_entries(extension: &Extension, partition: &Partition) -> bool {
+fn hides_kept_entries(extension: &Extension, partition: &Partition) -> bool {
     let schema = &extension.schema;
     let sql = format!(
         "SELECT FROM {schema}.{CACHE} n JOIN {schema}.{CACHE} o ON {} \
-         WHERE n.created_at >= $1 AND n.created_at < $2 AND o.created_at < $1 AND o.expires_at > $3 LIMIT 1",
-        same_entry(schema, "o", "n")
+         WHERE n.created_at >= $1 AND n.created_at < $2 AND o.created_at < $1 AND NOT {} LIMIT 1",
+        same_entry(schema, "o", "n"),
+        StaleTimes::read(extension).is_over("o.", now())
     );
-    let args = [spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now())];
+    let args = [spi::timestamptz(partition.from), spi::timestamptz(partition.to)];
     spi::run(Access::ReadLatest, &sql, &args, |rows| rows.count() > 0)
 }
 
-/// Drops partitions, except those that hold a live entry unless `include_live`. Keeps all while a dump is at work, or if
+/// Drops partitions, except those that hold an entry that is not over unless `include_live`. Keeps all while a dump is at work, or if
 /// the table cannot be locked within `wait` milliseconds.
 ///
 /// # Errors
 /// 42501 if row security may hide live entries.
 pub fn retire(extension: &Extension, table: Table, old: Vec<Partition>, include_live: bool, wait: i32) -> Vec<Retired> {
     if table == Table::Cache && !include_live {
-        must_see_all(extension, &[CACHE]);
+        must_see_all(extension, &[CACHE, POLICIES]);
     }
     let dump_at_work = dump_check::is_at_work(extension);
     let mut parent_locked = None;
@@ -131,12 +133,15 @@ pub fn retire(extension: &Extension, table: Table, old: Vec<Partition>, include_
             freed_bytes: 0,
             detail: String::new(),
         };
-        if has_live_entries(extension, table, &partition) {
+        let has_kept_entries = has_kept_entries(extension, table, &partition);
+        if has_kept_entries {
             one.live_entries = live_entries(extension, &partition);
         }
         if one.live_entries > 0 && !include_live {
             one.detail = "kept: it holds live entries".into();
-        } else if table == Table::Cache && !include_live && hides_live_entries(extension, &partition) {
+        } else if has_kept_entries && !include_live {
+            one.detail = "kept: it holds expired entries within their stale_ttl".into();
+        } else if table == Table::Cache && !include_live && hides_kept_entries(extension, &partition) {
             // A dead month held nothing of the kind when it was chosen. The worker may have committed since then.
             one.detail = "kept: it hides live entries of older months".into();
         } else if dump_at_work {
@@ -211,7 +216,7 @@ fn drop_unless_busy(
         let name = qualified_name(partition.oid);
         let sql = format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE NOWAIT");
         spi::execute(&sql);
-        if !include_live && has_live_entries(extension, table, partition) {
+        if !include_live && has_kept_entries(extension, table, partition) {
             return Dropped::NotDead;
         }
         let bytes = spi::run(
@@ -232,22 +237,27 @@ fn drop_unless_busy(
     if gave_up.get() { Ok(Dropped::NotForDump) } else { outcome }
 }
 
-/// Whether a partition holds a live entry; one of the audit log never does. The index on expires_at answers at once.
-fn has_live_entries(extension: &Extension, table: Table, partition: &Partition) -> bool {
-    table == Table::Cache
-        && query_live(extension, partition, "SELECT 1::bigint FROM", "ORDER BY expires_at DESC LIMIT 1").is_some()
+/// Whether a partition holds an entry that is not over; one of the audit log never does. The index on expires_at finds it.
+fn has_kept_entries(extension: &Extension, table: Table, partition: &Partition) -> bool {
+    let is_kept = || {
+        let (stale_times, now) = (StaleTimes::read(extension), now());
+        let last = format!("AND NOT {} ORDER BY expires_at DESC LIMIT 1", stale_times.is_over("", now));
+        query_after(extension, partition, stale_times.all_over_until(now), "SELECT 1::bigint FROM", &last).is_some()
+    };
+    table == Table::Cache && is_kept()
 }
 
 fn live_entries(extension: &Extension, partition: &Partition) -> i64 {
-    query_live(extension, partition, "SELECT count(*) FROM", "").unwrap_or(0)
+    query_after(extension, partition, now(), "SELECT count(*) FROM", "").unwrap_or(0)
 }
 
-fn query_live(extension: &Extension, partition: &Partition, select: &str, order: &str) -> Option<i64> {
+/// Runs a query on the entries of a partition that expire after a time.
+fn query_after(extension: &Extension, partition: &Partition, time: i64, select: &str, rest: &str) -> Option<i64> {
     let sql = format!(
         "{select} {}.{CACHE} \
-         WHERE created_at >= $1 AND created_at < $2 AND expires_at > $3 {order}",
+         WHERE created_at >= $1 AND created_at < $2 AND expires_at > $3 {rest}",
         extension.schema
     );
-    let args = [spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(now())];
+    let args = [spi::timestamptz(partition.from), spi::timestamptz(partition.to), spi::timestamptz(time)];
     spi::run(Access::ReadLatest, &sql, &args, |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }

@@ -1,14 +1,15 @@
 //! The views cache_maintenance_status and cache_maintenance_progress.
 
 use super::run::{run_on_log, run_with};
-use super::sources::with_sources;
+use crate::access::monitor;
 use crate::extension::grant_hint::{Grant, with_way_out};
 use crate::extension::{CACHE, Extension, RUNS};
 use crate::maintenance::steps::STEPS;
 use crate::pg::backend;
 use crate::pg::clock::now;
-use crate::pg::spi::{self, Access};
+use crate::pg::privileges;
 use crate::pg::srf::{Call, Stored, set_returning};
+use crate::stale;
 use crate::worker::databases;
 use crate::worker::slot::{Found, Running, Slot};
 use crate::worker::{naptime, readiness};
@@ -42,14 +43,14 @@ fn status(call: Call) -> Stored {
     run_on_log(call, &extension, query, "@last_error@", ("$6::text", "false"), &args)
 }
 
-/// Returns the expiry of the oldest expired entry that is still there. A separate statement, because a recursive one cannot
-/// read a distributed table.
+/// Returns the expiry of the oldest expired entry that is still there; for a monitor, with the rights of the entries' owner.
 fn oldest_expired(extension: &Extension) -> Option<TimestampWithTimeZone> {
-    extension.find_table(CACHE)?;
-    let sql = "SELECT expires_at FROM @earliest_expiry@ e WHERE expires_at <= statement_timestamp()";
-    let sql = with_sources(extension, sql).replace("@extschema@", &extension.schema);
-    let read = || spi::run(Access::Read, &sql, &[], |rows| if rows.count() > 0 { rows.get(0, 1) } else { None });
-    with_way_out(extension, Grant::Monitor, read)
+    let cache = extension.find_table(CACHE)?;
+    if monitor::only_watches(extension) {
+        privileges::confined_to_owner_of(cache, || stale::oldest_over(extension))
+    } else {
+        stale::oldest_over(extension)
+    }
 }
 
 /// Returns the state of the worker in this database.

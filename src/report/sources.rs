@@ -4,14 +4,14 @@ use crate::access::monitor;
 use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS};
 use crate::partition::catalog::{ENTRY_INDEXES, PARTITIONS};
 use crate::pg::spi::{self, Access};
+use crate::stale::with_is_over;
 use crate::statistics::summary::{COUNT_BY_TYPE, COUNT_BY_USER, is_large};
 
 const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
 
 /// Sources on tables that a monitor may not read: the name, the table, the query, and the columns of its result.
-pub const READ_BY_OWNER: [(&str, &str, &str, &str); 4] = [
+pub const READ_BY_OWNER: [(&str, &str, &str, &str); 3] = [
     ("@entries_by_type@", CACHE, COUNT_BY_TYPE, BY_TYPE_COLUMNS),
-    ("@earliest_expiry@", CACHE, include_str!("../../sql/reports/earliest_expiry.sql"), "expires_at timestamptz"),
     (
         "@recent_writes@",
         AUDIT_LOG,
@@ -24,7 +24,7 @@ const BY_TYPE_COLUMNS: &str = "partition_name text, content_type text, entries b
     high_priority_entries bigint, hits numeric, tokens_saved numeric, last_activity timestamptz, measured_at timestamptz";
 
 /// Puts sources into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
-/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@earliest_expiry@`, `@partitions@` and
+/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@partitions@` and
 /// `@entry_indexes@`.
 pub fn with_sources(extension: &Extension, query: &str) -> String {
     let mut query = query
@@ -39,6 +39,7 @@ pub fn with_sources(extension: &Extension, query: &str) -> String {
     query = query.replace("@entries_by_user@", &format!("({COUNT_BY_USER})"));
     for (name, table, sql, columns) in READ_BY_OWNER {
         if query.contains(name) {
+            let sql = &with_is_over(extension, sql, "");
             let source = if monitor::only_watches(extension) {
                 monitor::read_by_owner_of(extension, table, sql, columns)
             } else {

@@ -2,12 +2,13 @@
 //! show the last count with the hits since then. Reports on a small cache count for themselves.
 
 use crate::access::all_rows::{must_change_all, must_see_all};
-use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension, locks};
+use crate::extension::{BY_TYPE, BY_USER, CACHE, Extension, POLICIES, locks};
 use crate::pg::advisory_lock;
 use crate::pg::spi::{self, Access};
 use crate::settings;
+use crate::stale::with_is_over;
 
-/// The query that counts the entries by partition and content type.
+/// The query that counts the entries by partition and content type, with a place for [`with_is_over`].
 pub const COUNT_BY_TYPE: &str = include_str!("../../sql/reports/entries_by_type.sql");
 /// The query that counts the entries by user.
 pub const COUNT_BY_USER: &str = include_str!("../../sql/reports/entries_by_user.sql");
@@ -31,11 +32,16 @@ pub fn renew(extension: &Extension) -> i64 {
     let by_user = "entries content_types hits tokens_saved avg_reuse_score last_accessed";
     // Waits for a flush, because the count would miss the hits that it stores meanwhile.
     advisory_lock::lock(locks::STATISTICS, 0);
-    must_see_all(extension, &[CACHE]);
+    must_see_all(extension, &[CACHE, POLICIES]);
     must_change_all(extension, &[BY_TYPE, BY_USER]);
     if is_large(extension) {
-        replace(extension, BY_TYPE, "partition_name, content_type", by_type, COUNT_BY_TYPE)
-            + replace(extension, BY_USER, "user_id", by_user, COUNT_BY_USER)
+        replace(
+            extension,
+            BY_TYPE,
+            "partition_name, content_type",
+            by_type,
+            &with_is_over(extension, COUNT_BY_TYPE, ""),
+        ) + replace(extension, BY_USER, "user_id", by_user, COUNT_BY_USER)
     } else {
         empty(extension, BY_TYPE) + empty(extension, BY_USER)
     }

@@ -14,7 +14,7 @@ CHECK = "maintenance sees every row"
 # Each table, and the steps that need to see, and to change, all that it holds.
 NEEDED = {
     CACHE: {"flush statistics", "drop dead months", "delete expired entries", "enforce limits", "summarize"},
-    "cache_content_policies": {"enforce limits"},
+    "cache_content_policies": {"drop dead months", "delete expired entries", "enforce limits", "summarize"},
     "cache_statistics_hourly": {"flush statistics", "trim statistics"},
     "cache_entry_summary": {"flush statistics", "summarize"},
     "cache_user_summary": {"flush statistics", "summarize"},
