@@ -63,7 +63,7 @@ fn fill<'a>(entry: &'a NewEntry, lease: LeaseId) -> Fill<'a> {
 
 fn refused_by_gate(entry: &NewEntry, objection: &str) {
     if let Some(lease) = entry.lease {
-        lease::release(lease, |user| *user == entry.address.user_id, Some(RETRY_AFTER));
+        lease::fail(lease, &entry.address, RETRY_AFTER);
     }
     let content_type = shown(&String::from_utf8_lossy(entry.address.content_type));
     notify(

@@ -183,6 +183,21 @@ pub fn release(lease: LeaseId, may: impl Fn(&Uuid) -> bool, failed_for: Option<D
     released.unwrap_or(false)
 }
 
+/// Ends the lease of an answer that is not stored, at once: nobody else gets one for `failed_for`. Does nothing unless it is that
+/// of the entry.
+pub fn fail(lease: LeaseId, address: &Address, failed_for: Duration) {
+    let (id, time) = (lease.id(), since_start());
+    let me = me(transaction::number());
+    visit_and_wake(|fence| {
+        let is_of_entry = fence.find(me, &id).is_some_and(|number| {
+            let found = &fence.table.slot(number).lease;
+            found.user == *address.user_id && found.digest == *address.digest
+        });
+        let released = if is_of_entry { fence.release(me, &id, Some(milliseconds(failed_for)), time) } else { None };
+        ((), released.unwrap_or_default())
+    });
+}
+
 /// Gives a lease of a user that `may` accepts a new time from now, at once. `ttl`: of its content type. Returns it, or `None`
 /// when there is no such lease, when it is outdated, or when its time was over and another has been granted since.
 pub fn extend(lease: LeaseId, may: impl Fn(&Uuid) -> bool, ttl: impl Fn(&[u8]) -> Duration) -> Option<Duration> {
