@@ -67,20 +67,23 @@ test-restore: tools target/venv/requirements.txt ## Dumps of each of these versi
 soak: ## Half an hour of load, and of a session that blocks maintenance
 hostile: ## Ten minutes of cancellations and DDL under clients whose every answer is checked
 crash: ## Fifty crashes under load, and a disk that runs full: nothing acknowledged is lost
+fencing: ## Ten minutes of leases against edits, cancellations and crashes: nothing outdated is served
 fuzz: ## An hour of generated statements, keys, batches and policies: no crash, no internal error
 load: ## A quarter of an hour of 200 connections on a million entries, beside a lock that maintenance waits for
 soak: AFTERWARDS = IPC_SITTER=600 $(PYTEST) tests/worker/test_worker_waits.py
 fuzz: AFTERWARDS = GENERATED_CASES=2000 $(PYTEST) tests/entry/test_generated_input.py
-soak hostile crash fuzz load: prerequisites target/venv/requirements.txt
+soak hostile crash fencing fuzz load: prerequisites target/venv/requirements.txt
 	@$(MAKE) install
 	$(PYTHON) tests/long/$@.py
 	$(AFTERWARDS)
 
 bench: partman target/bench-venv/requirements.txt ## Measure it on this machine: all cases into docs/, or those of CASES="counting views"
+	@tests/tools/pgbouncer.sh target/tools
 	@$(MAKE) install
 	target/bench-venv/bin/python -m bench $(or $(CASES),--output docs)
 
 bench-quick: partman target/bench-venv/requirements.txt ## The targets with 100,000 entries, in less than 5 minutes
+	@tests/tools/pgbouncer.sh target/tools
 	@$(MAKE) install
 	target/bench-venv/bin/python -m bench --quick --output target/bench/quick
 
@@ -90,7 +93,7 @@ clean: ## Stop the demo and remove everything under target
 
 # ── what the targets above need ──────────────────────────────────────────────────────────────────
 
-.PHONY: help demo psql demo-stop install package installcheck lint test test-unit test-all test-restore soak hostile crash fuzz load \
+.PHONY: help demo psql demo-stop install package installcheck lint test test-unit test-all test-restore soak hostile crash fencing fuzz load \
 	bench bench-quick clean packages tools prerequisites partman
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
