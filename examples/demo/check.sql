@@ -28,6 +28,20 @@ INSERT INTO claims
 SELECT 'every text came back as it was stored', count(*) > 0 AND bool_and(e.content = t.answer)
 FROM infinite_pages_cache_partitioned e JOIN app.texts t ON e.cache_key = cache_key(t.request) AND t.name <> 'public-clocks/tone';
 
+INSERT INTO claims
+SELECT 'of eight readers one paid for the chapter, and all got it', count(*) = 8 AND count(*) FILTER (WHERE has_lease) = 1
+       AND bool_and(chapter = 'The Night Watch of the Seedlings')
+FROM app.readers;
+
+INSERT INTO claims
+SELECT 'what was made from a foundation that was edited meanwhile is not there', count(*) = 0
+FROM infinite_pages_cache_partitioned WHERE cache_key = 'greenhouse-nine, chapter 3';
+
+INSERT INTO claims
+SELECT 'an expired chapter was served while one reader had it written anew',
+       (chosen, chosen_chapter, other, other_chapter) = ('refresh', 'Glass', 'stale', 'Glass')
+FROM app.told;
+
 SELECT set_config('request.jwt.claims', json_build_object('sub', (SELECT id FROM app.users WHERE name = 'tomas'))::text, false) AS ignored \gset
 SELECT id AS tomas FROM app.users WHERE name = 'tomas' \gset
 SET ROLE authenticated;

@@ -29,8 +29,16 @@ for file in story/*/*.md; do
     printf "\\\\set text \`cat %s\`\nCALL app.add_text('%s', :'text');\n" "$file" "$file"
 done | sql -d demo
 
-# One stream for results and errors, so that the refusal in section 6 stands where it belongs.
+# One stream for results and errors, so that refusals and notices stand where they belong.
 sql -d demo <day.sql 2>&1
+
+# The eight readers of section 13 are eight sessions at the same time.
+sql -d demo -f before_readers.sql
+for reader in 1 2 3 4 5 6 7 8; do
+    sql -d demo -v reader="$reader" -f reader.sql &
+done
+wait
+sql -d demo <after_readers.sql 2>&1
 sql -d demo -f check.sql
 
 echo
