@@ -10,7 +10,7 @@ use crate::audit::reads;
 use crate::audit::writes::knows_who_acted;
 use crate::error::Refusal;
 use crate::extension::{AUDIT_ARCHIVE, AUDIT_LOG, BY_USER, CACHE, Extension, locks};
-use crate::lease::Subject;
+use crate::lease::{self, Subject};
 use crate::pg::advisory_lock;
 use crate::pg::backend::refuse_if_read_only;
 use crate::pg::spi::{self, Access};
@@ -89,6 +89,7 @@ fn erase(user_id: Uuid) -> (i64, i64) {
     }
     at_commit(Change::ForgetUser(user_id));
     reads::forget_at_commit(user_id);
+    lease::forget_user(&user_id);
     (entries, audit_rows)
 }
 
