@@ -1,14 +1,18 @@
 //! Whether a call may wait for another session's answer.
 
 use crate::extension::{CACHE, Extension, POLICIES, saved_plan};
+use crate::lease;
 use crate::pg::backend;
 use crate::pg::guc::with_setting;
 use crate::pg::spi::{self, Access};
 
-/// Whether nobody can wait for the caller while it waits: its transaction has written nothing and holds no lock but those of
-/// reading the cache. At REPEATABLE READ and SERIALIZABLE it would not see the answer.
+/// Whether nobody can wait for the caller while it waits: its transaction has written and invalidated nothing, has no lease, and
+/// holds no lock but those of reading the cache. At REPEATABLE READ and SERIALIZABLE it would not see the answer.
 pub fn is_allowed() -> bool {
-    !spi::uses_transaction_snapshot() && backend::full_transaction_id() == 0 && holds_only_locks_of_reading()
+    !spi::uses_transaction_snapshot()
+        && backend::full_transaction_id() == 0
+        && !lease::is_awaited()
+        && holds_only_locks_of_reading()
 }
 
 fn holds_only_locks_of_reading() -> bool {

@@ -18,11 +18,9 @@ mod types;
 mod waiting;
 
 pub use memory::{AREA, forget_databases};
-#[allow(unused_imports)] // what entry/ and report/ do not use yet
-pub use show::{Shown, ShownPending, all, pending};
-pub use transaction::ENDS;
+pub use show::{all, pending};
+pub use transaction::{ENDS, is_awaited};
 pub use types::{Ends, Fill, Grant, LeaseId, Refused, Subject, Wanted};
-#[allow(unused_imports)] // what entry/ does not use yet
 pub use waiting::{Woken, sleep_until_end};
 
 use crate::address::Address;
@@ -30,6 +28,7 @@ use crate::error::Refusal;
 use crate::pg::clock::{now, since_start};
 use crate::pg::condition_variable::WaitEvent;
 use crate::pg::{backend, random, shared_memory, spi};
+use crate::statistics::content_types::slot_of;
 use crate::statistics::counted_now;
 use crate::statistics::counters::Count;
 use fence::{Begun, Granted, Hold, stripe_of};
@@ -171,8 +170,8 @@ fn user_of(id: &Id, name: &mut Vec<u8>) -> Option<Uuid> {
 /// Ends a lease of a user that `may` accepts, at once. `failed_for`: how long nobody else gets one. Returns false when there is
 /// no such lease, or when a transaction is storing with it.
 pub fn release(lease: LeaseId, may: impl Fn(&Uuid) -> bool, failed_for: Option<Duration>) -> bool {
-    let id = lease.id();
-    if !user_of(&id, &mut Vec::with_capacity(slot::NAME)).is_some_and(|user| may(&user)) {
+    let (id, mut name) = (lease.id(), Vec::with_capacity(slot::NAME));
+    if !user_of(&id, &mut name).is_some_and(|user| may(&user)) {
         return false;
     }
     let (me, time) = (me(transaction::number()), since_start());
@@ -180,7 +179,11 @@ pub fn release(lease: LeaseId, may: impl Fn(&Uuid) -> bool, failed_for: Option<D
         Some(changed) => (true, changed),
         None => (false, fence::Changed::default()),
     });
-    released.unwrap_or(false)
+    let released = released.unwrap_or(false);
+    if released && failed_for.is_some() {
+        counted_now(slot_of(&name, true), Count::Failures, 1);
+    }
+    released
 }
 
 /// Ends the lease of an answer that is not stored, at once: nobody else gets one for `failed_for`. Does nothing unless it is that

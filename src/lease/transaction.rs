@@ -70,6 +70,17 @@ pub fn set_row(row: u32) {
     MINE.with(|mine| mine.row.set(Some(row)));
 }
 
+/// Whether others may have to wait for the end of the transaction: it was granted a lease, stores with one, or invalidates.
+pub fn is_awaited() -> bool {
+    fn has_any<T>(list: &Cell<Levels<T>>) -> bool {
+        let all = list.take();
+        let has_any = !all.is_empty();
+        list.set(all);
+        has_any
+    }
+    MINE.with(|mine| mine.row.get().is_some() || has_any(&mine.fills) || has_any(&mine.grants))
+}
+
 fn push<T>(list: &Cell<Levels<T>>, new: T) {
     let mut all = list.take();
     all.push((nest_level(), new));
