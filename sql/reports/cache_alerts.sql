@@ -22,6 +22,31 @@ evicted AS (
            sum(evictions * in_day)::numeric AS entries
     FROM recent WHERE evictions > 0 GROUP BY content_type
 ),
+generation AS (
+    SELECT sum(leases_granted * in_hour)::numeric AS leases, sum(failures * in_hour)::numeric AS failures,
+           sum((generations::numeric + refused_fills) * in_hour)::numeric AS fills, sum(refused_fills * in_hour)::numeric AS refused,
+           sum(leases_denied * in_hour)::numeric AS denied
+    FROM recent
+),
+-- Content types of which 20 answers or more were generated in the last day, and one in twenty took longer than its lease.
+slow AS (
+    SELECT content_type
+    FROM (SELECT content_type, @extschema@.cache_latency_ms(array_agg(answers ORDER BY bucket), 0.95) AS p95
+          FROM (SELECT content_type, bucket, sum(answers * in_day)::double precision AS answers
+                FROM recent, unnest(generation_ms) WITH ORDINALITY AS b (answers, bucket) GROUP BY 1, 2) b
+          GROUP BY content_type HAVING sum(answers) >= 20) g,
+         -- A table of an earlier version lacks the column, whose name then resolves here.
+         (SELECT interval '2 minutes' AS lease_ttl) installed
+    WHERE p95 > extract(epoch FROM (SELECT lease_ttl FROM @extschema@.cache_content_policies p
+                                    WHERE p.content_type IN (g.content_type, '*') ORDER BY p.content_type = '*' LIMIT 1))
+),
+-- Content types of which 20 answers or more were to be stored in the last day, and how many per cent accept_if refused.
+gated AS (
+    SELECT CASE content_type WHEN '' THEN 'types without counters of their own' ELSE content_type END AS content_type,
+           round((100 * sum(refused_by_gate * in_day) / sum((refused_by_gate::numeric + upserts) * in_day))::numeric, 1) AS percent
+    FROM recent GROUP BY content_type
+    HAVING sum((refused_by_gate::numeric + upserts) * in_day) >= 20
+),
 measured (position, severity, rule, value, threshold, above, what_to_do) AS (
     SELECT 1, 'critical', 'cache hit rate below 40 %', percent, 40::numeric, false,
            CASE WHEN @preloaded@
@@ -81,6 +106,41 @@ measured (position, severity, rule, value, threshold, above, what_to_do) AS (
            || coalesce('for the types that lost most: ' || string_agg(content_type, ', ' ORDER BY entries DESC, content_type), 'if evicted entries are missed')
            || '.'
     FROM (SELECT * FROM evicted ORDER BY entries DESC, content_type LIMIT 10) most
+    UNION ALL
+    SELECT 12, 'warning', 'answers refused for an invalidation in the last hour above 10 % (of 20 or more)',
+           CASE WHEN fills >= 20 THEN round(100 * refused / fills, 1) WHEN @preloaded@ THEN 0 END, 10, true,
+           'Answers were generated from what was invalidated meanwhile, or after their lease had ended. Invalidate less at a time, read what an answer is made from after cache_fetch(), and see refused_fills_last_day in cache_performance_metrics for the types.'
+    FROM generation
+    UNION ALL
+    SELECT 13, 'warning', 'failed generations in the last hour above 10 % of leases (of 20 or more)',
+           CASE WHEN leases >= 20 THEN round(100 * failures / leases, 1) WHEN @preloaded@ THEN 0 END, 10, true,
+           'See failures_last_day in cache_performance_metrics for the types, and the application''s log for why it calls cache_release(failed => true).'
+    FROM generation
+    UNION ALL
+    SELECT 14, 'warning', 'seconds that an invalidation has been pending above 60',
+           CASE WHEN @preloaded@ THEN coalesce(round(max(extract(epoch FROM pending_for))::numeric, 1), 0) END, 60, true,
+           'Answers that it concerns are not stored until its transaction ends'
+           || coalesce(': ' || string_agg(DISTINCT 'process ' || pid || coalesce(' of ' || nullif(application_name, ''), '')
+                                          || coalesce(', since ' || to_char(xact_start AT TIME ZONE 'UTC', 'HH24:MI:SS "UTC"'), ''), '; '), '')
+           || '. Commit right after an invalidation, or set idle_in_transaction_session_timeout.'
+    FROM @pending_invalidations@ i LEFT JOIN pg_stat_activity USING (pid)
+    UNION ALL
+    SELECT 15, 'warning', 'leases denied in the last hour because there was no room',
+           CASE WHEN @preloaded@ THEN coalesce(round(denied), 0) END, 0, true,
+           'Raise infinite_pages_cache.max_leases and restart the server; cache_leases shows who holds the leases.'
+    FROM generation
+    UNION ALL
+    SELECT 16, 'warning', 'content types whose answers take longer than their lease_ttl (95th percentile of the last day, of 20 or more)',
+           CASE WHEN @preloaded@ THEN count(*) END, 0, true,
+           'Others generate the same answer meanwhile: raise lease_ttl in cache_content_policies, or call cache_extend_lease() while an answer is generated'
+           || coalesce(', for ' || string_agg(content_type, ', ' ORDER BY content_type), '') || '.'
+    FROM slow
+    UNION ALL
+    SELECT 17, 'warning', 'answers refused by accept_if in the last day above 20 % of a content type (of 20 or more)',
+           CASE WHEN @preloaded@ THEN coalesce(max(percent), 0) END, 20, true,
+           'Look at the answers that the application gets, and at accept_if in cache_content_policies'
+           || coalesce(', of ' || string_agg(content_type, ', ' ORDER BY content_type) FILTER (WHERE percent > 20), '') || '.'
+    FROM gated
 )
 SELECT severity, rule, seen.value, threshold,
        coalesce(CASE WHEN above THEN seen.value > threshold ELSE seen.value < threshold END, false),
@@ -92,7 +152,7 @@ CROSS JOIN LATERAL (
     FROM (VALUES ('infinite_pages_cache_partitioned', @sees_infinite_pages_cache_partitioned@, '{9}'::integer[]),
                  ('cache_audit_log', @sees_cache_audit_log@, '{10}'),
                  ('cache_maintenance_runs', @sees_cache_maintenance_runs@, '{8}'),
-                 ('cache_statistics_hourly', @sees_cache_statistics_hourly@, '{1,3,7}')) t (name, sees, positions)
+                 ('cache_statistics_hourly', @sees_cache_statistics_hourly@, '{1,3,7,12,13,15,16,17}')) t (name, sees, positions)
     WHERE position = ANY (t.positions)) source (of_table, sees)
 CROSS JOIN LATERAL (SELECT CASE WHEN sees THEN measured.value END) seen (value)
 ORDER BY position

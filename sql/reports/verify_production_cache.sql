@@ -109,6 +109,11 @@ SELECT * FROM (
              SELECT array_agg(a.attname::text ORDER BY k.place) FROM unnest(x.indkey::smallint[]) WITH ORDINALITY k (attnum, place)
              JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.attnum WHERE k.place <= 2)
     UNION ALL
+    SELECT 'cleanup has its index', count(x.*) > 0, coalesce(min(x.indexrelid::regclass::text), 'there is none on content type and expiry'),
+           CASE WHEN count(x.*) = 0 THEN 'Run SELECT @extschema@.cache_setup(); without it cleanup is slow where stale_ttl is set.' END
+    FROM cache LEFT JOIN pg_index x ON x.indrelid = cache.oid AND x.indisvalid AND x.indpred IS NULL
+         AND strpos(pg_get_indexdef(x.indexrelid), 'USING btree (content_type, ((expires_at AT TIME ZONE ''UTC''::text))') > 0
+    UNION ALL
     SELECT 'all indexes are valid', count(*) = 0, coalesce('invalid: ' || string_agg(x.indexrelid::regclass::text, ', '), 'all are'),
            CASE WHEN count(*) > 0 THEN 'REINDEX them.' END
     FROM pg_index x
@@ -130,6 +135,12 @@ SELECT * FROM (
     SELECT 'the library is preloaded', @preloaded@, CASE WHEN @preloaded@ THEN 'it is' ELSE 'it is not' END,
            CASE WHEN NOT @preloaded@
                 THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart: without it lookups are not counted and no worker maintains the cache.' END
+    UNION ALL
+    SELECT 'leases can be granted', @preloaded@,
+           CASE WHEN NOT @preloaded@ THEN 'cache_fetch() grants none, so that all who miss at once generate'
+                WHEN pg_is_in_recovery() THEN 'a standby grants none; call cache_fetch() on the primary'
+                ELSE current_setting('infinite_pages_cache.max_leases', true) || ' at a time' END,
+           CASE WHEN NOT @preloaded@ THEN 'Set shared_preload_libraries = ''infinite_pages_cache'' and restart.' END
     UNION ALL
     SELECT 'content types have counters of their own', coalesce(sum(hits::numeric + upserts), 0) = 0,
            coalesce(sum(hits::numeric + upserts), 0) || ' hits and upserts were counted without their content type',

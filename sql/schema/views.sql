@@ -9,7 +9,10 @@ CREATE FUNCTION @extschema@.cache_performance_metrics()
                    lookups bigint, hit_rate_last_hour numeric, hit_rate_last_day numeric,
                    p50_ms numeric, p95_ms numeric, p99_ms numeric, tokens_spent_last_day numeric,
                    tokens_saved_last_day numeric, cost_saved_percentage numeric, measured_at timestamptz,
-                   evictions_last_day bigint)
+                   evictions_last_day bigint, leases_last_day bigint, waits_last_day bigint,
+                   waits_hit_last_day bigint, stale_served_last_day bigint, refused_fills_last_day bigint,
+                   refused_by_gate_last_day bigint, failures_last_day bigint, generation_p50_s numeric,
+                   generation_p95_s numeric, generations_avoided_last_day bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 30 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'infinite_pages_cache_report';
 CREATE VIEW @extschema@.cache_performance_metrics AS SELECT * FROM @extschema@.cache_performance_metrics();
@@ -74,7 +77,7 @@ CREATE FUNCTION @extschema@.cache_leases()
 CREATE VIEW @extschema@.cache_leases AS SELECT * FROM @extschema@.cache_leases();
 
 COMMENT ON VIEW @extschema@.cache_performance_metrics IS
-    'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved, and entries evicted by max_entries, in the last day';
+    'For each content type: entries, hits, tokens saved; lookups and hit ratio since the server started, of the last hour and day; latency of the lookups of the last hour; share of the cost saved, entries evicted by max_entries, leases, waits, refused answers, failures and the time that generations took, in the last day';
 COMMENT ON VIEW @extschema@.partition_health_metrics IS
     'For each partition: size with indexes and TOAST, estimated rows, live and expired entries, age; months_ahead counts from the current month';
 COMMENT ON VIEW @extschema@.cache_connection_metrics IS

@@ -5,9 +5,12 @@ use crate::extension::{AUDIT_LOG, BY_TYPE, BY_USER, CACHE, Extension, RUNS};
 use crate::partition::catalog::{ENTRY_INDEXES, PARTITIONS};
 use crate::pg::spi::{self, Access};
 use crate::stale::with_is_over;
+use crate::statistics::columns::{COLUMNS, Column, Holds};
 use crate::statistics::summary::{COUNT_BY_TYPE, COUNT_BY_USER, is_large};
 
 const RECENT: &str = include_str!("../../sql/reports/recent_statistics.sql");
+/// The first column of counters that a table or function of an earlier version may lack.
+const NEWER: &std::ffi::CStr = c"evictions";
 
 /// Sources on tables that a monitor may not read: the name, the table, the query, and the columns of its result.
 pub const READ_BY_OWNER: [(&str, &str, &str, &str); 3] = [
@@ -24,11 +27,11 @@ const BY_TYPE_COLUMNS: &str = "partition_name text, content_type text, entries b
     high_priority_entries bigint, hits numeric, tokens_saved numeric, last_activity timestamptz, measured_at timestamptz";
 
 /// Puts sources into the query of a report: `@entries_by_type@`, `@entries_by_user@`, `@pending_by_type@`,
-/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@partitions@` and
+/// `@pending_by_user@`, `@recent_statistics@`, `@recent_writes@`, `@recent_failures@`, `@pending_invalidations@`, `@partitions@` and
 /// `@entry_indexes@`.
 pub fn with_sources(extension: &Extension, query: &str) -> String {
     let mut query = query
-        .replace("@recent_statistics@", &format!("({RECENT})"))
+        .replace("@recent_statistics@", &format!("({})", recent_statistics()))
         .replace("@partitions@", &format!("({PARTITIONS})"))
         .replace("@entry_indexes@", &format!("({ENTRY_INDEXES})"));
     for (name, table) in [("@entries_by_type@", BY_TYPE), ("@entries_by_user@", BY_USER)] {
@@ -48,12 +51,32 @@ pub fn with_sources(extension: &Extension, query: &str) -> String {
             query = query.replace(name, &source);
         }
     }
+    if query.contains("@pending_invalidations@") {
+        // The SQL of 0.1.0 and 0.2.0 has no function for them.
+        let source = if extension.has_function("cache_pending_invalidations") {
+            "@extschema@.cache_pending_invalidations()"
+        } else {
+            "(SELECT 0 AS pid, interval '0' AS pending_for WHERE false)"
+        };
+        query = query.replace("@pending_invalidations@", source);
+    }
     for (name, per) in [("@pending_by_type@", "content_type"), ("@pending_by_user@", "user_id")] {
         if query.contains(name) {
             query = query.replace(name, &pending(extension, per));
         }
     }
     query
+}
+
+fn recent_statistics() -> String {
+    let newer: Vec<&Column> = COLUMNS.iter().skip_while(|column| column.name != NEWER).collect();
+    let nothing = |column: &&Column| match column.holds {
+        Holds::Histogram(_) => format!("'{{}}'::bigint[] AS {}", column.name()),
+        _ => format!("0::bigint AS {}", column.name()),
+    };
+    let names: Vec<&str> = newer.iter().map(|column| column.name()).collect();
+    let none: Vec<String> = newer.iter().map(nothing).collect();
+    RECENT.replace("@newer@", &names.join(", ")).replace("@none@", &format!("(SELECT {}) none", none.join(", ")))
 }
 
 /// Returns a source of pending hits summed up by a column. The SQL of 0.1.0 has no function for that.
