@@ -542,3 +542,92 @@ def test_nobody_waits_at_the_fence_for_a_transaction_that_has_not_ended_its_stat
         wait_until(lambda: database.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 1)
         assert timed(lambda: client.execute("SELECT cache_end_leases(%s)", (ALICE,))) < 1
         assert sqlstate_of(ended.result).sqlstate == "40001"
+
+
+# ── a fill whose commit takes its time ───────────────────────────────────────────────────────────
+
+class Committing:
+    """A fill that is past its last check, and not yet visible: its commit waits for a synchronous standby that there is not."""
+
+    def __init__(self, cluster):
+        self.cluster, self.database = cluster, Database(cluster)
+        self.client, self.filler = self.connect(), self.connect()
+        set_policy(self.database, lease_ttl="1 day")
+        self.lease = lease_of(self.client)
+        self.filler.execute("BEGIN; SET LOCAL synchronous_commit = on")
+        assert is_stored(self.filler, self.lease)
+        self.thread = ThreadPoolExecutor(4)
+        self.committed = self.thread.submit(lambda: self.filler.execute("COMMIT"))
+        wait_until(lambda: self.wait_event(self.filler) == ("IPC", "SyncRep"))
+
+    def connect(self):
+        return self.database.connect(options="-c synchronous_commit=local")
+
+    def wait_event(self, connection):
+        with self.cluster.connect() as other:
+            return other.execute("SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE pid = %s", (connection.info.backend_pid,)).fetchone()
+
+    def start(self, connection, statement):
+        """Start a statement, and wait until it waits at the fence."""
+        running = self.thread.submit(lambda: connection.execute(statement).fetchone()[0])
+        wait_until(lambda: self.wait_event(connection)[0] == "Extension" or running.done())
+        assert not running.done(), running.result()
+        return running
+
+    def become_visible(self):
+        self.client.execute("SELECT pg_cancel_backend(%s)", (self.filler.info.backend_pid,))
+        self.committed.result(10)
+
+
+@pytest.fixture(scope="module")
+def synchronous():
+    cluster = Cluster({"synchronous_standby_names": "nobody", "synchronous_commit": "local"})
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def committing(synchronous):
+    committing = Committing(synchronous)
+    yield committing
+    committing.thread.shutdown()
+
+
+@pytest.mark.parametrize("function", ["cache_invalidate", "cache_invalidate_content_type", "cache_invalidate_content_type_for_all_users"])
+def test_an_invalidation_removes_the_entry_of_a_fill_that_was_about_to_become_visible(committing, function):
+    arguments = {"cache_invalidate": f"'{ALICE}', '{TYPE}', '{key()[2]}'", "cache_invalidate_content_type": f"'{ALICE}', '{TYPE}'"}
+    running = committing.start(committing.connect(), f"SELECT {function}({arguments.get(function, repr(TYPE))})")
+    assert lookup(committing.client, key()) is None
+    committing.become_visible()
+    assert running.result(10) == 1
+    assert lookup(committing.client, key()) is None
+
+
+def test_an_invalidation_that_does_not_concern_the_fill_does_not_wait_for_it(committing):
+    client = committing.client
+    client.execute("SET statement_timeout = '5s'")
+    invalidate_key(client, key(1))
+    client.execute("SELECT cache_invalidate_content_type(%s, %s)", (BOB, TYPE))
+    client.execute("SELECT cache_invalidate_dependents(%s, %s)", (ALICE, FOUNDATION))
+    client.execute("SELECT cache_invalidate_where(%s, %s)", (ALICE, BOOK))
+    committing.become_visible()
+    assert lookup(client, key()) == "answer"
+
+
+def test_a_wait_for_a_fill_that_commits_can_be_cancelled(committing):
+    other = committing.connect()
+    running = committing.start(other, f"SELECT cache_end_leases('{ALICE}')")
+    assert committing.client.execute("SELECT count(*) FROM cache_pending_invalidations()").fetchone() == (1,)
+    committing.client.execute("SELECT pg_cancel_backend(%s)", (other.info.backend_pid,))
+    assert sqlstate_of(lambda: running.result(10)).sqlstate == "57014"
+    assert committing.client.execute("SELECT count(*) FROM cache_pending_invalidations()").fetchone() == (0,)
+    committing.become_visible()
+    assert lookup(committing.client, key()) == "answer"
+
+
+def test_while_a_fill_commits_nobody_else_generates(committing):
+    assert fetch(committing.client, key()).state == "wait"
+    waits = committing.connect()
+    running = committing.start(waits, f"SELECT content FROM cache_fetch('{ALICE}', '{TYPE}', '{key()[2]}', wait => '10 seconds')")
+    committing.become_visible()
+    assert running.result(10) == "answer"
