@@ -126,6 +126,38 @@ def test_a_lease_that_was_granted_after_a_savepoint_is_void_when_it_is_rolled_ba
         assert lookup(client, key(1)) == "answer"
 
 
+def test_what_a_released_savepoint_has_done_is_not_undone_with_a_later_one(database):
+    later = "RELEASE one; SAVEPOINT two; ROLLBACK TO two"
+    with database.connect(autocommit=False) as client, database.connect() as other:
+        client.execute("SAVEPOINT one")
+        granted = fetch(client, key(1)).lease
+        client.execute(later)
+        assert is_stored(other, granted, key(1))
+        client.execute("SAVEPOINT one")
+        assert is_stored(client, fetch(other, key(2)).lease, key(2))
+        client.execute(later)
+        assert leases(other) == [(ALICE, TYPE, "storing")]
+        client.execute("SAVEPOINT one")
+        client.execute("SELECT cache_invalidate(%s, %s, %s)", key(3))
+        client.execute(later)
+        assert fetch(other, key(3)).lease is None
+        client.commit()
+        assert leases(other) == [] and lookup(other, key(2)) == "answer"
+
+
+def test_rolling_back_to_an_outer_savepoint_undoes_what_an_inner_one_has_done(database):
+    with database.connect(autocommit=False) as client, database.connect() as other:
+        lease = fetch(other, key(2)).lease
+        client.execute("SAVEPOINT before; SAVEPOINT within")
+        void = fetch(client, key(1)).lease
+        assert is_stored(client, lease, key(2))
+        client.execute("SELECT cache_invalidate(%s, %s, %s)", key(3))
+        client.execute("RELEASE within; ROLLBACK TO before")
+        assert leases(other) == [(ALICE, TYPE, "held")]
+        assert not is_stored(other, void, key(1))
+        assert fetch(other, key(3)).lease is not None and is_stored(other, lease, key(2))
+
+
 # ── two fills with one lease ─────────────────────────────────────────────────────────────────────
 
 @pytest.mark.parametrize("kept", [True, False])
