@@ -21,7 +21,6 @@ mod error;
 mod extension;
 #[forbid(unsafe_code)]
 mod install;
-#[allow(dead_code)] // what entry/ does not use yet
 mod lease;
 #[forbid(unsafe_code)]
 mod maintenance;

@@ -86,7 +86,6 @@ fn shown_pending(pid: i32, pending: &Pending, now: u64) -> ShownPending {
         pid,
         user_id: pending.subject.is_of_one_user().then(|| Uuid::from_bytes(pending.subject.user)),
         subject: match pending.subject.kind {
-            Kind::Nothing => "nothing",
             Kind::Key => "key",
             Kind::Type => "content type",
             Kind::Foundation => "foundation",

@@ -102,7 +102,7 @@ impl Slot {
 
     /// Returns how long it is exclusive, in milliseconds. One that is filled ends with a transaction, so soon.
     pub fn left(&self, now: u64) -> u64 {
-        const SOON: u64 = 100;
+        const SOON: u64 = 1000;
         let left = self.ends.saturating_sub(now);
         if matches!(self.state, State::Filling | State::Committing) { left.max(SOON) } else { left }
     }

@@ -11,7 +11,6 @@ pub type Bytes = [u8; 16];
 plain! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub enum Kind {
-        Nothing,
         Key,
         Type,
         Foundation,
@@ -140,7 +139,7 @@ impl Stored {
 
     /// Whether it is of one user only.
     pub fn is_of_one_user(&self) -> bool {
-        !matches!(self.kind, Kind::Nothing | Kind::TypeOfAllUsers | Kind::Database)
+        !matches!(self.kind, Kind::TypeOfAllUsers | Kind::Database)
     }
 
     /// Returns which fills of a lease it concerns, now or later.
@@ -150,7 +149,6 @@ impl Stored {
             return Concern::NONE;
         }
         match self.kind {
-            Kind::Nothing => Concern::NONE,
             Kind::Key => all(self.value == lease.digest),
             Kind::Type | Kind::TypeOfAllUsers => all(self.value == lease.content_type),
             Kind::User | Kind::Database => all(true),
