@@ -206,6 +206,43 @@ def test_an_old_dump_restores_into_this_version(cluster, request, way, version):
         one.drop()
 
 
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("way", ["update", "dump"])
+def test_a_stale_ttl_that_had_no_effect_takes_effect(cluster, known, version, way):
+    database = old(cluster, version) if way == "update" else Database(cluster, extension=False)
+    if way == "dump":
+        play(database, script(database, f"{version}.sql"))
+    [[expired]] = database.execute(f"SELECT count(*) FROM {CACHE} WHERE expires_at <= now()")
+    # Before the set-up, too, without the index: cleanup is slower, and as right.
+    database.execute("UPDATE cache_content_policies SET stale_ttl = '100 years' WHERE content_type = 'setting'")
+    database.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, expires_at) VALUES ('{BOB}', 'tone', 'over', '1', '2020-01-01')")
+    assert database.value("SELECT sum(deleted_count)::integer FROM cleanup_expired_cache_entries_production()") == 1
+    assert "cache_setup()" in checks(database)["cleanup has its index"]
+    database.execute(UPDATE if way == "update" else "SELECT cache_setup()")
+    assert checks(database) == {}
+    assert database.value("SELECT sum(deleted_count)::integer FROM cleanup_expired_cache_entries_production()") == 0
+    assert database.value(f"SELECT count(*) FROM {CACHE} WHERE expires_at <= now()") == expired > 0
+    works(database)
+    assert database.value("SELECT stale_ttl::text FROM cache_content_policies WHERE content_type = 'setting'") == "100 years"
+    database.drop()
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_content_policies_get_what_leases_need(cluster, known, version):
+    database = old(cluster, version)
+    hint = checks(database)["the tables are those of this version"]
+    assert "cache_setup()" in hint
+    detail = database.value("SELECT detail FROM verify_production_cache() WHERE name = 'the tables are those of this version'")
+    assert "cache_content_policies has no lease_ttl" in detail and "cache_content_policies has no accept_if" in detail
+    database.execute(UPDATE)
+    assert database.execute("SELECT DISTINCT lease_ttl::text, accept_if::text FROM cache_content_policies") == [("00:02:00", None)]
+    for time in ("0", "999 ms", "25 hours", None):
+        assert sqlstate_of(lambda: database.execute("UPDATE cache_content_policies SET lease_ttl = %s", (time,))).sqlstate == ("23502" if time is None else "23514")
+    database.execute("UPDATE cache_content_policies SET lease_ttl = '1 second' WHERE content_type = 'tone'")
+    database.execute("UPDATE cache_content_policies SET lease_ttl = '1 day' WHERE content_type = 'tone'")
+    database.drop()
+
+
 # ── what is released stays as it is ──────────────────────────────────────────────────────────────
 
 def test_what_is_released_is_frozen():

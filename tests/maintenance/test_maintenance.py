@@ -262,7 +262,7 @@ def test_a_failing_step_does_not_stop_the_others(database):
     assert steps["delete expired entries"][1] == 1 and steps["drop dead months"][1] == 1
     [failed] = [row for row in report(database, "cache_maintenance_log") if row["status"] != "ok"]
     assert (failed["step"], failed["status"], failed["detail"]) == ("premake partitions", "failed", detail)
-    [rule] = [row for row in report(database, "cache_alerts") if "failed" in row["rule"]]
+    [rule] = [row for row in report(database, "cache_alerts") if "failed maintenance steps" in row["rule"]]
     assert (rule["severity"], rule["value"], rule["firing"]) == ("warning", 1, True)
     assert [row["name"] for row in report(database, "verify_production_cache()") if not row["ok"]] == ["no maintenance step failed lately"]
     assert database.execute(f"SELECT * FROM {name_of(2)}") == []
