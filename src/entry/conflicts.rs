@@ -11,6 +11,9 @@ use crate::lease::{self, Fill};
 use crate::pg::other_transaction::Other;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::spi::{Access, Rows};
+use crate::statistics::content_types::slot_of;
+use crate::statistics::counted_now;
+use crate::statistics::counters::Count;
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
@@ -36,6 +39,7 @@ pub fn settled(address: &Address, fill: Option<&Fill>) -> Found {
         // The transaction that has invalidated the entry may stay open for long, and this one would wait for it, here or for
         // a row, to be refused at the end.
         if fill.is_some_and(lease::would_be_refused) {
+            counted_now(slot_of(address.content_type, false), Count::RefusedFills, 1);
             outdated();
         }
         match seen {

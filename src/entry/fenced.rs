@@ -33,7 +33,7 @@ pub fn refuse_hidden(condition: &str, args: &[DatumWithOid]) {
         return;
     }
     let schema = &Extension::current().schema;
-    let sql = format!("SELECT pg_catalog.concat_ws(' ', tableoid, ctid, xmin) FROM {schema}.{CACHE} WHERE {condition}");
+    let sql = format!("SELECT pg_catalog.concat_ws(' ', tableoid, ctid) FROM {schema}.{CACHE} WHERE {condition}");
     let left = |access| -> HashSet<String> {
         spi::run(access, &sql, args, |rows| rows.map(|rows, row| rows.get(row, 1).expect("a text")))
             .into_iter()

@@ -261,14 +261,26 @@ impl<'a> Fence<'a> {
         self.table.find_of_key(lease, |table, number| table.slot(number).is_exclusive(now).then_some(())).is_some()
     }
 
-    /// F2. Returns whether all may be filled, and then they are committing.
-    pub fn begin_commit(&mut self, me: Me, fills: impl Iterator<Item = Hold> + Clone) -> bool {
-        let may_all = fills.clone().all(|hold| {
-            self.find_filled(me, &hold).is_some_and(|number| {
-                let filled = &self.table.places[number as usize - 1].slot.filled;
-                refusal(self.table.places, self.used_rows(), me, number, filled).is_none()
-            })
-        });
+    /// F2. Returns whether all may be filled, and then they are committing. Calls `count` with the slot that counts each refused
+    /// one.
+    pub fn begin_commit(
+        &mut self,
+        me: Me,
+        fills: impl Iterator<Item = Hold> + Clone,
+        count: impl Fn(u32) + Copy,
+    ) -> bool {
+        let mut may_all = true;
+        for hold in fills.clone() {
+            let Some(number) = self.find_filled(me, &hold) else {
+                may_all = false;
+                continue;
+            };
+            let slot = &self.table.places[number as usize - 1].slot;
+            if refusal(self.table.places, self.used_rows(), me, number, &slot.filled).is_some() {
+                slot.counted_at.checked_sub(1).into_iter().for_each(count);
+                may_all = false;
+            }
+        }
         if may_all {
             fills.for_each(|hold| self.table.change(hold.id.number, |slot| slot.state = State::Committing));
         }

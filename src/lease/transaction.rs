@@ -10,6 +10,8 @@ use super::table::Header;
 use crate::error::Refusal;
 use crate::pg::backend::{database, nest_level};
 use crate::pg::transaction_end::{End, Owner};
+use crate::statistics::counted_now;
+use crate::statistics::counters::Count;
 use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 
@@ -132,8 +134,9 @@ impl Mine {
     /// F2.
     fn begin_commit(&self) {
         let fills = self.fills.take();
-        let may =
-            fills.is_empty() || visit(|fence| fence.begin_commit(me(self.number.get()), holds(&fills))) != Some(false);
+        let count = |at| counted_now(Some(at), Count::RefusedFills, 1);
+        let may = fills.is_empty()
+            || visit(|fence| fence.begin_commit(me(self.number.get()), holds(&fills), count)) != Some(false);
         self.fills.set(fills);
         if !may {
             Refusal::new(

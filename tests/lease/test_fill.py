@@ -7,6 +7,8 @@ import psycopg
 import pytest
 
 from harness.calls import entry, upsert_many
+from harness.cluster import Cluster
+from harness.database import Database
 from harness.entries import ALICE, BOB, CACHE, KEY, count, lookup, upsert
 from harness.errors import notices_to, sqlstate_of
 from harness.leases import fetch, leases, release, set_policy
@@ -16,6 +18,8 @@ MESSAGE = "the answer was not stored"
 ENDED = ("01000", MESSAGE, "The lease is unknown or has ended.", "Call cache_fetch() again.")
 OUTDATED = ("01000", MESSAGE, "What it was made from has been invalidated since its lease was granted.", "Generate it anew: call cache_fetch().")
 IN_USE = ("01000", MESSAGE, "Another transaction is storing with this lease.", "Call cache_fetch() again.")
+NOT_ACCEPTED = ("01000", MESSAGE, 'The accept_if of content type "story_foundation" is not true of it: NULL.',
+                "Generate it anew, or change accept_if in cache_content_policies.")
 OTHER_ENTRY = ("22023", "the lease is of another entry", "It was granted for another content_type or cache_key.",
                "Pass the lease with the key that it was fetched for.")
 OTHER_FOUNDATION = ("22023", "foundation_dependency is not that of the lease", "The lease was granted for another foundation.",
@@ -240,6 +244,12 @@ def test_refusals_and_generations_are_counted(database, one, other):
     assert upsert(other, "1", key, lease=lease) is None
     other.rollback()
     assert counted() == (1, 0, 1)
+    # One that is refused at its commit, with another that would have been stored.
+    for name in ("a", "b"):
+        upsert(other, "1", (*key[:2], name), lease=granted(one, (*key[:2], name)))
+    invalidate(one, (*key[:2], "a"))
+    assert sqlstate_of(other.commit).sqlstate == "40001"
+    assert counted() == (2, 0, 1)
 
 
 # ── rollback and savepoints ──────────────────────────────────────────────────────────────────────
@@ -328,6 +338,24 @@ def test_a_lease_of_another_entry_fails_the_batch_and_says_where(database, one):
     assert count(database) == 0
     # What the batch had begun to store is given back.
     assert batch(one, entry(cache_key="a", lease=lease)) != [None]
+
+
+def test_without_preload_no_lease_is_known_and_all_else_works():
+    cluster = Cluster({"shared_preload_libraries": ""})
+    try:
+        database = Database(cluster)
+        set_policy(database, accept_if="$ == 1")
+        with database.connect() as connection:
+            connection.notices = notices_to(connection)
+            lease = str(uuid.uuid4())
+            refused(database, connection, NOT_ACCEPTED, lease=lease)
+            assert upsert(connection, "1", lease=lease) is None and connection.notices[-1] == ENDED
+            assert upsert(connection, "1") is not None
+            assert [run(connection, kind) for kind in INVALIDATIONS] == [1, 0, 0, 0]
+            assert connection.execute("SELECT cache_invalidate_content_type_for_all_users('t')").fetchone() == (0,)
+            assert connection.execute("SELECT entries_deleted FROM cache_forget_user(%s)", (ALICE,)).fetchone() == (0,)
+    finally:
+        cluster.remove()
 
 
 def test_a_lease_that_is_null_is_none(one):
@@ -425,7 +453,7 @@ def test_a_role_whose_rights_an_own_policy_decides_keeps_out_only_answers_of_its
 
 
 @each_way
-@pytest.mark.parametrize("right", ["SELECT", "DELETE"])
+@pytest.mark.parametrize("right", ["SELECT", "DELETE", "UPDATE"])
 def test_a_role_without_the_privilege_reaches_no_fence(tenants, one, kind, right):
     lease = granted(one, foundation_dependency="f")
     tenants.execute(f"REVOKE {right} ON {CACHE} FROM authenticated")
@@ -433,6 +461,20 @@ def test_a_role_without_the_privilege_reaches_no_fence(tenants, one, kind, right
         with pytest.raises(psycopg.errors.InsufficientPrivilege), acting(connection, ALICE):
             run(connection, kind)
     assert upsert(one, "1", lease=lease, **ARGUMENTS) is not None
+
+
+@each_way
+def test_a_role_that_may_read_single_columns_keeps_answers_of_its_user_out(tenants, one, kind):
+    """It deletes entries, though it may not read every column."""
+    with temporary_roles(tenants.cluster, "narrow"):
+        columns = "user_id, content_type, cache_key, created_at, id, metadata, foundation_dependency"
+        tenants.execute(f"GRANT SELECT ({columns}), UPDATE, DELETE ON {CACHE} TO narrow; GRANT SELECT ON cache_content_policies TO narrow")
+        lease = granted(one, foundation_dependency="f")
+        # Somebody else has stored it without a lease, or another entry like it.
+        upsert(one, "0", (*KEY[:2], "k" if kind == "key" else "k2"), **ARGUMENTS)
+        with tenants.connect() as connection, acting(connection, ALICE, "narrow"):
+            assert run(connection, kind) == 1
+        assert upsert(one, "1", lease=lease, **ARGUMENTS) is None
 
 
 def test_an_invalidation_of_all_users_keeps_every_users_answers_of_the_type_out(tenants, one):

@@ -96,7 +96,7 @@ fn a_fill_is_asked_again_before_its_commit() {
     assert!(filling(memory.fill(1, &hold, &lease(1, 1), 0)));
     let (row, committing) = memory.announce(2, None, of(Kind::Key, 1, 1));
     assert_eq!(committing, None);
-    assert!(!memory.fence().begin_commit(me(1), [hold].into_iter()));
+    assert!(!memory.fence().begin_commit(me(1), [hold].into_iter(), |_| ()));
     memory.roll_back(1, None, &[hold], &[]);
     memory.roll_back(2, Some(row), &[], &[]);
     // The invalidation was rolled back, so the lease is good.
@@ -109,7 +109,7 @@ fn an_invalidation_finds_the_fill_that_commits() {
     let mut memory = Memory::new(64);
     let hold = memory.grant(1, &lease(1, 1), 0, 100).expect("granted");
     assert!(filling(memory.fill(1, &hold, &lease(1, 1), 0)));
-    assert!(memory.fence().begin_commit(me(1), [hold].into_iter()));
+    assert!(memory.fence().begin_commit(me(1), [hold].into_iter(), |_| ()));
     for (subject, expected) in [
         (of(Kind::Key, 1, 1), Some(hold)),
         (of(Kind::Key, 1, 2), None),
@@ -153,7 +153,7 @@ fn a_rollback_ends_what_was_granted_in_it() {
     let hold = memory.grant(1, &lease(1, 1), 0, 100).expect("granted");
     assert!(filling(memory.fill(2, &hold, &lease(1, 1), 0)));
     memory.roll_back(1, None, &[], &[hold]);
-    assert!(!memory.fence().begin_commit(me(2), [hold].into_iter()));
+    assert!(!memory.fence().begin_commit(me(2), [hold].into_iter(), |_| ()));
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn nothing_is_left_of_an_erased_user() {
     memory.fence().release(me(1), &holds[1].id, Some(1000), 0);
     memory.fence().forget_user(&of(Kind::User, 1, 0));
     assert_eq!(memory.header.used, 1);
-    assert!(!memory.fence().begin_commit(me(2), [holds[0]].into_iter()));
+    assert!(!memory.fence().begin_commit(me(2), [holds[0]].into_iter(), |_| ()));
     memory.roll_back(2, None, &[holds[0]], &[]);
     assert!(filling(memory.fill(2, &other, &lease(2, 1), 0)));
 }
