@@ -105,15 +105,48 @@ fn timestamp(microseconds: i64) -> String {
     format!("(timestamptz '2000-01-01 00:00:00+00' + interval '{sign}{hours}:{minutes:02}:{seconds:02}.{rest:06}')")
 }
 
-/// Returns the content types of the entries of a range of time, and the empty one, which no entry should have. Each costs a
-/// probe of the index on content type and expiry: a recursive query could not read a distributed table.
-pub fn content_types(from: i64, to: i64) -> Vec<Vec<u8>> {
-    let mut types = vec![Vec::new()];
-    while let Some(next) = next_type(types.last().expect("there is one"), from, to) {
-        pgrx::check_for_interrupts!();
-        types.push(next);
+/// Entries that are over at the same time after their expiry.
+pub enum Group {
+    /// Those of a content type.
+    Type(Vec<u8>),
+    /// Those of content types that come after one in the order of the index, and have no content policy.
+    UnlistedAfter(Vec<u8>),
+}
+
+/// Content types without a content policy that have a group of their own. A tenant can store entries of as many as it likes.
+const MOST_UNLISTED: usize = 100;
+
+impl StaleTimes {
+    /// Returns the groups of the entries of a range of time, and that of the empty content type, which no entry should have. Each
+    /// costs a probe of the index on content type and expiry: a recursive query could not read a distributed table.
+    pub fn groups(&self, from: i64, to: i64) -> Vec<Group> {
+        let (mut types, mut unlisted) = (vec![Vec::new()], 0);
+        while let Some(next) = next_type(types.last().expect("there is one"), from, to) {
+            pgrx::check_for_interrupts!();
+            unlisted += usize::from(!self.listed.contains_key(&next));
+            if unlisted > MOST_UNLISTED {
+                let last = types.last().expect("there is one").clone();
+                let others: Vec<_> = self.listed.keys().filter(|name| !types.contains(name)).cloned().collect();
+                let groups = types.into_iter().chain(others).map(Group::Type);
+                return groups.chain([Group::UnlistedAfter(last)]).collect();
+            }
+            types.push(next);
+        }
+        types.into_iter().map(Group::Type).collect()
     }
-    types
+
+    /// Returns the latest expiry with which entries of a group are over.
+    pub fn group_over_until(&self, group: &Group, now: i64) -> i64 {
+        match group {
+            Group::Type(content_type) => self.over_until(content_type, now),
+            Group::UnlistedAfter(_) => before(now, self.others),
+        }
+    }
+
+    /// Returns the content types that have a content policy.
+    pub fn listed(&self) -> Vec<String> {
+        self.listed.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
 }
 
 fn next_type(after: &[u8], from: i64, to: i64) -> Option<Vec<u8>> {
@@ -134,25 +167,33 @@ pub fn oldest_over(extension: &Extension) -> Option<TimestampWithTimeZone> {
     let (stale_times, now) = (StaleTimes::read(extension), now());
     let microseconds = |expiry: &TimestampWithTimeZone| i64::from(*expiry);
     if !stale_times.are_used() {
-        return first_expiry(extension, None).filter(|expiry| microseconds(expiry) <= now);
+        return first_expiry(extension, ("", "expires_at"), &[]).filter(|expiry| microseconds(expiry) <= now);
     }
-    let over = content_types(i64::MIN, i64::MAX).into_iter().filter_map(|content_type| {
-        let until = stale_times.over_until(&content_type, now);
-        first_expiry(extension, Some(&content_type)).filter(|expiry| microseconds(expiry) <= until)
+    let over = stale_times.groups(i64::MIN, i64::MAX).into_iter().filter_map(|group| {
+        let until = stale_times.group_over_until(&group, now);
+        let first = match &group {
+            Group::Type(name) => {
+                first_expiry(extension, ("WHERE content_type = $1", EXPIRY_OF_TYPE), &[spi::text(name)])
+            }
+            Group::UnlistedAfter(name) => {
+                let args = [spi::text(name), stale_times.listed().into()];
+                first_expiry(extension, ("WHERE content_type > $1 AND content_type <> ALL ($2)", "expires_at"), &args)
+            }
+        };
+        first.filter(|expiry| microseconds(expiry) <= until)
     });
     over.min_by_key(microseconds)
 }
 
-/// Returns the first expiry of all entries, or of those of a content type, by an index. A condition on it might make the
-/// planner sort every expired entry.
-fn first_expiry(extension: &Extension, content_type: Option<&[u8]>) -> Option<TimestampWithTimeZone> {
-    let (of_type, order) = match content_type {
-        None => ("", "expires_at"),
-        Some(_) => ("WHERE content_type = $1", EXPIRY_OF_TYPE),
-    };
-    let sql = format!("SELECT expires_at FROM {}.{CACHE} {of_type} ORDER BY {order} LIMIT 1", extension.schema);
-    let args: Vec<DatumWithOid> = content_type.into_iter().map(spi::text).collect();
-    spi::run(Access::Read, &sql, &args, |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
+/// Returns the first expiry of entries that meet a condition, by an index in whose order they are. A condition on the expiry
+/// might make the planner sort every expired entry.
+fn first_expiry(
+    extension: &Extension,
+    (condition, order): (&str, &str),
+    args: &[DatumWithOid],
+) -> Option<TimestampWithTimeZone> {
+    let sql = format!("SELECT expires_at FROM {}.{CACHE} {condition} ORDER BY {order} LIMIT 1", extension.schema);
+    spi::run(Access::Read, &sql, args, |rows| if rows.count() > 0 { rows.get(0, 1) } else { None })
 }
 
 #[cfg(test)]

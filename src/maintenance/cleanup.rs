@@ -7,7 +7,7 @@ use crate::partition::catalog::{Partition, partitions_of};
 use crate::pg::clock::{milliseconds, now};
 use crate::pg::privileges;
 use crate::pg::spi::{self, Access};
-use crate::stale::{EXPIRY_OF_TYPE, StaleTimes, content_types};
+use crate::stale::{EXPIRY_OF_TYPE, Group, StaleTimes};
 use crate::statistics;
 use crate::statistics::counters::Count;
 use pgrx::datum::AnyNumeric;
@@ -78,7 +78,8 @@ fn clean(
         let mut past = 0;
         loop {
             pgrx::check_for_interrupts!();
-            let (deleted, bytes, kept) = delete_batch(extension, partition, &over, batch_size(budget.is_some()), past);
+            let (deleted, bytes, kept) =
+                delete_batch(extension, partition, stale_times, &over, batch_size(budget.is_some()), past);
             cleaned.deleted += deleted;
             cleaned.bytes += bytes;
             past += kept;
@@ -97,24 +98,21 @@ fn clean(
     cleaned
 }
 
-/// Entries that are over: those of a content type, or of all, that have expired until a time.
+/// Entries that are over: those of a group, or all, that have expired until a time.
 struct Over {
-    content_type: Option<Vec<u8>>,
+    group: Option<Group>,
     until: i64,
 }
 
 /// Returns what is over in a partition. Where nothing is kept after its expiry, the index on the expiry has it all. Else each
 /// content type has a range of its own, because a scan of all that has expired would read again and again what is kept. Each
-/// time another type is the first, so that none waits for ever when the budget is small.
+/// time another group is the first, so that none waits for ever when the budget is small.
 fn all_over(partition: &Partition, stale_times: &StaleTimes, now: i64) -> Vec<Over> {
     if !stale_times.are_used() {
-        return vec![Over { content_type: None, until: now }];
+        return vec![Over { group: None, until: now }];
     }
-    let over = |content_type: Vec<u8>| Over {
-        until: stale_times.over_until(&content_type, now),
-        content_type: Some(content_type),
-    };
-    let mut all: Vec<Over> = content_types(partition.from, partition.to).into_iter().map(over).collect();
+    let over = |group: Group| Over { until: stale_times.group_over_until(&group, now), group: Some(group) };
+    let mut all: Vec<Over> = stale_times.groups(partition.from, partition.to).into_iter().map(over).collect();
     let first = now.unsigned_abs() as usize % all.len();
     all.rotate_left(first);
     all
@@ -129,17 +127,28 @@ fn all_over(partition: &Partition, stale_times: &StaleTimes, now: i64) -> Vec<Ov
 /// # Errors
 /// 42501 if row security may hide a version with a longer life. A policy that keeps a service role from deleting entries is
 /// obeyed; the owner must be able to delete all.
-fn delete_batch(extension: &Extension, partition: &Partition, over: &Over, size: i64, past: i64) -> (i64, i64, i64) {
+fn delete_batch(
+    extension: &Extension,
+    partition: &Partition,
+    stale_times: &StaleTimes,
+    over: &Over,
+    size: i64,
+    past: i64,
+) -> (i64, i64, i64) {
     if privileges::is_owned(extension.table(CACHE)) {
         must_change_all(extension, &[CACHE]);
     } else {
         must_see_all(extension, &[CACHE]);
     }
-    let (name, is_over, order) = match over.content_type {
+    let (name, is_over, order) = match over.group {
         None => ("cleanup", "expires_at <= $3".into(), "expires_at"),
-        Some(_) => {
+        Some(Group::Type(_)) => {
             let is_over = format!("content_type = $6 AND {EXPIRY_OF_TYPE} <= ($3 AT TIME ZONE 'UTC')");
             ("cleanup of a type", is_over, EXPIRY_OF_TYPE)
+        }
+        Some(Group::UnlistedAfter(_)) => {
+            let is_over = "expires_at <= $3 AND content_type > $6 AND content_type <> ALL ($7)".into();
+            ("cleanup of other types", is_over, "expires_at")
         }
     };
     let mut args = vec![
@@ -149,7 +158,11 @@ fn delete_batch(extension: &Extension, partition: &Partition, over: &Over, size:
         size.into(),
         past.into(),
     ];
-    args.extend(over.content_type.as_deref().map(spi::text));
+    match &over.group {
+        None => {}
+        Some(Group::Type(name)) => args.push(spi::text(name)),
+        Some(Group::UnlistedAfter(name)) => args.extend([spi::text(name), stale_times.listed().into()]),
+    }
     saved_plan::run(
         Access::Write,
         name,
