@@ -127,6 +127,16 @@ def test_a_stale_ttl_beyond_all_time_keeps_for_ever(database, time):
     assert database.value("SELECT oldest_expired_entry FROM cache_maintenance_status") is None
 
 
+def test_a_service_deletes_what_is_over_and_nothing_else(database):
+    keep(database, "tone", "1 hour")
+    for minutes in (30, 90):
+        add(database, f"{minutes}", timedelta(minutes=minutes))
+    with temporary_roles(database.cluster, "backend"), database.connect() as connection:
+        connection.execute("SELECT cache_grant_service('backend'); SET ROLE backend")
+        assert connection.execute("SELECT sum(deleted_count)::integer FROM cleanup_expired_cache_entries_production()").fetchone() == (1,)
+    assert keys(database) == {"30"}
+
+
 def test_a_run_with_little_time_comes_to_every_type(served):
     """The worker's, which begins with another type each time."""
     served.execute("ALTER SYSTEM SET infinite_pages_cache.naptime = 0")
