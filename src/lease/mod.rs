@@ -34,13 +34,30 @@ use crate::statistics::counters::Count;
 use fence::{Begun, Granted, Hold, stripe_of};
 use memory::{SLEEP, look, me, visit, visit_and_wake};
 use pgrx::{PgSqlErrorCode, Uuid};
+use std::cell::RefCell;
 use std::time::Duration;
 use subject::{Filled, Foundation, Lease, Stored};
 use types::Id;
 
-/// Returns what nobody can guess of a new lease's uuid, which has version 8.
+/// Returns what nobody can guess of a new lease's uuid, which has version 8. The server's source is asked for many at a time,
+/// because a call of it takes longer than the rest of a grant.
 fn new_nonce() -> Option<types::Nonce> {
-    let mut nonce: types::Nonce = random::bytes()?;
+    const LENGTH: usize = size_of::<types::Nonce>();
+    thread_local! {
+        static DRAWN: RefCell<Vec<types::Nonce>> = const { RefCell::new(Vec::new()) };
+    }
+    let drawn = DRAWN.with_borrow_mut(Vec::pop);
+    let mut nonce = match drawn {
+        Some(nonce) => nonce,
+        None => {
+            let bytes: [u8; 64 * LENGTH] = random::bytes()?;
+            let (nonces, _) = bytes.as_chunks::<LENGTH>();
+            DRAWN.with_borrow_mut(|drawn| {
+                drawn.extend_from_slice(nonces);
+                drawn.pop()
+            })?
+        }
+    };
     nonce[2] = 0x80 | nonce[2] & 0x0f;
     nonce[4] = 0x80 | nonce[4] & 0x3f;
     Some(nonce)
