@@ -10,6 +10,7 @@ import pytest
 from harness import node
 from harness.cluster import ROOT
 from harness.entries import ALICE, lookup, upsert
+from harness.leases import fetch, set_policy
 
 PAGE = (ROOT / "docs/leases.md").read_text()
 FOUNDATION = (ALICE, "story_foundation", "f")
@@ -118,6 +119,25 @@ def test_a_stale_answer_is_served_while_one_generates(founded, ask):
         connection.execute("UPDATE infinite_pages_cache_partitioned SET expires_at = now() - interval '1 second' WHERE cache_key = 'c'")
     answers, read = ask(founded, 4)
     assert sorted(answers, key=str) == [{"from": "before"}] * 3 + [{"from": "first"}] and read == ["first"]
+
+
+@LANGUAGES
+def test_who_may_not_sleep_asks_until_the_answer_is_there(founded, ask):
+    """As behind a pool, while as many sleep as may."""
+    founded.execute(f"ALTER DATABASE {founded.name} SET infinite_pages_cache.max_fetch_wait = 0")
+    set_policy(founded, CHAPTER[1], lease_ttl="5 seconds")
+    with founded.connect() as other:
+        lease = fetch(other, CHAPTER, foundation_dependency="f").lease
+
+        def store():
+            time.sleep(4.5)
+            upsert(other, '{"from": "another"}', CHAPTER, foundation_dependency="f", lease=lease)
+
+        thread = threading.Thread(target=store)
+        thread.start()
+        answers, read = ask(founded, 2)
+        thread.join()
+    assert answers == [{"from": "another"}] * 2 and read == []
 
 
 @pytest.mark.parametrize("language", ["python", "typescript"])
