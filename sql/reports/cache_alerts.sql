@@ -30,7 +30,7 @@ generation AS (
 ),
 -- Content types of which 20 answers or more were generated in the last day, and one in twenty took longer than its lease.
 slow AS (
-    SELECT content_type
+    SELECT CASE content_type WHEN '' THEN 'types without counters of their own' ELSE content_type END AS content_type
     FROM (SELECT content_type, @extschema@.cache_latency_ms(array_agg(answers ORDER BY bucket), 0.95) AS p95
           FROM (SELECT content_type, bucket, sum(answers * in_day)::double precision AS answers
                 FROM recent, unnest(generation_ms) WITH ORDINALITY AS b (answers, bucket) GROUP BY 1, 2) b

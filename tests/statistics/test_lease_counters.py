@@ -226,6 +226,13 @@ def test_an_alert_fires_above_its_threshold(database, rule, below, above, value)
         assert "tone" in row["what_to_do"]
 
 
+@pytest.mark.parametrize("rule, counters", [(SLOW, {"generation_ms": [0] * 64 + [20]}), (GATED, {"upserts": 15, "refused_by_gate": 5})])
+def test_an_alert_names_the_types_without_counters_of_their_own(database, rule, counters):
+    hour(database, "", **counters)
+    row = alerts(database)[rule]
+    assert row["firing"] and " types without counters of their own." in row["what_to_do"]
+
+
 def test_an_alert_names_the_transaction_that_keeps_an_invalidation_pending(database):
     with database.connect(autocommit=False) as connection:
         connection.execute("SET application_name = 'editor'")
