@@ -38,9 +38,10 @@
 //!   invalidation of another transaction that concerns it is pending, or when one of its own transaction is whose `order` is
 //!   later than the lease's. Else the slot is *filling*: it does not end by time.
 //! - Write the entry.
-//! - F2 In XACT_EVENT_PRE_COMMIT, ask all of F1 again for each slot that the transaction fills; if all may be filled, they are
-//!   committing. Else raise 40001. Question and answer are one visit, because an invalidation that comes between them would see
-//!   nothing committing at I2, and delete before the fill is visible. Nothing of ours raises after F2.
+//! - F2 In XACT_EVENT_PRE_COMMIT, ask all of F1 again for each slot that the transaction fills, but for its own invalidations:
+//!   these came after F1, and have deleted what they concern of what was written. If all may be filled, they are committing.
+//!   Else raise 40001. Question and answer are one visit, because an invalidation that comes between them would see nothing
+//!   committing at I2, and delete before the fill is visible. Nothing of ours raises after F2.
 //!
 //! Commit (XACT_EVENT_COMMIT, which PostgreSQL calls after ProcArrayEndTransaction: others see the rows, and the edit, already)
 //! - C1 In one visit: outdate each lease that a pending invalidation of the transaction concerns; take these invalidations off
@@ -276,7 +277,7 @@ impl<'a> Fence<'a> {
                 continue;
             };
             let slot = &self.table.places[number as usize - 1].slot;
-            if refusal(self.table.places, self.used_rows(), me, number, &slot.filled).is_some() {
+            if refusal_of_commit(self.table.places, self.used_rows(), me, number, &slot.filled).is_some() {
                 slot.counted_at.checked_sub(1).into_iter().for_each(count);
                 may_all = false;
             }
@@ -419,14 +420,20 @@ pub fn outdate(table: &mut Table, number: u32, concern: Concern, changed: &mut C
     }
 }
 
-/// Returns why a lease must not be filled now: the questions of F1 and F2.
+/// Returns why a lease must not be filled now: the questions of F1.
 pub fn refusal(places: &[Place], rows: &[Row], me: Me, number: u32, filled: &Filled) -> Option<Refused> {
+    let Slot { order, lease, .. } = &places[number as usize - 1].slot;
+    let is_outdated = || pending::own_concern(rows, me.transaction, *order, lease, filled);
+    refusal_of_commit(places, rows, me, number, filled).or_else(|| is_outdated().then_some(Refused::Outdated))
+}
+
+/// As [`refusal`], the questions of F2.
+fn refusal_of_commit(places: &[Place], rows: &[Row], me: Me, number: u32, filled: &Filled) -> Option<Refused> {
     let slot = &places[number as usize - 1].slot;
     if slot.filler != 0 && slot.filler != me.transaction {
         return Some(Refused::InUse);
     }
-    let is_outdated =
-        slot.outdated.has(filled) || pending::refuses(rows, me.transaction, slot.order, &slot.lease, filled);
+    let is_outdated = slot.outdated.has(filled) || pending::others_concern(rows, me.transaction, &slot.lease, filled);
     is_outdated.then_some(Refused::Outdated)
 }
 

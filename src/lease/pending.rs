@@ -140,9 +140,13 @@ pub fn others_concern_all(rows: &[Row], transaction: u64, lease: &Lease) -> bool
     others(rows, transaction).any(|pending| pending.subject.concern(lease).all)
 }
 
-/// Whether a fill must be refused: for an invalidation of another transaction, or a later one of its own.
-pub fn refuses(rows: &[Row], transaction: u64, granted: u64, lease: &Lease, fill: &Filled) -> bool {
-    let mine = rows.iter().filter(|row| transaction != 0 && row.transaction == transaction).flat_map(Row::pending);
-    let later = mine.filter(|pending| pending.order > granted);
-    others(rows, transaction).chain(later).any(|pending| pending.subject.concerns(lease, fill))
+/// Whether an invalidation of another transaction concerns a fill.
+pub fn others_concern(rows: &[Row], transaction: u64, lease: &Lease, fill: &Filled) -> bool {
+    others(rows, transaction).any(|pending| pending.subject.concerns(lease, fill))
+}
+
+/// Whether an invalidation of the transaction, later than a grant, concerns a fill.
+pub fn own_concern(rows: &[Row], transaction: u64, granted: u64, lease: &Lease, fill: &Filled) -> bool {
+    let mut own = rows.iter().filter(|row| transaction != 0 && row.transaction == transaction).flat_map(Row::pending);
+    own.any(|pending| pending.order > granted && pending.subject.concerns(lease, fill))
 }

@@ -278,12 +278,16 @@ class Leases:
         leases = tuple((i, lease) for i, lease in world.shared.leases if i != identity)
         return world._replace(shared=world.shared._replace(leases=leases))
 
-    def may_fill(self, world, number, identity):
+    def may_commit(self, world, number, identity):
         lease, actor = self.find(world, identity), world.actors[number]
         if lease is None or lease.user != actor.user or lease.outdated:
             return False
-        if self.others_pending(world, number, actor.user):
+        return not self.others_pending(world, number, actor.user)
+
+    def may_fill(self, world, number, identity):
+        if not self.may_commit(world, number, identity):
             return False
+        lease, actor = self.find(world, identity), world.actors[number]
         own = [order for order in actor.pending if order > lease.order]
         return not (self.rule("own invalidation after grant") and own)
 
@@ -312,7 +316,7 @@ class Leases:
     def before_commit(self, world, number):
         actor = world.actors[number]
         again = self.rule("check again before commit") and self.rule("check at fill and commit")
-        if again and not all(self.may_fill(world, number, fill) for fill in set(actor.fills)):
+        if again and not all(self.may_commit(world, number, fill) for fill in set(actor.fills)):
             raise Aborted  # 40001
         if self.rule("committing with the check"):
             world = self.raise_committing(world, number)

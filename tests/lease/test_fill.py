@@ -252,6 +252,37 @@ def test_refusals_and_generations_are_counted(database, one, other):
     assert counted() == (2, 0, 1)
 
 
+# ── invalidations of the transaction itself ──────────────────────────────────────────────────────
+
+AFTERWARDS = {
+    "what has other metadata": [f"""cache_invalidate_where('{ALICE}', '{{"kind": "chapter"}}')"""],
+    "what was made from it": [f"cache_invalidate_dependents('{ALICE}', 'k')"],
+    # So many become one of the user.
+    "forty other keys": [f"cache_invalidate('{ALICE}', 'chapter', '{number}')" for number in range(40)],
+}
+
+
+@pytest.mark.parametrize("what", AFTERWARDS)
+def test_a_transaction_that_stores_and_then_invalidates_something_else_commits(database, one, other, what):
+    """What it has stored was there when it deleted what it has invalidated."""
+    lease = granted(one)
+    assert upsert(other, "1", lease=lease, metadata='{"kind": "foundation"}') is not None
+    for call in AFTERWARDS[what]:
+        other.execute(f"SELECT {call}")
+    other.commit()
+    assert (lookup(one), leases(one)) == (1, [])
+
+
+def test_a_transaction_that_stores_and_then_invalidates_that_leaves_nothing(database, one, other):
+    lease = granted(one)
+    assert upsert(other, "1", lease=lease) is not None
+    assert invalidate(other) == 1
+    # It was granted before that.
+    assert upsert(other, "2", lease=lease) is None
+    other.commit()
+    assert (count(database), leases(one)) == (0, [])
+
+
 # ── rollback and savepoints ──────────────────────────────────────────────────────────────────────
 
 def test_a_rollback_gives_the_lease_back(one, other):
