@@ -11,12 +11,13 @@ use crate::error::shown;
 use crate::extension::{AUDIT_LOG, CACHE, Extension, POLICIES, STATISTICS, saved_plan};
 use crate::pg::guc::with_setting;
 use crate::pg::jsonb::RawJsonb;
+use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::{self, Access};
 use crate::pg::srf::{Call, Stored, set_returning};
-use crate::pg::{clock, privileges, relation};
+use crate::pg::{backend, clock, privileges, relation};
 use crate::statistics::at_commit::counted;
 use crate::statistics::counters::Count;
-use crate::{settings, ttl};
+use crate::{lease, settings, ttl};
 use pgrx::Uuid;
 use pgrx::datum::Interval;
 use std::ffi::CStr;
@@ -80,6 +81,9 @@ fn reasons(address: &Address, request: Option<&serde_json::Value>) -> Vec<Reason
     }
     let is_live = entry.as_ref().is_some_and(|entry| entry.is_live);
     reasons.extend(of_entry(entry.as_ref(), &policy));
+    if visible == Visible::All || is_own {
+        reasons.extend(of_generation(address));
+    }
     if !is_live {
         reasons.extend(of_invalidation(&extension, address, entry.as_ref()));
         reasons.extend(of_type(&extension, address, &policy));
@@ -174,6 +178,36 @@ fn of_entry(entry: Option<&Entry>, policy: &Policy) -> Vec<Reason> {
         reasons.push(("within stale time", detail));
     }
     reasons
+}
+
+/// Who generates the entry, or why nobody is granted its lease.
+fn of_generation(address: &Address) -> Option<Reason> {
+    if !is_preloaded() {
+        let detail = "The library is not preloaded: cache_fetch() grants no leases.";
+        return Some(("no leases", detail.to_string()));
+    }
+    if backend::is_in_recovery() {
+        return Some(("no leases", "The server is a standby: cache_fetch() grants leases on the primary.".to_string()));
+    }
+    let mut leases = lease::all().into_iter();
+    leases.find_map(|lease| {
+        if (lease.user_id, lease.digest) != (address.user_id, address.digest) {
+            return None;
+        }
+        let (seconds, waiters) = (lease.ends_in.as_secs_f64(), lease.waiters);
+        match lease.state {
+            "held" => {
+                let detail =
+                    format!("Somebody generates it; the lease ends in {seconds:.1} s, and {waiters} sessions wait.");
+                Some(("being generated", detail))
+            }
+            "storing" => Some(("being generated", format!("It is being stored, and {waiters} sessions wait."))),
+            "failed" => {
+                Some(("failed", format!("Its generation has failed; nobody is granted a lease for {seconds:.1} s.")))
+            }
+            _ => None,
+        }
+    })
 }
 
 /// The last invalidation since the entry was stored, for who may read the audit log.

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from harness.cluster import Cluster
+from harness.database import Database
 from harness.entries import ALICE, BOB, CACHE, add_entries, lookup, upsert
 from harness.errors import sqlstate_of
 from harness.roles import acting, temporary_roles
@@ -301,3 +303,27 @@ def test_the_condition_of_a_policy_is_told(database):
         assert explain(connection)["accept_if"] == 'An answer is stored only if this is true of it: ($."text".size() > 0).'
         connection.execute("INSERT INTO cache_statistics_hourly (hour, content_type, refused_by_gate) VALUES (date_trunc('hour', now()), 'chapter_content', 3)")
         assert explain(connection)["accept_if"].endswith(" It was not of 3 in the last 24 hours.")
+
+
+def test_who_generates_is_told(database):
+    with database.connect() as connection:
+        lease = connection.execute("SELECT lease FROM cache_fetch(%s, %s, %s)", KEY).fetchone()[0]
+        assert explain(connection)["being generated"].startswith("Somebody generates it; the lease ends in 1")
+        assert "being generated" not in explain(connection, (ALICE, "tone", "k")) and "being generated" not in explain(connection, (BOB, *KEY[1:]))
+        with database.connect() as other, other.transaction():
+            other.execute("SELECT cache_upsert(%s, %s, %s, '1', lease => %s)", (*KEY, lease))
+            assert explain(connection)["being generated"] == "It is being stored, and 0 sessions wait."
+        assert set(explain(connection)) == {"live"}
+        connection.execute("SELECT cache_invalidate(%s, %s, %s)", KEY)
+        lease = connection.execute("SELECT lease FROM cache_fetch(%s, %s, %s)", KEY).fetchone()[0]
+        connection.execute("SELECT cache_release(%s, failed => true, retry_after => '1 minute')", (lease,))
+        assert explain(connection)["failed"].startswith("Its generation has failed; nobody is granted a lease for ")
+
+
+def test_that_no_leases_can_be_had_is_told_without_the_library_preloaded():
+    cluster = Cluster({"shared_preload_libraries": ""})
+    try:
+        with Database(cluster).connect() as connection:
+            assert set(explain(connection)) == {"not stored", "no leases"}
+    finally:
+        cluster.remove()
