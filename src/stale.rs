@@ -60,9 +60,14 @@ impl StaleTimes {
 
     /// Returns the SQL condition that an entry is over. `table` is empty, or the alias of the table with a dot.
     pub fn is_over(&self, table: &str, now: i64) -> String {
+        self.is_over_of(table, now, |content_type| quote_literal(String::from_utf8_lossy(content_type)))
+    }
+
+    /// As [`StaleTimes::is_over`]; `quoted` makes a literal, which needs a server.
+    fn is_over_of(&self, table: &str, now: i64, quoted: impl Fn(&[u8]) -> String) -> String {
         let mut types: BTreeMap<i64, Vec<String>> = BTreeMap::new();
         for (content_type, time) in self.listed.iter().filter(|(_, time)| **time != self.others) {
-            types.entry(*time).or_default().push(quote_literal(String::from_utf8_lossy(content_type)));
+            types.entry(*time).or_default().push(quoted(content_type));
         }
         let until = |time| timestamp(before(now, time));
         let of_others = until(self.others);
@@ -218,7 +223,7 @@ mod tests {
     #[test]
     fn a_type_that_is_kept_as_long_as_others_needs_no_case() {
         assert_eq!(
-            times(&[("a", HOUR), ("b", HOUR)], HOUR).is_over("o.", HOUR + 1),
+            times(&[("a", HOUR), ("b", HOUR)], HOUR).is_over_of("o.", HOUR + 1, |_| String::new()),
             "(o.expires_at <= (timestamptz '2000-01-01 00:00:00+00' + interval '0:00:00.000001'))"
         );
     }
