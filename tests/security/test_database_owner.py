@@ -32,7 +32,8 @@ def owned(database):
 CALLS = ["cache_setup()", "cache_run_maintenance()", "cache_flush_statistics()", "create_monthly_cache_partition('2031-05-01')",
          "drop_old_cache_partitions(1)", "archive_audit_logs('1 day')", "cleanup_expired_cache_entries_production()",
          "verify_production_cache()", "check_partition_health()", "cache_statistics()", "cache_alerts", "cache_performance_metrics",
-         "cache_maintenance_status", "partition_health_metrics", "cache_maintenance_log", f"cache_forget_user('{ALICE}')"]
+         "cache_maintenance_status", "partition_health_metrics", "cache_maintenance_log", "cache_invalidate_content_type_for_all_users('t')",
+         f"cache_forget_user('{ALICE}')"]
 
 
 @pytest.mark.parametrize("call", CALLS)
