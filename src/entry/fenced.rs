@@ -16,11 +16,7 @@ pub fn fenced<T>(user_id: &Uuid, subject: &Subject, remove: impl FnOnce() -> T) 
     if !row_security::may_fence(Extension::current().table(CACHE), user_id) {
         return remove();
     }
-    let removed = lease::invalidating(subject, remove);
-    if let Subject::User(erased) = subject {
-        lease::forget_user(erased);
-    }
-    removed
+    lease::invalidating(subject, remove)
 }
 
 /// Makes sure, after a removal, that no entry of its condition is left that the transaction's snapshot hides. An entry that it

@@ -35,8 +35,8 @@
 //!
 //! Fill
 //! - F1 Refuse when the slot is not the lease's any more, when another transaction is filling it, when it is outdated, when an
-//!   invalidation of another transaction that concerns it is pending, or when one of its own transaction is whose `order` is
-//!   later than the lease's. Else the slot is *filling*: it does not end by time.
+//!   invalidation of another transaction that concerns it is pending, or when one of its own transaction is, unless this
+//!   transaction was granted the lease after it. Else the slot is *filling*: it does not end by time.
 //! - Write the entry.
 //! - F2 In XACT_EVENT_PRE_COMMIT, ask all of F1 again for each slot that the transaction fills, but for its own invalidations:
 //!   these came after F1, and have deleted what they concern of what was written. If all may be filled, they are committing.
@@ -72,7 +72,7 @@
 //! - A transaction that generates itself edits first, then invalidates, then is granted its lease. An invalidation before the
 //!   edit fences everybody else as well, but not its own later lease.
 //! - With `infinite_pages_cache.enabled = off` no lease is granted and nothing is stored; invalidations are fenced all the same.
-//! - cache_forget_user() is an invalidation of the user, before it takes the lock of erasure; at its commit the user's slots end.
+//! - cache_forget_user() is an invalidation of the user, before it takes the lock of erasure; in C1 the user's slots end.
 //! - kill -9 and a crash empty shared memory. Leases from before name no slot, and are refused.
 //! - A backend that is terminated rolls back as any other.
 //!
@@ -84,7 +84,7 @@
 
 use super::pending::{self, Pending, Row};
 use super::slot::{Slot, State};
-use super::subject::{Concern, Filled, Lease, Stored};
+use super::subject::{Bytes, Concern, Filled, Lease, Stored};
 use super::table::{self, Header, Place, Table};
 use super::types::{Id, Nonce, Refused};
 use crate::pg::plain::Plain;
@@ -317,8 +317,14 @@ impl<'a> Fence<'a> {
         Some(self.hold(number))
     }
 
-    /// C1.
-    pub fn committed(&mut self, me: Me, row: Option<u32>, fills: impl Iterator<Item = Hold>) -> Changed {
+    /// C1. `erased`: users whose slots end.
+    pub fn committed(
+        &mut self,
+        me: Me,
+        row: Option<u32>,
+        fills: impl Iterator<Item = Hold>,
+        erased: impl Iterator<Item = Bytes>,
+    ) -> Changed {
         let mut changed = Changed::default();
         for hold in fills {
             if let Some(number) = self.find_filled(me, &hold) {
@@ -334,6 +340,7 @@ impl<'a> Fence<'a> {
             }
             pending::give_back(self.rows, &mut self.table.header.rows_end, row);
         }
+        erased.for_each(|user| self.forget_user(&Stored::of_user(me.database, user), &mut changed));
         changed
     }
 
@@ -422,8 +429,10 @@ pub fn outdate(table: &mut Table, number: u32, concern: Concern, changed: &mut C
 
 /// Returns why a lease must not be filled now: the questions of F1.
 pub fn refusal(places: &[Place], rows: &[Row], me: Me, number: u32, filled: &Filled) -> Option<Refused> {
-    let Slot { order, lease, .. } = &places[number as usize - 1].slot;
-    let is_outdated = || pending::own_concern(rows, me.transaction, *order, lease, filled);
+    let Slot { order, granter, lease, .. } = &places[number as usize - 1].slot;
+    // Whoever was granted a lease in another transaction has not read what this one has written.
+    let granted = if *granter == me.transaction { *order } else { 0 };
+    let is_outdated = || pending::own_concern(rows, me.transaction, granted, lease, filled);
     refusal_of_commit(places, rows, me, number, filled).or_else(|| is_outdated().then_some(Refused::Outdated))
 }
 

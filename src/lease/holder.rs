@@ -33,14 +33,12 @@ impl Fence<'_> {
     }
 
     /// Frees the slots of a user. Whoever stores with one of them is refused, because it is gone.
-    pub fn forget_user(&mut self, subject: &Stored) -> Changed {
-        let mut changed = Changed::default();
+    pub fn forget_user(&mut self, subject: &Stored, changed: &mut Changed) {
         self.table.find_of_subject(subject, |table, number| {
             changed.wake.add(stripe_of(&table.slot(number).lease.digest));
             table.free(number);
             None::<()>
         });
-        changed
     }
 
     /// Ends a lease at once. `failed_for`: milliseconds for which nobody else gets one. `None` if it is not held.

@@ -5,10 +5,10 @@
 
 use super::fence::{Hold, Me};
 use super::memory::{me, visit, visit_and_wake};
-use super::subject::{Bytes, Stored};
+use super::subject::Bytes;
 use super::table::Header;
 use crate::error::Refusal;
-use crate::pg::backend::{database, nest_level};
+use crate::pg::backend::nest_level;
 use crate::pg::transaction_end::{End, Owner};
 use crate::statistics::counted_now;
 use crate::statistics::counters::Count;
@@ -151,14 +151,12 @@ impl Mine {
 
     /// C1.
     fn commit(&self) {
-        let (fills, row) = (self.fills.take(), self.row.take());
+        let (fills, row, erased) = (self.fills.take(), self.row.take(), self.erased.take());
         let number = self.number.take();
         drop(self.grants.take());
-        if row.is_some() || !fills.is_empty() {
-            visit_and_wake(|fence| ((), fence.committed(me(number), row, holds(&fills))));
-        }
-        for (_, user) in self.erased.take() {
-            visit_and_wake(|fence| ((), fence.forget_user(&Stored::of_user(database(), user))));
+        if row.is_some() || !fills.is_empty() || !erased.is_empty() {
+            let erased = erased.iter().map(|(_, user)| *user);
+            visit_and_wake(|fence| ((), fence.committed(me(number), row, holds(&fills), erased)));
         }
     }
 

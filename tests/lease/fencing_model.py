@@ -288,7 +288,7 @@ class Leases:
         if not self.may_commit(world, number, identity):
             return False
         lease, actor = self.find(world, identity), world.actors[number]
-        own = [order for order in actor.pending if order > lease.order]
+        own = [order for order in actor.pending if order > lease.order or lease.granter != number]
         return not (self.rule("own invalidation after grant") and own)
 
     def fill(self, world, number):

@@ -399,6 +399,31 @@ def test_a_transaction_that_invalidates_after_its_grant_stores_nothing(two):
     assert not is_stored(client, lease)
 
 
+@pytest.mark.parametrize("call", ["cache_invalidate_dependents(%(user)s, %(foundation)s)", "cache_invalidate_where(%(user)s, %(metadata)s)"])
+def test_a_transaction_does_not_fill_what_another_was_granted_under_its_invalidation(two, call):
+    """The other one cannot have read what this one has not committed. It is granted the lease, because it may be filled with something else."""
+    client, other = two
+    arguments = {"user": ALICE, "foundation": FOUNDATION, "metadata": BOOK}
+    other.execute(f"SELECT {call}", arguments)
+    lease = lease_of(client)
+    assert not is_stored(other, lease, foundation_dependency=FOUNDATION, metadata=BOOK)
+    other.rollback()
+    assert is_stored(client, lease, foundation_dependency=FOUNDATION, metadata=BOOK)
+
+
+@pytest.mark.parametrize("function", INVALIDATIONS)
+def test_a_transaction_that_removes_what_it_has_stored_commits(database, two, function):
+    """Else its edit could never be committed, however often it is tried again."""
+    client, other = two
+    arguments = {"user": ALICE, "type": TYPE, "key": key()[2], "foundation": FOUNDATION, "metadata": BOOK}
+    lease = lease_of(client, foundation_dependency=FOUNDATION)
+    assert is_stored(other, lease, foundation_dependency=FOUNDATION, metadata=BOOK)
+    other.execute(f"SELECT count(*) FROM {INVALIDATIONS[function]}", arguments)
+    other.commit()
+    assert lookup(client, key()) is None
+    assert leases(client) == []
+
+
 def test_an_invalidation_that_comes_before_the_commit_of_a_fill_refuses_it(two):
     client, other = two
     lease = lease_of(client)

@@ -49,7 +49,7 @@ impl Memory {
     pub fn commit(&mut self, transaction: u64, row: Option<u32>, fills: &[Hold]) -> bool {
         let may = self.fence().begin_commit(me(transaction), fills.iter().copied(), |_| ());
         if may {
-            self.fence().committed(me(transaction), row, fills.iter().copied());
+            self.fence().committed(me(transaction), row, fills.iter().copied(), std::iter::empty());
         }
         may
     }

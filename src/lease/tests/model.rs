@@ -262,7 +262,7 @@ fn play(
         Call::Invalidate { subject } => {
             let (row, committing) = memory.announce(transaction, None, subject);
             prop_assert_eq!(committing, None);
-            memory.fence().committed(me(transaction), Some(row), std::iter::empty());
+            memory.fence().committed(me(transaction), Some(row), std::iter::empty(), std::iter::empty());
             let concerned = |slot: &Known| subject.concern(&slot.lease) == Concern { all: true, ..Concern::NONE };
             model.slots.retain(|slot| !(concerned(slot) && slot.state == State::Failed));
             model.slots.iter_mut().filter(|slot| concerned(slot)).for_each(|slot| slot.is_outdated = true);

@@ -82,7 +82,7 @@ fn an_invalidation_refuses_grants_and_fills_while_it_is_pending_and_outdates_whe
     assert_eq!(memory.grant(3, &lease(1, 2), 0, 100), Err(Granted::Pending));
     assert_eq!(memory.fill(1, &hold, &lease(1, 1), 0), Begun::Refused(Refused::Outdated));
     let other = memory.grant(3, &lease(2, 2), 0, 100).expect("another user's");
-    memory.fence().committed(me(2), Some(row), std::iter::empty());
+    memory.fence().committed(me(2), Some(row), std::iter::empty(), std::iter::empty());
     assert_eq!(memory.fill(1, &hold, &lease(1, 1), 0), Begun::Refused(Refused::Outdated));
     assert!(memory.grant(1, &lease(1, 1), 0, 100).is_ok());
     assert!(filling(memory.fill(3, &other, &lease(2, 2), 0)));
@@ -125,7 +125,7 @@ fn an_invalidation_finds_the_fill_that_commits() {
         assert_eq!(memory.fence().committing(me(2), &subject), expected, "{subject:?}");
     }
     assert_eq!(memory.fence().committing(me(1), &of(Kind::User, 1, 0)), None);
-    memory.fence().committed(me(1), None, [hold].into_iter());
+    memory.fence().committed(me(1), None, [hold].into_iter(), std::iter::empty());
     assert_eq!(memory.header.committing, 0);
     assert_eq!(memory.fence().committing(me(2), &of(Kind::User, 1, 0)), None);
 }
@@ -137,9 +137,33 @@ fn a_transaction_may_fill_what_it_was_granted_after_its_invalidation_and_nothing
     let (row, _) = memory.announce(1, None, of(Kind::User, 1, 0));
     let newer = memory.grant(1, &lease(1, 2), 0, 100).expect("granted in spite of its own invalidation");
     assert_eq!(memory.fill(1, &older, &lease(1, 1), 0), Begun::Refused(Refused::Outdated));
-    memory.fence().committed(me(1), Some(row), std::iter::empty());
+    memory.fence().committed(me(1), Some(row), std::iter::empty(), std::iter::empty());
     assert_eq!(memory.fill(1, &older, &lease(1, 1), 0), Begun::Refused(Refused::Outdated));
     assert!(filling(memory.fill(2, &newer, &lease(1, 2), 0)));
+}
+
+#[test]
+fn a_transaction_fills_under_its_own_invalidation_only_what_it_was_granted_itself() {
+    let mut memory = Memory::new(64);
+    memory.announce(1, None, of(Kind::Metadata, 1, 0));
+    // It can be filled with something that has no metadata.
+    let anothers = memory.grant(2, &lease(1, 1), 0, 100).expect("granted");
+    let own = memory.grant(1, &lease(1, 2), 0, 100).expect("granted");
+    let begin =
+        |memory: &mut Memory, hold: &Hold, key| memory.fence().begin_fill(me(1), &hold.id, &lease(1, key), true, 0);
+    assert_eq!(begin(&mut memory, &anothers, 1), Begun::Refused(Refused::Outdated));
+    assert!(filling(begin(&mut memory, &own, 2)));
+}
+
+#[test]
+fn a_transaction_that_invalidates_what_it_has_stored_can_commit() {
+    let mut memory = Memory::new(64);
+    let hold = memory.grant(1, &lease(1, 1), 0, 100).expect("granted");
+    assert!(filling(memory.fill(2, &hold, &lease(1, 1), 0)));
+    let (row, _) = memory.announce(2, None, of(Kind::User, 1, 0));
+    assert_eq!(memory.fill(2, &hold, &lease(1, 1), 0), Begun::Refused(Refused::Outdated));
+    assert!(memory.commit(2, Some(row), &[hold]));
+    assert_eq!(memory.header.used, 0);
 }
 
 #[test]
@@ -167,7 +191,7 @@ fn a_failure_keeps_others_out_until_its_end_or_an_invalidation() {
     let again = memory.grant(2, &lease(1, 1), 60, 100).expect("granted");
     assert!(memory.fence().release(me(2), &again.id, Some(1000), 60).is_some());
     let (row, _) = memory.announce(3, None, of(Kind::Key, 1, 1));
-    memory.fence().committed(me(3), Some(row), std::iter::empty());
+    memory.fence().committed(me(3), Some(row), std::iter::empty(), std::iter::empty());
     assert!(memory.grant(2, &lease(1, 1), 61, 100).is_ok());
 }
 
@@ -201,7 +225,8 @@ fn nothing_is_left_of_an_erased_user() {
     let other = memory.grant(1, &lease(2, 1), 0, 100).expect("granted");
     assert!(filling(memory.fill(2, &holds[0], &lease(1, 1), 0)));
     memory.fence().release(me(1), &holds[1].id, Some(1000), 0);
-    memory.fence().forget_user(&of(Kind::User, 1, 0));
+    let (row, _) = memory.announce(3, None, of(Kind::User, 1, 0));
+    memory.fence().committed(me(3), Some(row), std::iter::empty(), [[1; 16]].into_iter());
     assert_eq!(memory.header.used, 1);
     assert!(!memory.fence().begin_commit(me(2), [holds[0]].into_iter(), |_| ()));
     memory.roll_back(2, None, &[holds[0]], &[]);
