@@ -116,14 +116,17 @@ pub fn watch(owners: &'static [&'static dyn Owner]) {
 #[pg_guard]
 unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{
-        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PARALLEL_ABORT, XACT_EVENT_PARALLEL_COMMIT,
+        XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE,
     };
     match event {
         XACT_EVENT_PRE_COMMIT => tell(End::BeforeCommit),
         XACT_EVENT_PRE_PREPARE => tell(End::BeforePrepare),
         XACT_EVENT_COMMIT => tell(End::Committed),
         XACT_EVENT_PREPARE => tell(End::Prepared),
-        XACT_EVENT_ABORT => tell(End::RolledBack),
+        // A parallel worker commits nothing. It comes here with something to do only if a function that calls the cache was
+        // declared PARALLEL SAFE.
+        XACT_EVENT_ABORT | XACT_EVENT_PARALLEL_ABORT | XACT_EVENT_PARALLEL_COMMIT => tell(End::RolledBack),
         _ => {}
     }
 }

@@ -94,6 +94,17 @@ def test_a_client_that_is_terminated_while_it_stores_gives_its_lease_back(databa
         assert is_stored(client, lease)
 
 
+def test_a_parallel_worker_leaves_nothing_behind(database):
+    """Where a user has said of a function that calls the cache that it is parallel safe."""
+    database.execute("CREATE FUNCTION ends(uuid) RETURNS bigint LANGUAGE sql PARALLEL SAFE AS 'SELECT cache_end_leases($1)'")
+    with database.connect() as client:
+        setting = "debug_parallel_query" if client.info.server_version >= 160000 else "force_parallel_mode"
+        client.execute(f"SET {setting} = on")
+        client.execute("SELECT ends(%s)", (ALICE,))
+        assert client.execute("SELECT pid FROM cache_pending_invalidations()").fetchall() == []
+        assert fetch(client, key()).lease is not None
+
+
 def test_a_client_that_is_terminated_takes_its_pending_invalidations_with_it(database):
     other = database.connect(autocommit=False)
     with database.connect() as client:
