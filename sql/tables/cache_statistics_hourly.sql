@@ -61,7 +61,7 @@ COMMENT ON COLUMN @extschema@.cache_statistics_hourly.waits IS
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.waits_hit IS
     'Those of the waits that ended in a hit';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.stale_served IS
-    'Those of the hits whose entry had expired, within stale_ttl of the content policy';
+    'Those of the hits that returned an expired entry without a lease, by stale_ttl of the content policy';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.refused_fills IS
     'Answers that were not stored because what they were made from was invalidated, or because their lease had ended';
 COMMENT ON COLUMN @extschema@.cache_statistics_hourly.refused_by_gate IS

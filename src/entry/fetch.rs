@@ -195,9 +195,8 @@ impl<'c, 'm> Fetch<'c, 'm> {
             (None, Newest::Nothing) => Found::Nothing,
             (None, _) => Found::Expired,
         };
-        let is_stale = served.is_some_and(|version| !version.is_live());
         let counts = [
-            (Count::StaleServed, is_stale),
+            (Count::StaleServed, matches!(answer, Answer::Stale(_))),
             (Count::Waits, has_slept),
             (Count::WaitsHit, has_slept && matches!(answer, Answer::Hit(_))),
         ];

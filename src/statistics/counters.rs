@@ -47,7 +47,7 @@ plain! {
         Waits,
         /// Those of the waits that ended in a hit.
         WaitsHit,
-        /// Hits of expired entries within their `stale_ttl`.
+        /// Hits of expired entries, within their `stale_ttl`, whose callers got no lease: a plain miss would have generated.
         StaleServed,
         /// Answers that were not stored because of an invalidation, or because their lease had ended.
         RefusedFills,
