@@ -74,6 +74,7 @@ pub extern "C-unwind" fn _PG_init() {
     transaction_end::watch(&AT_COMMIT);
     if backend::is_preloading() && !backend::is_binary_upgrade() {
         pg::clock::start();
+        lease::start();
         pg::shared_memory::reserve(&AREAS);
         worker::register_launcher();
     }

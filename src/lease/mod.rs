@@ -63,6 +63,13 @@ fn new_nonce() -> Option<types::Nonce> {
     Some(nonce)
 }
 
+/// Called in the postmaster, so that all processes hide and find the slots of leases in the same way.
+pub fn start() {
+    if let Some(secret) = random::bytes() {
+        types::hide_slots_by(secret);
+    }
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }

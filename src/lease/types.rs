@@ -2,6 +2,8 @@
 
 use crate::address::Address;
 use pgrx::Uuid;
+use sha2::{Digest, Sha256};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What of a lease's uuid is random. It tells a lease from earlier ones of the same slot.
@@ -84,20 +86,34 @@ pub struct Id {
     pub nonce: Nonce,
 }
 
+/// What hides the numbers of slots in uuids, because they tell a tenant how many leases others have.
+static SECRET: OnceLock<[u8; 16]> = OnceLock::new();
+
+/// Sets the secret, once and for all processes of the server.
+pub fn hide_slots_by(secret: [u8; 16]) {
+    SECRET.get_or_init(|| secret);
+}
+
+/// Returns what the number of a slot is combined with.
+fn mask(nonce: &Nonce) -> u32 {
+    let secret = SECRET.get().copied().unwrap_or_default();
+    let hash = Sha256::new().chain_update(secret).chain_update(nonce).finalize();
+    u32::from_be_bytes(hash[..4].try_into().expect("four bytes"))
+}
+
 impl LeaseId {
     pub fn new(id: &Id) -> Self {
         let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&id.number.to_be_bytes());
+        bytes[..4].copy_from_slice(&(id.number ^ mask(&id.nonce)).to_be_bytes());
         bytes[4..].copy_from_slice(&id.nonce);
         Self(Uuid::from_bytes(bytes))
     }
 
     pub fn id(&self) -> Id {
         let (number, nonce) = self.0.split_at(4);
-        Id {
-            number: u32::from_be_bytes(number.try_into().expect("four bytes")),
-            nonce: nonce.try_into().expect("twelve bytes"),
-        }
+        let nonce: Nonce = nonce.try_into().expect("twelve bytes");
+        let masked = u32::from_be_bytes(number.try_into().expect("four bytes"));
+        Id { number: masked ^ mask(&nonce), nonce }
     }
 }
 

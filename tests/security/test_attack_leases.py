@@ -192,6 +192,14 @@ def test_leases_cannot_be_guessed(attacked):
     attacked.service.execute("SELECT cache_end_leases(%s)", (ALICE,))
 
 
+def test_a_lease_does_not_tell_how_many_others_have(attacked):
+    """Slots are given out in turn, so a lease that named its slot as it is would tell."""
+    drawn = [int.from_bytes(fetch(attacked.service, (BOB, "t", f"k{number}")).lease.bytes[:4], "big") for number in range(20)]
+    # Twenty random numbers of 32 bits; one in 10^50 draws fails.
+    assert max(drawn) > 1 << 24
+    attacked.service.execute("SELECT cache_end_leases(%s)", (BOB,))
+
+
 def test_a_tenants_function_gets_no_lease_of_another_by_waiting(attacked):
     """A wait is for the own key only; what ends meanwhile is not told."""
     with acting(attacked.bob, BOB):
