@@ -2,9 +2,10 @@
 //!
 //! # The promise
 //! A fill counts as if its entry had been stored when its lease was granted: every invalidation that commits after that, and
-//! would have removed the entry, keeps it out. So whoever reads, on the primary, after a grant, and stores with that lease, never
-//! leaves an answer that is older than a committed edit whose transaction has invalidated it. (`tests/lease/fencing_model.py`
-//! tries every order of the steps below, and finds a counterexample for each rule that is left out.)
+//! would have removed the entry, keeps it out. So whoever reads, on the primary, by a snapshot taken after a grant, and stores
+//! with that lease, never leaves an answer that is older than a committed edit whose transaction has invalidated it.
+//! (`tests/lease/fencing_model.py` tries every order of the steps below, and finds a counterexample for each rule that is left
+//! out.) The statement that calls cache_fetch() has an older snapshot.
 //!
 //! # Words
 //! A *lease* is the right to generate the answer of one key; it has a slot in shared memory ([`super::table`]), and a uuid that

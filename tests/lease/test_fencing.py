@@ -459,6 +459,25 @@ def test_a_foundation_concerns_what_was_made_from_it(database, two, named):
         assert is_stored(client, lease)
 
 
+def test_a_statement_that_fetches_reads_what_was_committed_when_it_began(two):
+    """So what an answer is made from must be read by a later one, which the documentation says."""
+    client, other = two
+    foundation = (ALICE, "story_foundation", FOUNDATION)
+    upsert(client, '"old"', foundation)
+    lease = lease_of(client, foundation_dependency=FOUNDATION)
+    with ThreadPoolExecutor(1) as thread:
+        one_statement = "SELECT f.lease, cache_lookup(%s, %s, %s) FROM cache_fetch(%s, %s, %s, wait => '10 s', foundation_dependency => %s) f"
+        with client.execute("SELECT 1").connection.cursor() as cursor:
+            running = thread.submit(lambda: cursor.execute(one_statement, (*foundation, *key(), FOUNDATION)).fetchone())
+            wait_until(lambda: other.execute("SELECT waiters FROM cache_leases").fetchone() == (1,))
+            upsert(other, '"new"', foundation)
+            other.execute("SELECT cache_invalidate_dependents(%s, %s)", (ALICE, FOUNDATION))
+            other.commit()
+            new, read = running.result(15)
+    assert new not in (None, lease) and read == "old"
+    assert lookup(client, foundation) == "new"
+
+
 def test_metadata_concern_what_has_some(two):
     client, other = two
     with_some, without = lease_of(client, key(1)), lease_of(client, key(2))
