@@ -146,7 +146,10 @@ impl<'c, 'm> Fetch<'c, 'm> {
 
     fn granted(&mut self, lease: LeaseId, look_again: bool, before: Option<Served<'m>>) -> Answer<'m> {
         let found = if look_again { self.look() } else { before };
-        let is_new = |version: &Served| before.map(|before| before.expires_at) != Some(version.expires_at);
+        let is_new = |version: &Served| {
+            before
+                .is_none_or(|before| (before.created_at, before.expires_at) != (version.created_at, version.expires_at))
+        };
         if let Some(version) = found.filter(|version| version.is_live() && is_new(version)) {
             // Somebody has stored it between the look and the grant.
             lease::release(lease, |_| true, None);

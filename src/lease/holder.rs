@@ -103,7 +103,7 @@ impl Fence<'_> {
 
     /// Marks the leases of a database whose time is over as counted, and calls `count` with the slot that counts each.
     pub fn count_over(&mut self, database: pg_sys::Oid, now: u64, count: impl Fn(u32)) {
-        for place in &mut self.table.places[..] {
+        for place in &mut self.table.places[..self.table.header.slots_begun as usize] {
             let slot = &mut place.slot;
             if slot.lease.database == database && slot.is_over(now) && !slot.is_counted {
                 slot.is_counted = true;

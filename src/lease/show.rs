@@ -40,9 +40,10 @@ pub fn all() -> Vec<Shown> {
     let (database, now) = (database(), since_start());
     let mut slots: Vec<Slot> = Vec::with_capacity(look(|header, _, _| header.used as usize).unwrap_or(0) + MORE);
     let room = slots.capacity();
-    look(|_, places, _| {
+    look(|header, places, _| {
         let is_mine = |slot: &&Slot| slot.state != State::Free && slot.lease.database == database;
-        slots.extend(places.iter().map(|Place { slot, .. }| slot).filter(is_mine).take(room).copied());
+        let begun = &places[..header.slots_begun as usize];
+        slots.extend(begun.iter().map(|Place { slot, .. }| slot).filter(is_mine).take(room).copied());
     });
     // What has failed and may be tried again is of no interest.
     slots.retain(|slot| slot.state != State::Failed || now < slot.ends);

@@ -55,7 +55,8 @@ plain! {
         seed: u64,
         pub used: u32,
         first_free_slot: u32,
-        slots_begun: u32,
+        /// Slots after these have never been used.
+        pub slots_begun: u32,
         first_free_user: u32,
         users_begun: u32,
         pub committing: u32,
