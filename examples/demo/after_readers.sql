@@ -16,7 +16,7 @@ FROM app.readers GROUP BY state ORDER BY state;
 SELECT state, lease FROM cache_fetch(:'ilse', 'chapter_content', 'greenhouse-nine, chapter 3', foundation_dependency => 'greenhouse-nine') \gset
 \echo 'The state is:' :state
 \echo
-\echo 'Meanwhile she edits the foundation, in another session.'
+\echo 'Meanwhile she edits the foundation.'
 \echo
 SELECT cache_invalidate_dependents(:'ilse', 'greenhouse-nine') AS removed;
 \echo 'What the model has written was made from the old one. It is not stored.'
