@@ -5,7 +5,6 @@ use super::user_rows::{Row, Scan, scan_tables};
 use crate::access::row_security::Visible;
 use crate::access::tenant;
 use crate::address::{Address, matching};
-use crate::error::Refusal;
 use crate::extension::{CACHE, Extension, saved_plan};
 use crate::lease::{self, Fill};
 use crate::pg::other_transaction::Other;
@@ -16,7 +15,6 @@ use crate::statistics::counted_now;
 use crate::statistics::counters::Count;
 use pgrx::Uuid;
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::prelude::*;
 
 /// What there is of an entry.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,23 +38,13 @@ pub fn settled(address: &Address, fill: Option<&Fill>) -> Found {
         // a row, to be refused at the end.
         if fill.is_some_and(lease::would_be_refused) {
             counted_now(slot_of(address.content_type, false), Count::RefusedFills, 1);
-            outdated();
+            lease::overtaken().raise();
         }
         match seen {
             (_, Some(inserter)) => inserter.wait(),
             (found, None) => return found,
         }
     }
-}
-
-fn outdated() -> ! {
-    Refusal::new(
-        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-        "could not store the answer because of a concurrent invalidation",
-    )
-    .detail("What it was made from was invalidated while it was stored.")
-    .hint("Call cache_fetch() again.")
-    .raise()
 }
 
 /// Looks at an entry. Returns also another transaction that has inserted a row of it, by INSERT or UPDATE, and has not

@@ -142,6 +142,16 @@ pub fn begin_fill(fill: &Fill) -> Result<Result<Duration, Refused>, Refusal> {
     }
 }
 
+/// Returns the error of a transaction that is overtaken by an invalidation after it has begun to store an answer.
+pub fn overtaken() -> Refusal {
+    Refusal::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not store the answer because of a concurrent invalidation",
+    )
+    .detail("What it was made from was invalidated while it was stored.")
+    .hint("Call cache_fetch() again.")
+}
+
 /// Whether a fill that has begun would be refused now (F1, asked again).
 pub fn would_be_refused(fill: &Fill) -> bool {
     let Id { number, nonce } = fill.lease.id();

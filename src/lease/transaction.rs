@@ -7,12 +7,10 @@ use super::fence::{Hold, Me};
 use super::memory::{me, visit, visit_and_wake};
 use super::subject::Bytes;
 use super::table::Header;
-use crate::error::Refusal;
 use crate::pg::backend::nest_level;
 use crate::pg::transaction_end::{End, Owner};
 use crate::statistics::counted_now;
 use crate::statistics::counters::Count;
-use pgrx::PgSqlErrorCode;
 use std::cell::Cell;
 
 /// Leases, each with the nesting level of the subtransaction that it belongs to. No level is below that of an earlier element,
@@ -139,13 +137,7 @@ impl Mine {
             || visit(|fence| fence.begin_commit(me(self.number.get()), holds(&fills), count)) != Some(false);
         self.fills.set(fills);
         if !may {
-            Refusal::new(
-                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-                "could not store the answer because of a concurrent invalidation",
-            )
-            .detail("What it was made from was invalidated while it was stored.")
-            .hint("Call cache_fetch() again.")
-            .raise();
+            super::overtaken().raise();
         }
     }
 
