@@ -7,6 +7,7 @@ from harness.database import Database
 from harness.entries import lookup, upsert
 from harness.errors import sqlstate_of
 from harness.leases import fetch, release, set_policy
+from harness.maintenance import STEPS
 from harness.waiting import wait_until
 
 LEASES, TYPE, BRIEF = 64, "story_foundation", "brief"
@@ -18,8 +19,9 @@ def user(number):
 
 @pytest.fixture
 def small():
-    """A cluster with the least room."""
-    cluster = Cluster({"infinite_pages_cache.max_leases": LEASES})
+    """A cluster with the least room. Its worker looks often for databases that are gone, and does nothing else."""
+    cluster = Cluster({"infinite_pages_cache.max_leases": LEASES, "infinite_pages_cache.naptime": "200ms",
+                       "infinite_pages_cache.skip_steps": ", ".join(STEPS)})
     yield cluster
     cluster.remove()
 
