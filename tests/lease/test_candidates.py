@@ -133,3 +133,13 @@ def test_an_index_finds_what_expires(database):
         with connection.transaction():
             assert len(keys(connection, "max_results => 3")) == 3
             assert connection.execute(read).fetchone()[0] == 0
+
+
+def test_what_the_answers_were_made_from_is_read_of_the_best_only(database):
+    """Sorting it all would take a file of a kilobyte for each entry that expires."""
+    database.execute(f"INSERT INTO {CACHE} (user_id, content_type, cache_key, content, expires_at, hit_count, metadata) "
+                     "SELECT %s, 't', 'k' || n, '1', now() + interval '1 hour', n, jsonb_build_object('n', n, 'text', repeat(md5(n::text), 30)) "
+                     "FROM generate_series(1, 10000) n", (ALICE,))
+    with database.connect() as connection:
+        connection.execute("SET temp_file_limit = 0; SET work_mem = '4MB'")
+        assert candidates(connection, "max_results => 2", "cache_key, metadata -> 'n'") == [("k10000", 10000), ("k9999", 9999)]
