@@ -24,6 +24,9 @@ use std::ffi::CStr;
 
 /// Most entries that a request is compared with, the newest first.
 const COMPARED: i64 = 100;
+/// Most bytes that what an entry was made from takes in its row, and as text, to be compared.
+const STORED: i64 = 256 * 1024;
+const LONGEST: i64 = 1024 * 1024;
 /// Most paths in which a request and an entry are said to differ.
 const PATHS: usize = 64;
 /// Most content types that are searched for the same key, and that are named.
@@ -323,14 +326,16 @@ fn of_nearest(address: &Address, request: &serde_json::Value) -> Option<Reason> 
     let sql = |schema: &str| {
         format!(
             "SELECT cache_key, made_from FROM ( \
-                 SELECT cache_key::text AS cache_key, coalesce(nullif(prompt_variables::text, '{{}}'), metadata::text) AS made_from \
-                 FROM {schema}.{CACHE} WHERE user_id = $1 AND content_type = $2 AND cache_key <> $3 \
-                 ORDER BY created_at DESC LIMIT $4) newest \
-             WHERE made_from <> '{{}}'"
+                 SELECT cache_key, CASE WHEN coalesce(pg_column_size(prompt_variables), 0) + coalesce(pg_column_size(metadata), 0) <= $5 \
+                                        THEN coalesce(nullif(prompt_variables::text, '{{}}'), metadata::text) END AS made_from \
+                 FROM (SELECT cache_key::text AS cache_key, prompt_variables, metadata \
+                       FROM {schema}.{CACHE} WHERE user_id = $1 AND content_type = $2 AND cache_key <> $3 \
+                       ORDER BY created_at DESC LIMIT $4) newest OFFSET 0) compared \
+             WHERE made_from <> '{{}}' AND octet_length(made_from) <= $6"
         )
     };
     let (content_type, cache_key) = (spi::text(address.content_type), spi::text(address.cache_key));
-    let args = [address.user_id.into(), content_type, cache_key, COMPARED.into()];
+    let args = [address.user_id.into(), content_type, cache_key, COMPARED.into(), STORED.into(), LONGEST.into()];
     let nearest = saved_plan::run(Access::Read, "explain nearest", sql, &args, |rows| {
         let compared = (0..rows.count()).map(|row| {
             pgrx::check_for_interrupts!();

@@ -1,6 +1,7 @@
 """cache_explain() tells why a lookup of a key misses, to who may see the entry; of another user's it says always the same."""
 
 import json
+import os
 
 import pytest
 
@@ -205,6 +206,15 @@ def test_only_the_newest_hundred_are_compared_and_64_paths_named(database):
         assert '"oldest"' not in explain(connection, request=REQUEST)["nearest request"]
         many = explain(connection, request={f"field{number}": 1 for number in range(100)})["nearest request"]
         assert many.count("$.") == 64 and many.endswith(", and perhaps more.")
+
+
+@pytest.mark.parametrize("text", [os.urandom(200_000).hex(), "x" * 5_000_000], ids=["as stored", "decompressed"])
+def test_what_is_very_large_is_not_compared(database, text):
+    """A hundred of the largest would take gigabytes of memory."""
+    with database.connect() as connection:
+        upsert(connection, "1", (ALICE, KEY[1], "small"), prompt_variables='{"a": 1}')
+        upsert(connection, "1", (ALICE, KEY[1], "large"), prompt_variables=json.dumps({**REQUEST, "text": text}))
+        assert '"small"' in explain(connection, request=REQUEST)["nearest request"]
 
 
 @pytest.mark.parametrize("request_", [[], "text", 1, None, {}, {"": 1}, {"k": "x" * 100_000}])
