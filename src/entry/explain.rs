@@ -192,9 +192,9 @@ fn of_generation(address: &Address) -> Option<Reason> {
     if backend::is_in_recovery() {
         return Some(("no leases", "The server is a standby: cache_fetch() grants leases on the primary.".to_string()));
     }
-    let mut leases = lease::all().into_iter();
+    let mut leases = lease::all(Some(&address.user_id)).into_iter();
     leases.find_map(|lease| {
-        if (lease.user_id, lease.digest) != (address.user_id, address.digest) {
+        if lease.digest != address.digest {
             return None;
         }
         let (seconds, waiters) = (lease.ends_in.as_secs_f64(), lease.waiters);

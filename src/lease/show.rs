@@ -35,13 +35,18 @@ pub struct ShownPending {
 /// Nothing is allocated under the lock, so there must be room before. What begins meanwhile may be left out beyond this.
 const MORE: usize = 64;
 
-/// Returns the leases of this database.
-pub fn all() -> Vec<Shown> {
+/// Returns the leases of this database, of one user or of all. Those of others are not copied, because a tenant that asks often
+/// would keep everybody from the lock.
+pub fn all(of: Option<&Uuid>) -> Vec<Shown> {
     let (database, now) = (database(), since_start());
     let mut slots: Vec<Slot> = Vec::with_capacity(look(|header, _, _| header.used as usize).unwrap_or(0) + MORE);
     let room = slots.capacity();
     look(|header, places, _| {
-        let is_mine = |slot: &&Slot| slot.state != State::Free && slot.lease.database == database;
+        let is_mine = |slot: &&Slot| {
+            slot.state != State::Free
+                && slot.lease.database == database
+                && of.is_none_or(|user| slot.lease.user == **user)
+        };
         let begun = &places[..header.slots_begun as usize];
         slots.extend(begun.iter().map(|Place { slot, .. }| slot).filter(is_mine).take(room).copied());
     });
