@@ -20,7 +20,7 @@ mod waiting;
 pub use memory::{AREA, forget_databases};
 pub use show::{all, pending};
 pub use transaction::{ENDS, is_awaited};
-pub use types::{Ends, Fill, Grant, LeaseId, Refused, Subject, Wanted};
+pub use types::{Ends, Fill, Grant, LeaseId, Refused, Subject, Wanted, overtaken};
 pub use waiting::{Woken, sleep_until_end};
 
 use crate::address::Address;
@@ -140,16 +140,6 @@ pub fn begin_fill(fill: &Fill) -> Result<Result<Duration, Refused>, Refusal> {
             .detail("The lease was granted for another foundation.")
             .hint("Name the same foundation in cache_fetch() and cache_upsert().")),
     }
-}
-
-/// Returns the error of a transaction that is overtaken by an invalidation after it has begun to store an answer.
-pub fn overtaken() -> Refusal {
-    Refusal::new(
-        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-        "could not store the answer because of a concurrent invalidation",
-    )
-    .detail("What it was made from was invalidated while it was stored.")
-    .hint("Call cache_fetch() again.")
 }
 
 /// Whether a fill that has begun would be refused now (F1, asked again).

@@ -7,6 +7,7 @@ use super::fence::{Hold, Me};
 use super::memory::{me, visit, visit_and_wake};
 use super::subject::Bytes;
 use super::table::Header;
+use super::types::overtaken;
 use crate::pg::backend::nest_level;
 use crate::pg::transaction_end::{End, Owner};
 use crate::statistics::counted_now;
@@ -137,7 +138,7 @@ impl Mine {
             || visit(|fence| fence.begin_commit(me(self.number.get()), holds(&fills), count)) != Some(false);
         self.fills.set(fills);
         if !may {
-            super::overtaken().raise();
+            overtaken().raise();
         }
     }
 

@@ -1,7 +1,8 @@
 //! What the rest of the code asks of leases, and what it gets.
 
 use crate::address::Address;
-use pgrx::Uuid;
+use crate::error::Refusal;
+use pgrx::{PgSqlErrorCode, Uuid};
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -77,6 +78,16 @@ pub enum Refused {
     Outdated,
     /// Another transaction is storing with the lease.
     InUse,
+}
+
+/// Returns the error of a transaction that is overtaken by an invalidation after it has begun to store an answer.
+pub fn overtaken() -> Refusal {
+    Refusal::new(
+        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        "could not store the answer because of a concurrent invalidation",
+    )
+    .detail("What it was made from was invalidated while it was stored.")
+    .hint("Call cache_fetch() again.")
 }
 
 /// What tells a lease from all others. Its slot may be another's by now.
