@@ -30,6 +30,7 @@ mod pg;
 mod report;
 #[forbid(unsafe_code)]
 mod settings;
+#[forbid(unsafe_code)]
 mod stale;
 mod statistics;
 #[cfg(any(test, feature = "pg_test"))]
