@@ -2,8 +2,8 @@
 //!
 //! A call looks for the entry first. A live one is returned at once, and nothing is locked for it. For any other the call asks for
 //! the lease of the key, and the holder of the lease generates. The look before the grant has a snapshot that is taken after
-//! [`lease::ends`] was read: if no lease of the key has ended since, no answer has been stored since, and the look need not be
-//! repeated.
+//! [`lease::ends`] was read: if no lease of the key has ended since, no answer has been stored with one since, and the look need
+//! not be repeated.
 
 use super::fetch_policy::FetchPolicy;
 use super::freshness::{is_due_early, random};

@@ -6,12 +6,15 @@ use crate::pg::backend;
 use crate::pg::guc::with_setting;
 use crate::pg::spi::{self, Access};
 
-/// Whether nobody can wait for the caller while it waits: its transaction has written and invalidated nothing, has no lease, and
-/// holds no lock but those of reading the cache. At REPEATABLE READ and SERIALIZABLE it would not see the answer.
+/// Whether there is a place, and nobody can wait for the caller while it waits: its transaction has written and invalidated
+/// nothing, has no lease, and holds no lock but those of reading the cache. At REPEATABLE READ and SERIALIZABLE it would not see
+/// the answer.
 pub fn is_allowed() -> bool {
+    // The question of locks is the last, because it keeps everybody from the server's lock table.
     !spi::uses_transaction_snapshot()
         && backend::full_transaction_id() == 0
         && !lease::is_awaited()
+        && lease::has_place()
         && holds_only_locks_of_reading()
 }
 

@@ -21,7 +21,7 @@ pub use memory::{AREA, forget_databases};
 pub use show::{all, pending};
 pub use transaction::{ENDS, is_awaited};
 pub use types::{Ends, Fill, Grant, LeaseId, Refused, Subject, Wanted, overtaken};
-pub use waiting::{Woken, sleep_until_end};
+pub use waiting::{Woken, has_place, sleep_until_end};
 
 use crate::address::Address;
 use crate::error::Refusal;

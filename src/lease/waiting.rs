@@ -29,6 +29,12 @@ fn most() -> u32 {
     })
 }
 
+/// Whether one more session may sleep.
+pub fn has_place() -> bool {
+    let most = most();
+    look(|header, _, _| header.waiters < most).unwrap_or(false)
+}
+
 /// Sleeps until the lease of a key ends. Can be cancelled.
 pub fn sleep_until_end(address: &Address, at_most: Duration) -> Woken {
     let (lease, begun) = (Lease::new(backend::database(), address, None), Instant::now());
