@@ -36,7 +36,9 @@ pub fn admit<'a>(call: &Call, entry: &'a NewEntry, policy: &Policy) -> Option<Ad
     let fill = fill(entry, lease);
     match lease::begin_fill(&fill) {
         Ok(Ok(since_grant)) => {
-            generated(entry.address.content_type, since_grant);
+            if let Some(since_grant) = since_grant {
+                generated(entry.address.content_type, since_grant);
+            }
             Some(Admitted { fill: Some(fill) })
         }
         Ok(Err(refused)) => {

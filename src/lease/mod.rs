@@ -113,12 +113,12 @@ pub fn grant(wanted: &Wanted, seen: Ends) -> Grant {
     }
 }
 
-/// Begins to store an answer (F1). Returns how long it took to generate. The transaction's commit ends the lease, and a rollback
-/// gives it back. The caller has checked that it may write the entry.
+/// Begins to store an answer (F1). Returns how long it took to generate, unless the transaction has stored with the lease before.
+/// The transaction's commit ends the lease, and a rollback gives it back. The caller has checked that it may write the entry.
 ///
 /// # Errors
 /// 22023 when the lease is one of the same user for another entry, or another foundation.
-pub fn begin_fill(fill: &Fill) -> Result<Result<Duration, Refused>, Refusal> {
+pub fn begin_fill(fill: &Fill) -> Result<Result<Option<Duration>, Refused>, Refusal> {
     let (lease, time) = (Lease::new(backend::database(), fill.address, fill.foundation), since_start());
     let begun = visit(|fence| {
         let me = transaction::with_number(fence.table.header);
@@ -130,7 +130,7 @@ pub fn begin_fill(fill: &Fill) -> Result<Result<Duration, Refused>, Refusal> {
             if is_first {
                 transaction::fills(hold);
             }
-            Ok(Ok(Duration::from_millis(since)))
+            Ok(Ok(is_first.then_some(Duration::from_millis(since))))
         }
         Begun::Refused(refused) => Ok(Err(refused)),
         Begun::OtherEntry => Err(refusal("the lease is of another entry")

@@ -71,6 +71,17 @@ def test_a_generation_is_counted_when_it_commits(database):
     assert (row["leases_last_day"], row["failures_last_day"]) == (1, 0) and row["generation_p95_s"] >= row["generation_p50_s"] > 0
 
 
+def test_an_answer_that_is_stored_twice_in_a_transaction_was_generated_once(database):
+    with database.connect() as connection:
+        _, lease = fetch(connection)
+        with connection.transaction():
+            with connection.transaction(force_rollback=True):
+                assert fill(connection, lease, content="0") is not None
+            for content in ("1", "2"):
+                assert fill(connection, lease, content=content) is not None
+    assert counted(database) == {"leases_granted": 1, "generations": 1}
+
+
 def test_a_lease_is_counted_whatever_becomes_of_the_transaction(database):
     with database.connect() as connection:
         with connection.transaction(force_rollback=True):
