@@ -14,7 +14,6 @@ from lease.fencing_model import (
     rollback,
     savepoint,
 )
-from lease.hashed_cells import Cells
 
 
 def generator(protocol, begin=begin):
@@ -201,36 +200,3 @@ def test_an_invalidation_before_the_edit_does_not_cover_its_own_lease():
         return (begin, *protocol.invalidates(0), *own, edit(0), *protocol.fills, *protocol.commits)
 
     fails(Leases(), [careless])
-
-
-# == why there are no hashed cells ==
-
-
-@pytest.mark.parametrize("actors", [(generator, editor), (generator, editor_that_generates)], ids=name)
-def test_cells_keep_the_promise_too(actors):
-    holds(Cells(), actors)
-
-
-@pytest.mark.parametrize("rule", Cells.RULES[:-2])
-def test_each_rule_of_cells_is_needed(rule):
-    fails(Cells(rule), [generator, editor])
-
-
-def test_cells_that_ignore_all_that_is_pending_by_the_filler_store_an_outdated_answer():
-    fails(Cells("own invalidation after grant"), [editor_with_an_older_lease])
-
-
-def test_cells_that_only_take_back_at_abort_store_what_was_never_committed():
-    fails(Cells("epoch at abort of own grants"), [editor_that_rolls_back])
-
-
-def test_cells_refuse_what_was_granted_by_the_transaction_that_invalidated():
-    """Its client does all in the right order, and pays for an answer that is never stored."""
-    assert holds(Cells(), [editor_that_is_granted]) == {(False,)}
-
-
-def test_with_cells_one_tenant_can_refuse_what_another_stores():
-    """Where two users' cells collide. One user can reach all cells in seconds, with a new key in each call."""
-    protocol = Cells(cell_of=lambda user, foundation: 0, cells=1)
-    actors = [generator(protocol), invalidates_for_nothing(protocol, "bob")]
-    assert (False, False) in explore(actors, protocol).ends
