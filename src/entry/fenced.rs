@@ -13,10 +13,11 @@ use std::collections::HashSet;
 /// Runs `remove`, which removes entries of a user that a subject names. A caller that may not delete these for sure does not
 /// reach the fence, because it could keep the user's answers out without a right to.
 pub fn fenced<T>(user_id: &Uuid, subject: &Subject, remove: impl FnOnce() -> T) -> T {
-    if !row_security::may_fence(Extension::current().table(CACHE), user_id) {
+    let table = Extension::current().table(CACHE);
+    if !row_security::may_fence(table, user_id) {
         return remove();
     }
-    lease::invalidating(subject, remove)
+    lease::invalidating(subject, || row_security::all_can_be_deleted(table), remove)
 }
 
 /// Makes sure, after a removal, that no entry of its condition is left that the transaction's snapshot hides. An entry that it

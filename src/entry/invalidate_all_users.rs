@@ -38,30 +38,34 @@ fn cache_invalidate_content_type_for_all_users(content_type: Option<&[u8]>) -> i
         .raise();
     }
     refuse_if_read_only(c"cache_invalidate_content_type_for_all_users()");
-    lease::invalidating(&Subject::TypeOfAllUsers(content_type), || {
-        let size = settings::CLEANUP_BATCH_SIZE.get().unsigned_abs().into();
-        let mut number = 0;
-        // No entry has the digest 0.
-        let mut after = (Uuid::from_bytes([0; 16]), Uuid::from_bytes([0; 16]));
-        loop {
-            pgrx::check_for_interrupts!();
-            let (removed, next) = privileges::without_more_than_owner_of(table, || {
-                must_change_all(&extension, &[CACHE]);
-                let next = lock_batch(content_type, after, size);
-                let last = next.unwrap_or((Uuid::from_bytes([0xff; 16]), Uuid::from_bytes([0xff; 16])));
-                (remove_batch(content_type, after, last), next)
-            });
-            number += record("invalidate_content_type_for_all_users", removed);
-            match next {
-                Some(last) => after = last,
-                None => break,
+    lease::invalidating(
+        &Subject::TypeOfAllUsers(content_type),
+        || true,
+        || {
+            let size = settings::CLEANUP_BATCH_SIZE.get().unsigned_abs().into();
+            let mut number = 0;
+            // No entry has the digest 0.
+            let mut after = (Uuid::from_bytes([0; 16]), Uuid::from_bytes([0; 16]));
+            loop {
+                pgrx::check_for_interrupts!();
+                let (removed, next) = privileges::without_more_than_owner_of(table, || {
+                    must_change_all(&extension, &[CACHE]);
+                    let next = lock_batch(content_type, after, size);
+                    let last = next.unwrap_or((Uuid::from_bytes([0xff; 16]), Uuid::from_bytes([0xff; 16])));
+                    (remove_batch(content_type, after, last), next)
+                });
+                number += record("invalidate_content_type_for_all_users", removed);
+                match next {
+                    Some(last) => after = last,
+                    None => break,
+                }
             }
-        }
-        privileges::without_more_than_owner_of(table, || {
-            refuse_hidden("content_type OPERATOR(pg_catalog.=) $1", &[spi::text(content_type)]);
-        });
-        number
-    })
+            privileges::without_more_than_owner_of(table, || {
+                refuse_hidden("content_type OPERATOR(pg_catalog.=) $1", &[spi::text(content_type)]);
+            });
+            number
+        },
+    )
 }
 
 /// Locks the next entries, in the order in which all writers lock rows. Returns the last one; `None` if no more may follow.

@@ -64,12 +64,12 @@
 //! then a tenant could keep others' answers out, by invalidating many keys of its own.
 //!
 //! A backend's list has 16 places. When it is full, the subjects of a user that has several become that user, and if that
-//! makes no room, all become the whole database, which only a service can reach. A merged one has the latest `order`, and the
+//! makes no room, all become the whole database. Only who may delete every user's entries reaches that: others get 54000. A merged one has the latest `order`, and the
 //! outermost nesting level: it may refuse too much and never too little.
 //!
 //! # Transactions of all kinds
 //! - PREPARE TRANSACTION: F2 is asked in XACT_EVENT_PRE_PREPARE, and C1 done in XACT_EVENT_PREPARE. What is prepared is not fenced
-//!   from then on, because nobody tells how it ends.
+//!   from then on, because nobody tells how it ends. For the same reason the leases that it was granted end there, as at A1.
 //! - A transaction that generates itself edits first, then invalidates, then is granted its lease. An invalidation before the
 //!   edit fences everybody else as well, but not its own later lease.
 //! - With `infinite_pages_cache.enabled = off` no lease is granted and nothing is stored; invalidations are fenced all the same.
@@ -154,6 +154,16 @@ pub enum Begun {
     Refused(Refused),
     OtherEntry,
     OtherFoundation,
+}
+
+/// How I1 ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Announced {
+    /// The transaction's row, and a fill that commits.
+    Row(u32, Option<Hold>),
+    /// The row is full, and the caller may not reach the whole database.
+    TooMany,
+    NoRow,
 }
 
 /// What has changed for those who sleep.
@@ -289,7 +299,7 @@ impl<'a> Fence<'a> {
         may_all
     }
 
-    /// I1, and the first look of I2. Returns the transaction's row, and a fill that commits; `None` if no row is free.
+    /// I1, and the first look of I2. `may_reach_all`: whether the caller may delete the entries of every user.
     pub fn announce(
         &mut self,
         me: Me,
@@ -297,12 +307,17 @@ impl<'a> Fence<'a> {
         subject: Stored,
         level: i32,
         now: u64,
-    ) -> Option<(u32, Option<Hold>)> {
+        may_reach_all: bool,
+    ) -> Announced {
         let end = &mut self.table.header.rows_end;
-        let row = row.or_else(|| pending::take(self.rows, end, me.transaction, me.pid))?;
-        let order = self.table.next_order();
-        self.rows[row as usize].add(Pending { subject, order, level, since: now });
-        Some((row, self.committing(me, &subject)))
+        let row = row.or_else(|| pending::take(self.rows, end, me.transaction, me.pid));
+        let Some(row) = row else { return Announced::NoRow };
+        let new = Pending { subject, order: self.table.next_order(), level, since: now };
+        if !may_reach_all && self.rows[row as usize].would_reach_all(&new) {
+            return Announced::TooMany;
+        }
+        self.rows[row as usize].add(new);
+        Announced::Row(row, self.committing(me, &subject))
     }
 
     /// I2: returns a fill of another transaction that the subject concerns and that commits.
@@ -358,6 +373,23 @@ impl<'a> Fence<'a> {
         });
     }
 
+    /// Ends leases that the transaction was granted, because its end is not a commit.
+    pub fn void(&mut self, me: Me, grants: impl Iterator<Item = Hold>, changed: &mut Changed) {
+        for hold in grants {
+            let Some(number) = self.find(me, &hold.id) else { continue };
+            match self.table.slot(number).state {
+                State::Held => {
+                    self.table.free(number);
+                    changed.wake.add(hold.stripe);
+                    changed.ended.add(hold.stripe);
+                }
+                // Another transaction stores with it: it is refused unless it is past its last check.
+                State::Filling => outdate(&mut self.table, number, ALL, changed),
+                _ => {}
+            }
+        }
+    }
+
     /// A1, of subtransactions of `level` and below or, with level 1, of the transaction.
     pub fn rolled_back(
         &mut self,
@@ -386,19 +418,7 @@ impl<'a> Fence<'a> {
                 changed.wake.add(hold.stripe);
             }
         }
-        for hold in grants {
-            let Some(number) = self.find(me, &hold.id) else { continue };
-            match self.table.slot(number).state {
-                State::Held => {
-                    self.table.free(number);
-                    changed.wake.add(hold.stripe);
-                    changed.ended.add(hold.stripe);
-                }
-                // Another transaction stores with it: it is refused unless it is past its last check.
-                State::Filling => outdate(&mut self.table, number, ALL, &mut changed),
-                _ => {}
-            }
-        }
+        self.void(me, grants, &mut changed);
         changed
     }
 

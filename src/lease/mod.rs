@@ -31,7 +31,7 @@ use crate::pg::{backend, random, shared_memory, spi};
 use crate::statistics::content_types::slot_of;
 use crate::statistics::counted_now;
 use crate::statistics::counters::Count;
-use fence::{Begun, Granted, Hold, stripe_of};
+use fence::{Announced, Begun, Granted, Hold, stripe_of};
 use memory::{SLEEP, look, me, visit, visit_and_wake};
 use pgrx::{PgSqlErrorCode, Uuid};
 use std::cell::RefCell;
@@ -155,21 +155,34 @@ pub fn would_be_refused(fill: &Fill) -> bool {
 }
 
 /// Runs `delete`, which removes what an invalidation is of, so that no answer that it concerns is stored afterwards (I1, I2).
-/// The caller has checked that it may delete all that the subject names.
-pub fn invalidating<T>(subject: &Subject, delete: impl FnOnce() -> T) -> T {
-    announce(&Stored::new(backend::database(), subject));
+/// The caller has checked that it may delete all that the subject names. `may_reach_all`: whether it may delete the entries of
+/// every user.
+///
+/// # Errors
+/// 54000 for more users in the transaction than it has places for, unless the caller may reach all.
+pub fn invalidating<T>(subject: &Subject, may_reach_all: impl Fn() -> bool, delete: impl FnOnce() -> T) -> T {
+    announce(&Stored::new(backend::database(), subject), may_reach_all);
     delete()
 }
 
 /// I1 and I2. Can be cancelled.
-fn announce(subject: &Stored) {
-    let (time, level, row) = (since_start(), backend::nest_level(), transaction::row());
-    let announced = visit(|fence| {
-        let me = transaction::with_number(fence.table.header);
-        fence.announce(me, row, *subject, level, time)
-    });
-    let Some(announced) = announced else { return };
-    let (row, mut committing) = announced.expect("there is a row for each backend");
+fn announce(subject: &Stored, may_reach_all: impl Fn() -> bool) {
+    let (time, level) = (since_start(), backend::nest_level());
+    let write = |may_reach_all| {
+        visit(|fence| {
+            let me = transaction::with_number(fence.table.header);
+            fence.announce(me, transaction::row(), *subject, level, time, may_reach_all)
+        })
+    };
+    let Some(mut announced) = write(false) else { return };
+    if announced == Announced::TooMany && may_reach_all() {
+        announced = write(true).expect("there is shared memory");
+    }
+    let (row, mut committing) = match announced {
+        Announced::Row(row, committing) => (row, committing),
+        Announced::TooMany => too_many_users(),
+        Announced::NoRow => unreachable!("there is a row for each backend"),
+    };
     transaction::set_row(row);
     let me = me(transaction::number());
     while let Some(hold) = committing {
@@ -178,6 +191,13 @@ fn announce(subject: &Stored) {
         });
         committing = visit(|fence| fence.committing(me, subject)).flatten();
     }
+}
+
+fn too_many_users() -> ! {
+    Refusal::new(PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED, "too many users in one transaction")
+        .detail("A role that may not delete every user's entries can invalidate those of 16 users in one transaction.")
+        .hint("Use a transaction for each user.")
+        .raise()
 }
 
 /// Returns the user of a lease, and puts the name of its content type into `name`, which has room for it.
@@ -237,10 +257,10 @@ pub fn extend(lease: LeaseId, may: impl Fn(&Uuid) -> bool, ttl: impl Fn(&[u8]) -
 
 /// Ends the leases of a user, of one content type or all, at once and again at commit, and keeps their answers out. Returns how
 /// many.
-pub fn end(user: &Uuid, content_type: Option<&[u8]>) -> u64 {
+pub fn end(user: &Uuid, content_type: Option<&[u8]>, may_reach_all: impl Fn() -> bool) -> u64 {
     let subject = content_type.map_or(Subject::User(*user), |name| Subject::Type(*user, name));
     let subject = Stored::new(backend::database(), &subject);
-    announce(&subject);
+    announce(&subject, may_reach_all);
     visit_and_wake(|fence| fence.end(&subject)).unwrap_or(0)
 }
 

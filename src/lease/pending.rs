@@ -30,24 +30,45 @@ plain! {
     }
 }
 
+/// Where a row has room for an invalidation.
+enum Room {
+    /// At this place, which is of the same subject.
+    Same(usize),
+    Free,
+    /// Where the subjects of this user become one.
+    User(Bytes),
+    /// Where all subjects become one, which is the whole database.
+    Database,
+}
+
 impl Row {
     pub fn pending(&self) -> &[Pending] {
         &self.places[..self.used as usize]
     }
 
+    fn room_for(&self, new: &Pending) -> Room {
+        let same = |old: &Pending| (old.subject, old.level) == (new.subject, new.level);
+        if let Some(place) = self.pending().iter().position(same) {
+            Room::Same(place)
+        } else if self.pending().len() < PLACES {
+            Room::Free
+        } else {
+            self.user_to_merge(new).map_or(Room::Database, Room::User)
+        }
+    }
+
+    /// Whether an invalidation finds room only if the row is of the whole database afterwards.
+    pub fn would_reach_all(&self, new: &Pending) -> bool {
+        matches!(self.room_for(new), Room::Database)
+    }
+
     /// Adds an invalidation.
     pub fn add(&mut self, new: Pending) {
-        let used = self.used as usize;
-        let same = |old: &&mut Pending| (old.subject, old.level) == (new.subject, new.level);
-        if let Some(old) = self.places[..used].iter_mut().find(same) {
-            old.order = new.order;
-        } else if used < PLACES {
-            self.places[used] = new;
-            self.used += 1;
-        } else if let Some(user) = self.user_to_merge(&new) {
-            self.merge(Stored::of_user(new.subject.database, user), new);
-        } else {
-            self.merge(Stored::of_database(new.subject.database), new);
+        match self.room_for(&new) {
+            Room::Same(place) => self.places[place].order = new.order,
+            Room::Free => self.push(new),
+            Room::User(user) => self.merge(Stored::of_user(new.subject.database, user), new),
+            Room::Database => self.merge(Stored::of_database(new.subject.database), new),
         }
     }
 

@@ -142,14 +142,18 @@ impl Mine {
         }
     }
 
-    /// C1.
-    fn commit(&self) {
+    /// C1. `voided`: the leases that end, although the transaction has not been rolled back.
+    fn commit(&self, voided: Levels<Hold>) {
         let (fills, row, erased) = (self.fills.take(), self.row.take(), self.erased.take());
-        let number = self.number.take();
+        let me = me(self.number.take());
         drop(self.grants.take());
-        if row.is_some() || !fills.is_empty() || !erased.is_empty() {
+        if row.is_some() || !fills.is_empty() || !erased.is_empty() || !voided.is_empty() {
             let erased = erased.iter().map(|(_, user)| *user);
-            visit_and_wake(|fence| ((), fence.committed(me(number), row, holds(&fills), erased)));
+            visit_and_wake(|fence| {
+                let mut changed = fence.committed(me, row, holds(&fills), erased);
+                fence.void(me, holds(&voided), &mut changed);
+                ((), changed)
+            });
         }
     }
 
@@ -196,7 +200,8 @@ impl Owner for Ends {
     fn ends(&'static self, end: End) {
         MINE.with(|mine| match end {
             End::BeforeCommit | End::BeforePrepare => mine.begin_commit(),
-            End::Committed | End::Prepared => mine.commit(),
+            End::Committed => mine.commit(Levels::new()),
+            End::Prepared => mine.commit(mine.grants.take()),
             End::RolledBack => mine.roll_back(1),
             End::SubtransactionCommitted(level) => mine.hand_up(level),
             End::SubtransactionRolledBack(level) => mine.roll_back(level),

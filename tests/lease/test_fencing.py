@@ -571,6 +571,18 @@ def test_an_invalidation_outdates_leases_when_it_is_prepared(prepared):
     assert is_stored(client, new)
 
 
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_a_lease_that_a_transaction_got_is_void_when_it_is_prepared(prepared, end):
+    """Its holder may have read what is rolled back later."""
+    client, other = prepared
+    kept = lease_of(client, key("kept"))
+    lease = lease_of(other)
+    other.execute("PREPARE TRANSACTION 'grant'")
+    assert len(leases(client)) == 1 and not is_stored(client, lease)
+    client.execute(f"{end} PREPARED 'grant'")
+    assert not is_stored(client, lease) and is_stored(client, kept, key("kept"))
+
+
 def test_nobody_waits_at_the_fence_for_a_transaction_that_has_not_ended_its_statements(database, two):
     """The deferred trigger runs before the last check of the fill."""
     client, other = two

@@ -4,6 +4,7 @@ import threading
 import time
 import uuid
 
+import psycopg
 import pytest
 
 from harness.entries import ALICE, BOB, CACHE, upsert
@@ -145,6 +146,32 @@ def test_what_a_tenant_leaves_pending_keeps_no_answer_of_another_out(attacked):
             assert fetch(attacked.alice, (ALICE, "t", "k1")).lease is not None
         with acting(attacked.alice, ALICE):
             assert upsert(attacked.alice, '"text"', KEY, lease=attacked.lease) is not None
+
+
+@pytest.mark.parametrize("call", ["cache_invalidate('{}', 't', 'k')", "cache_end_leases('{}')"])
+def test_a_tenant_that_sets_its_own_claims_reaches_no_more_users_than_it_names(attacked, call):
+    """With the claims of more users than its list has places."""
+    bob = attacked.bob
+    users = [f"00000000-0000-4000-8000-{number:012}" for number in range(17)]
+    bob.execute("BEGIN; SET LOCAL ROLE authenticated; SELECT set_config('request.jwt.claims', '', true)")
+    for user in users[:16]:
+        bob.execute(f"SET LOCAL infinite_pages_cache.user_id = '{user}'; SELECT {call.format(user)}")
+    bob.execute("SAVEPOINT filled")
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded) as raised:
+        bob.execute(f"SET LOCAL infinite_pages_cache.user_id = '{users[16]}'; SELECT {call.format(users[16])}")
+    told = raised.value.diag
+    assert (told.message_primary, told.message_detail, told.message_hint) == (
+        "too many users in one transaction",
+        "A role that may not delete every user's entries can invalidate those of 16 users in one transaction.",
+        "Use a transaction for each user.")
+    bob.execute("ROLLBACK TO filled")
+    # More of the same user has a place.
+    bob.execute(f"SET LOCAL infinite_pages_cache.user_id = '{users[0]}'; SELECT cache_invalidate('{users[0]}', 't', 'another')")
+    with acting(attacked.alice, ALICE):
+        assert fetch(attacked.alice, (ALICE, "t", "k1")).lease is not None
+    bob.execute("COMMIT")
+    with acting(attacked.alice, ALICE):
+        assert upsert(attacked.alice, '"text"', KEY, lease=attacked.lease) is not None
 
 
 def test_a_tenants_leases_are_in_nobodys_way(attacked):

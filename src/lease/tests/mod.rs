@@ -4,7 +4,7 @@ mod model;
 mod rows;
 mod steps;
 
-use super::fence::{Begun, Fence, Granted, Hold, Me, stripe_of};
+use super::fence::{Announced, Begun, Fence, Granted, Hold, Me, stripe_of};
 use super::pending::Row;
 use super::subject::{Foundation, Kind, Lease, Stored};
 use super::table::{Header, Place};
@@ -55,7 +55,10 @@ impl Memory {
     }
 
     pub fn announce(&mut self, transaction: u64, row: Option<u32>, subject: Stored) -> (u32, Option<Hold>) {
-        self.fence().announce(me(transaction), row, subject, 1, 0).expect("a row is free")
+        match self.fence().announce(me(transaction), row, subject, 1, 0, true) {
+            Announced::Row(row, committing) => (row, committing),
+            refused => panic!("{refused:?}"),
+        }
     }
 
     pub fn roll_back(&mut self, transaction: u64, row: Option<u32>, fills: &[Hold], grants: &[Hold]) {
