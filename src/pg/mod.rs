@@ -42,6 +42,7 @@ pub mod activity;
 pub mod advisory_lock;
 pub mod backend;
 pub mod background_worker;
+pub mod c_function;
 pub mod client;
 pub mod clock;
 pub mod condition_variable;

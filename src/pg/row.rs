@@ -9,23 +9,12 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::thread::LocalKey;
 
-/// Declares the C function `$symbol`, with the record that PostgreSQL needs of a C function. `$body` gets the [`Memory`] of the
-/// call and the named arguments, each an `Option`, and returns a value for each column.
+/// Declares the C function `$symbol`. `$body` gets the [`Memory`] of the call and the named arguments, each an `Option`, and returns
+/// a value for each column.
 macro_rules! returning_row {
     ($symbol:ident => $body:ident($($argument:ident),*) -> $columns:expr) => {
-        #[allow(unsafe_code)]
-        const _: () = {
-            // SAFETY: the name is this extension's own, and the record says truly how the function is called.
-            #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
-            extern "C" fn record() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
-                const RECORD: ::pgrx::pg_sys::Pg_finfo_record = ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-                &RECORD
-            }
-
-            // SAFETY: the name is this extension's own.
-            #[unsafe(no_mangle)]
-            #[::pgrx::pg_guard]
-            unsafe extern "C-unwind" fn $symbol(fcinfo: ::pgrx::pg_sys::FunctionCallInfo) -> ::pgrx::pg_sys::Datum {
+        $crate::pg::c_function::c_function! {
+            $symbol => |fcinfo: ::pgrx::pg_sys::FunctionCallInfo| {
                 ::std::thread_local! {
                     static TYPE: $crate::pg::row::Known = const { ::std::cell::Cell::new(::std::ptr::null_mut()) };
                 }
@@ -37,7 +26,7 @@ macro_rules! returning_row {
                     })
                 }
             }
-        };
+        }
     };
 }
 pub(crate) use returning_row;

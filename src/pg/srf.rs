@@ -9,23 +9,12 @@ use pgrx::callconv::{ArgAbi, Args, FcInfo};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
-/// Declares the C function `$symbol`, with the record that PostgreSQL needs of a C function. `$body` gets the [`Call`] and the
-/// named arguments, each an `Option`. As for a `#[pg_extern]`, their Rust types must be those of the SQL declaration.
+/// Declares the C function `$symbol`. `$body` gets the [`Call`] and the named arguments, each an `Option`. As for a `#[pg_extern]`,
+/// their Rust types must be those of the SQL declaration.
 macro_rules! set_returning {
     ($symbol:ident => $body:ident($($argument:ident),*)) => {
-        #[allow(unsafe_code)]
-        const _: () = {
-            // SAFETY: the name is this extension's own, and the record says truly how the function is called.
-            #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
-            extern "C" fn record() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
-                const RECORD: ::pgrx::pg_sys::Pg_finfo_record = ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-                &RECORD
-            }
-
-            // SAFETY: the name is this extension's own.
-            #[unsafe(no_mangle)]
-            #[::pgrx::pg_guard]
-            unsafe extern "C-unwind" fn $symbol(fcinfo: ::pgrx::pg_sys::FunctionCallInfo) -> ::pgrx::pg_sys::Datum {
+        $crate::pg::c_function::c_function! {
+            $symbol => |fcinfo: ::pgrx::pg_sys::FunctionCallInfo| {
                 // SAFETY: PostgreSQL calls the function, with the arguments that sql/schema/ declares.
                 unsafe {
                     $crate::pg::srf::call(fcinfo, |call, _arguments| {
@@ -34,7 +23,7 @@ macro_rules! set_returning {
                     })
                 }
             }
-        };
+        }
     };
 }
 pub(crate) use set_returning;
