@@ -3,9 +3,9 @@
 
 use crate::address::EVERY_OTHER_TYPE;
 use crate::extension::{Extension, POLICIES};
+use crate::pg::privileges;
 use crate::pg::relation::has_column;
 use crate::pg::spi::{self, Access};
-use crate::pg::{privileges, table_lock};
 use crate::ttl;
 use pgrx::datum::Interval;
 use std::cell::RefCell;
@@ -75,12 +75,7 @@ pub fn renew() {
 /// the rights of the table's owner, so that what is known does not depend on the role.
 fn read() -> Option<HashMap<Vec<u8>, FetchPolicy>> {
     let extension = Extension::current();
-    let table = extension.find_table(POLICIES)?;
-    let locked = table_lock::try_lock_to_read(table);
-    // The table may have been dropped before it was locked.
-    if !locked || extension.find_table(POLICIES) != Some(table) {
-        return None;
-    }
+    let table = extension.try_lock_to_read(POLICIES)?;
     // cache_setup() adds the columns to the table of an earlier version.
     let column = |name: &'static CStr| {
         if has_column(table, name) { name.to_str().expect("ASCII") } else { "CAST(NULL AS pg_catalog.interval)" }

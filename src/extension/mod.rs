@@ -10,6 +10,7 @@ use crate::error::Refusal;
 use crate::pg::invalidation::DEFINITIONS;
 use crate::pg::relation;
 use crate::pg::spi::{self, Access};
+use crate::pg::table_lock;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::RefCell;
@@ -91,6 +92,14 @@ impl Extension {
     pub fn find_table(&self, name: &str) -> Option<pg_sys::Oid> {
         let name = std::ffi::CString::new(name).expect("a table name has no NUL byte");
         relation::find(self.namespace, &name)
+    }
+
+    /// Locks one of the extension's tables as SELECT does, and returns its OID; `None` if it does not exist, or if another session
+    /// has locked it, because a lookup waits for nobody.
+    pub fn try_lock_to_read(&self, name: &str) -> Option<pg_sys::Oid> {
+        let table = self.find_table(name).filter(|table| table_lock::try_lock_to_read(*table))?;
+        // It may have been dropped before it was locked.
+        (self.find_table(name) == Some(table)).then_some(table)
     }
 
     /// Whether the extension has a function, because its SQL may be of an older version than its library.

@@ -9,7 +9,6 @@ use crate::extension::{Extension, POLICIES, saved_plan};
 use crate::pg::privileges;
 use crate::pg::shared_memory::is_preloaded;
 use crate::pg::spi::Access;
-use crate::pg::table_lock;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -121,12 +120,7 @@ fn renew() -> bool {
 /// calls this, so it waits for nobody, and reads with the rights of the table's owner.
 fn read_listed() -> Option<HashMap<Vec<u8>, Tokens>> {
     let extension = Extension::current();
-    let table = extension.find_table(POLICIES)?;
-    let locked = table_lock::try_lock_to_read(table);
-    // The table may have been dropped before it was locked.
-    if !locked || extension.find_table(POLICIES) != Some(table) {
-        return None;
-    }
+    let table = extension.try_lock_to_read(POLICIES)?;
     // `*` comes first, so that it is read however many policies there are.
     let sql = |schema: &str| {
         format!(
