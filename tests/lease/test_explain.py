@@ -9,6 +9,7 @@ from harness.cluster import Cluster
 from harness.database import Database
 from harness.entries import ALICE, BOB, CACHE, add_entries, lookup, upsert
 from harness.errors import sqlstate_of
+from harness.leases import expire
 from harness.roles import acting, temporary_roles
 from harness.tenants import fill_for_alice
 
@@ -28,10 +29,6 @@ def times(database, key="k"):
     return database.execute(f"SELECT created_at::text, expires_at::text FROM {CACHE} WHERE cache_key = %s ORDER BY created_at DESC LIMIT 1", (key,))[0]
 
 
-def expire(database, ago, key="k"):
-    database.execute(f"UPDATE {CACHE} SET expires_at = now() - %s::interval WHERE cache_key = %s", (ago, key))
-
-
 def test_a_key_that_was_never_stored_is_not_stored(database):
     with database.connect() as connection:
         assert explain(connection) == {"not stored": "There is no entry at this key: none was ever stored, or it has been removed."}
@@ -48,7 +45,7 @@ def test_a_live_entry_is_found_and_nothing_else_is_said(database):
 def test_an_expired_entry_says_when(database):
     with database.connect() as connection:
         upsert(connection, "1", KEY)
-        expire(database, "1 hour")
+        expire(database, "1 hour", KEY)
         stored, expires = times(database)
         assert explain(connection) == {"expired": f"It was stored at {stored}, and expired at {expires}."}
 
@@ -70,11 +67,11 @@ def test_an_entry_within_its_stale_time_says_until_when(database, policy):
     with database.connect() as connection:
         connection.execute("UPDATE cache_content_policies SET stale_ttl = '2 hours' WHERE content_type = %s", (policy,))
         upsert(connection, "1", key)
-        expire(database, "1 hour")
+        expire(database, "1 hour", key)
         until = database.value(f"SELECT (expires_at + interval '2 hours')::text FROM {CACHE}")
         assert explain(connection, key)["within stale time"] == \
             f"cache_fetch() serves it until {until}, because stale_ttl of its content policy is 02:00:00."
-        expire(database, "3 hours")
+        expire(database, "3 hours", key)
         assert set(explain(connection, key)) == {"expired"}
 
 
@@ -116,7 +113,7 @@ def test_who_may_read_the_audit_log_is_told_of_the_invalidation(roles, database,
             assert set(explain(connection)) == {"not stored"}
         # What was stored since then counts alone.
         upsert(connection, "2", KEY)
-        expire(database, "1 second")
+        expire(database, "1 second", KEY)
         assert set(explain(connection)) == {"expired"}
 
 

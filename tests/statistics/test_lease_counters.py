@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harness import leases
 from harness.database import Database
-from harness.entries import ALICE, CACHE
+from harness.entries import ALICE, CACHE, upsert
 from harness.reports import checks, report
 from harness.tally import counting_cluster, flush
 from harness.upgrade import UPDATE, old
@@ -32,11 +33,12 @@ def counted(database, source="cache_statistics()", content_type="tone"):
 
 
 def fetch(connection, key="k", wait="0", content_type="tone"):
-    return connection.execute("SELECT state, lease FROM cache_fetch(%s, %s, %s, wait => %s)", (ALICE, content_type, key, wait)).fetchone()
+    found = leases.fetch(connection, (ALICE, content_type, key), wait=wait)
+    return found.state, found.lease
 
 
 def fill(connection, lease, key="k", content_type="tone", content="1"):
-    return connection.execute("SELECT cache_upsert(%s, %s, %s, %s::jsonb, lease => %s)", (ALICE, content_type, key, content, lease)).fetchone()[0]
+    return upsert(connection, content, (ALICE, content_type, key), lease=lease)
 
 
 def stored_once(database, expected):
